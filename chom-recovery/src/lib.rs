@@ -1,0 +1,38 @@
+//! Turns a recovery runbook into procedures that run, resume after a crash, prove their result and can be undone.
+//!
+//! The crate protects one [`System`]: a Docker Compose web application with its database, files and configuration.
+//!
+//! Layers, each of which knows only those after it:
+//!
+//! | module | idea |
+//! |---|---|
+//! | [`report`] | renderers of what a run recorded |
+//! | [`procedure`] | one file per runbook procedure |
+//! | [`triage`] | probe results → diagnoses → procedure |
+//! | [`run`] | runs and steps: journal, plan, approval, undo |
+//! | [`catalog`] | backups: manifest, parts, selection, verification |
+//! | [`mysql`] | MySQL and MariaDB: dump, load, check |
+//! | [`probe`] | questions about health |
+//! | [`backend`] | what runs and how to act on it |
+//! | [`store`] | where backups lie |
+#![deny(missing_docs)]
+
+pub mod backend;
+pub mod catalog;
+pub mod error;
+pub mod mysql;
+pub mod objective;
+pub mod probe;
+pub mod procedure;
+pub mod report;
+pub mod run;
+pub mod secret;
+pub mod store;
+pub mod stream;
+pub mod system;
+#[cfg(feature = "testing")]
+pub mod testing;
+pub mod triage;
+
+pub use error::{Error, ErrorKind, ErrorRecord, Result};
+pub use system::System;

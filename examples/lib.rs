@@ -1,0 +1,1 @@
+//! One runnable story per file; see `demo.sh` for the whole recovery.

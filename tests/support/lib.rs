@@ -1,0 +1,1 @@
+//! Fixtures that the real-stack tests share.
