@@ -36,6 +36,6 @@ pub struct Objectives {
 
 impl Default for Objectives {
     fn default() -> Self {
-        Self { database: Objective::minutes(30, 15), backup_age: Duration::from_secs(24 * 3600) }
+        Self { database: Objective::minutes(30, 15), backup_age: Duration::from_hours(24) }
     }
 }

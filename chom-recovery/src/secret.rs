@@ -4,7 +4,7 @@
 //! [`scrub`] takes it out of every error, journal record and report this process writes.
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     fmt, io,
     path::{Path, PathBuf},
     sync::{Arc, LazyLock, RwLock},
@@ -21,7 +21,7 @@ pub const REDACTED: &str = "[redacted]";
 /// Secrets shorter than this are not searched for: `root` would blank half of every log.
 const SHORTEST_SCRUBBED: usize = 6;
 
-static KNOWN: LazyLock<RwLock<BTreeMap<String, ()>>> = LazyLock::new(RwLock::default);
+static KNOWN: LazyLock<RwLock<BTreeSet<String>>> = LazyLock::new(RwLock::default);
 
 /// A password, key or token.
 ///
@@ -40,7 +40,7 @@ impl Secret {
     pub fn new(value: impl Into<String>) -> Self {
         let value = value.into();
         if value.len() >= SHORTEST_SCRUBBED {
-            KNOWN.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(value.clone(), ());
+            KNOWN.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(value.clone());
         }
         Self(Arc::new(value.into()))
     }
@@ -66,7 +66,7 @@ impl fmt::Debug for Secret {
 pub fn scrub(text: &str) -> String {
     let known = KNOWN.read().unwrap_or_else(std::sync::PoisonError::into_inner);
     let mut clean = text.to_owned();
-    for secret in known.keys() {
+    for secret in known.iter() {
         if clean.contains(secret.as_str()) {
             clean = clean.replace(secret.as_str(), REDACTED);
         }

@@ -178,7 +178,7 @@ fn mysql_data_dir() -> String {
 }
 
 fn two_minutes() -> Duration {
-    Duration::from_secs(120)
+    Duration::from_mins(2)
 }
 
 /// The web application.
@@ -212,8 +212,8 @@ impl Default for Application {
             web_service: "nginx".into(),
             workers: vec!["queue".into(), "scheduler".into()],
             maintenance: Maintenance::Laravel { directory: "/var/www/html".into(), user: None, retry_seconds: 60 },
-            stop_grace: Duration::from_secs(60),
-            soak: Duration::from_secs(60),
+            stop_grace: Duration::from_mins(1),
+            soak: Duration::from_mins(1),
             newest_row: Vec::new(),
             logs: Vec::new(),
         }
@@ -356,8 +356,8 @@ impl Default for Limits {
             keep_free_bytes: 512 << 20,
             candidate_memory: 2 << 30,
             health_deadline: Duration::from_secs(30),
-            evidence_deadline: Duration::from_secs(60),
-            check_table_cap: Duration::from_secs(60),
+            evidence_deadline: Duration::from_mins(1),
+            check_table_cap: Duration::from_mins(1),
         }
     }
 }
