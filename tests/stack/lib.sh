@@ -70,3 +70,19 @@ machine_lock() {
   flock -w 1800 9 || die 1 "another setup or build has held $machine_state/lock for 30 minutes"
 }
 machine_unlock() { exec 9>&-; }
+
+db_image() {
+  case "$1" in
+    mysql)         echo chom/mysql:9.7 ;;
+    mariadb-11.8)  echo chom/mariadb:11.8 ;;
+    mariadb-10.11) echo chom/mariadb:10.11 ;;
+    *) die 2 "unknown database flavour '$1' (mysql, mariadb-11.8 or mariadb-10.11)" ;;
+  esac
+}
+
+# The folder a project is deployed to: compose.yaml, .env, secrets/, ca/.
+site_dir() { printf '%s\n' "${SITE_DIR:-$here/.state/$1}"; }
+
+env_get() { # env_get FILE NAME
+  if [ -r "$1" ]; then sed -n "s/^$2=//p" "$1" | tail -n 1; fi
+}

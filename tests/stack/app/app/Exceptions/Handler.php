@@ -1,0 +1,15 @@
+<?php
+
+namespace App\Exceptions;
+
+use Illuminate\Foundation\Exceptions\Handler as ExceptionHandler;
+
+class Handler extends ExceptionHandler
+{
+    protected $dontFlash = ['current_password', 'password', 'password_confirmation'];
+
+    protected function shouldReturnJson($request, \Throwable $e)
+    {
+        return $request->is('api/*', 'health') || parent::shouldReturnJson($request, $e);
+    }
+}

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Removes the containers and networks of PROJECT; with --volumes its data and
+# its site folder (secrets, keys) too.
+set -euo pipefail
+. "$(cd "$(dirname "$0")" && pwd -P)/lib.sh"
+
+volumes=no
+case "${1:-}" in
+  --volumes) volumes=yes;;
+  '') ;;
+  -h|--help) echo "usage: [PROJECT=chom] down.sh [--volumes]"; exit 0;;
+  *) die 2 "unknown argument: $1";;
+esac
+project="${PROJECT:-chom}"
+site="$(site_dir "$project")"
+engine_up || die 6 "no Docker Engine answers"
+if [ -r "$site/compose.yaml" ]; then set -- -f "$site/compose.yaml"; else set -- -p "$project"; fi
+if [ "$volumes" = yes ]; then
+  docker compose "$@" down --volumes --remove-orphans >&2
+  # Not "rm -rf $site": the folder may be one that the user chose.
+  rm -rf "$site/secrets" "$site/ca"
+  rm -f "$site/.env" "$site/compose.yaml" "$site/facts.json" "$site/up.log" "$site/migrate.log"
+  rmdir "$site" 2>/dev/null || true
+  say "$project and its data are gone"
+else
+  docker compose "$@" down --remove-orphans >&2
+  say "$project is down; its volumes and $site are kept"
+fi
