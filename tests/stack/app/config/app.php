@@ -13,6 +13,7 @@ return [
     'locale' => 'en',
     'fallback_locale' => 'en',
     'key' => env('APP_KEY'),
+    'synthetic_password_file' => env('SYNTHETIC_PASSWORD_FILE'),
     'cipher' => 'AES-256-CBC',
     // "file": storage/framework/down, on the volume that all application containers share.
     'maintenance' => ['driver' => 'file'],

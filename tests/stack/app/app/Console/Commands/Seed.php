@@ -10,9 +10,11 @@ use Illuminate\Support\Facades\Hash;
 
 class Seed extends Command
 {
-    protected $signature = 'chom:seed {--users=200 : how many users to add} {--if-empty : do nothing if there are users}';
+    protected $signature = 'chom:seed {--users=200 : how many users to add} {--if-empty : only if the data is not there yet}';
 
     protected $description = 'Add the synthetic login and deterministic data';
+
+    private const LOGIN = 'synthetic@example.test';
 
     /** No password matches it. */
     private const NO_LOGIN = '$2y$10$abcdefghijklmnopqrstuuXb7Y5Qp0R1sT2uV3wX4yZ5aB6cD7eF8';
@@ -25,34 +27,38 @@ class Seed extends Command
 
     public function handle(): int
     {
-        if ($this->option('if-empty') && DB::table('users')->exists()) {
-            $this->line('there are users already: nothing to do');
-
-            return self::SUCCESS;
-        }
-        $this->syntheticUser();
         $count = max(0, (int) $this->option('users'));
+        if ($this->option('if-empty')) {
+            // The synthetic login is made last: it stands for a seed that is complete.
+            if (DB::table('users')->where('email', self::LOGIN)->exists()) {
+                $this->line('seeded already: nothing to do');
+
+                return self::SUCCESS;
+            }
+            $count = max(0, $count - DB::table('users')->count());
+        }
         $from = (int) DB::table('users')->max('id');
         for ($done = 0; $done < $count; $done += 500) {
             DB::transaction(fn () => $this->block($from + $done + 1, min(500, $count - $done)));
         }
         $this->typeSamples();
-        $this->line("users=".DB::table('users')->count().' orders='.DB::table('orders')->count());
+        $this->syntheticUser();
+        $this->line('users='.DB::table('users')->count().' orders='.DB::table('orders')->count());
 
         return self::SUCCESS;
     }
 
     private function syntheticUser(): void
     {
-        $file = (string) env('SYNTHETIC_PASSWORD_FILE', '');
+        $file = (string) config('app.synthetic_password_file');
         if ($file === '' || ! is_readable($file)) {
             $this->warn('no SYNTHETIC_PASSWORD_FILE: no synthetic login');
 
             return;
         }
-        $user = User::query()->where('email', 'synthetic@example.test')->first() ?? new User;
+        $user = User::query()->where('email', self::LOGIN)->first() ?? new User;
         $user->forceFill([
-            'email' => 'synthetic@example.test',
+            'email' => self::LOGIN,
             'name' => 'Synthetic Probe',
             'password' => Hash::make(rtrim(file_get_contents($file), "\r\n")),
             'phone' => '+49 30 0000000',
@@ -87,7 +93,7 @@ class Seed extends Command
                 $sites[] = [
                     'user_id' => $id,
                     'domain' => "site$i-$id.example.test",
-                    'title' => $id % 6 === 0 ? null : "$name’s shop 🛒 #$i",
+                    'title' => $id % 6 === 0 ? null : "{$name}’s shop 🛒 #$i",
                     'status' => ['pending', 'active', 'suspended'][($id + $i) % 3],
                     'storage_bytes' => mt_rand(0, 2 ** 40),
                     'tls_expires_at' => $id % 4 ? gmdate('Y-m-d H:i:s', $epoch + mt_rand(0, 80000000)).sprintf('.%06d', mt_rand(0, 999999)) : null,
