@@ -8,6 +8,26 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+pub mod certificate;
+mod class;
+mod combine;
+pub mod container;
+pub mod disk;
+pub mod http;
+pub mod logs;
+mod net;
+pub mod queue;
+pub mod redis;
+pub mod store;
+mod suite;
+#[cfg(test)]
+mod testing;
+mod tls;
+
+pub use class::{CLASS, Class};
+pub use combine::{SharedProbe, all_of, any_of, map, named, not, with_deadline};
+pub use suite::{HealthMode, HealthReport, SuiteOptions, run_suite, suite};
+
 /// One question about health.
 #[async_trait]
 pub trait HealthProbe: fmt::Debug + Send + Sync + 'static {
@@ -32,6 +52,17 @@ pub enum Status {
     Down,
 }
 
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Healthy => "healthy",
+            Self::Degraded => "degraded",
+            Self::Inconclusive => "inconclusive",
+            Self::Down => "down",
+        })
+    }
+}
+
 /// An answer with its evidence.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Health {
@@ -47,7 +78,7 @@ pub struct Health {
 impl Health {
     /// Makes an answer.
     pub fn new(status: Status, summary: impl Into<String>) -> Self {
-        Self { status, summary: crate::secret::scrub(&summary.into()), facts: BTreeMap::new() }
+        Self { status, summary: net::short(&crate::secret::scrub(&summary.into()), 600), facts: BTreeMap::new() }
     }
 
     /// As it should be.
@@ -70,10 +101,10 @@ impl Health {
         Self::new(Status::Inconclusive, summary)
     }
 
-    /// Adds a fact.
+    /// Adds a fact; its value is scrubbed and cut at 1000 characters.
     #[must_use]
     pub fn fact(mut self, name: impl Into<String>, value: impl fmt::Display) -> Self {
-        self.facts.insert(name.into(), crate::secret::scrub(&value.to_string()));
+        self.facts.insert(name.into(), net::short(&crate::secret::scrub(&value.to_string()), 1_000));
         self
     }
 }
@@ -98,4 +129,47 @@ pub async fn ask(probe: &Arc<dyn HealthProbe>, deadline: Duration) -> Answer {
         .unwrap_or_else(|_| Health::inconclusive(format!("no answer within {:.1} s", deadline.as_secs_f64())));
     let latency_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     Answer { probe: probe.name().to_owned(), health, latency_ms }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A probe that answers as told, or never.
+    #[derive(Debug)]
+    pub(crate) struct Fixed {
+        name: String,
+        health: Option<Health>,
+    }
+
+    impl Fixed {
+        pub(crate) fn new(name: impl Into<String>, health: Health) -> Self {
+            Self { name: name.into(), health: Some(health) }
+        }
+
+        pub(crate) fn silent(name: impl Into<String>) -> Self {
+            Self { name: name.into(), health: None }
+        }
+    }
+
+    #[async_trait]
+    impl HealthProbe for Fixed {
+        fn name(&self) -> &str {
+            &self.name
+        }
+
+        async fn check(&self) -> Health {
+            match &self.health {
+                Some(health) => health.clone(),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    #[test]
+    fn inconclusive_is_worse_than_degraded_and_better_than_down() {
+        assert!(Status::Healthy < Status::Degraded);
+        assert!(Status::Degraded < Status::Inconclusive);
+        assert!(Status::Inconclusive < Status::Down);
+    }
 }

@@ -1,0 +1,248 @@
+//! Whether queued jobs and the scheduler move, through Laravel's keys in Redis.
+//!
+//! Keys carry Laravel's own prefix and lie in the configured logical database: `queues:default` without the prefix is
+//! always empty. Pending jobs are the list `queues:<name>`, delayed and reserved ones the sorted sets
+//! `queues:<name>:delayed` and `:reserved`, whose scores are Unix times in seconds (Laravel, `RedisQueue`).
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{Class, Health, HealthProbe, redis::Session};
+use crate::{backend::Backend, system::Redis};
+
+/// More pending jobs than this is degraded.
+const MANY: u64 = 1_000;
+/// A job that waits longer than this, in seconds, is degraded.
+const LONG: u64 = 15 * 60;
+
+/// Counts the jobs of each queue in all states, and how long the oldest one waits.
+#[derive(Debug)]
+pub struct QueueProbe {
+    redis: Redis,
+    backend: Arc<dyn Backend>,
+}
+
+impl QueueProbe {
+    /// Makes the probe `queue`.
+    pub fn new(redis: Redis, backend: Arc<dyn Backend>) -> Self {
+        Self { redis, backend }
+    }
+
+    async fn ask(&self) -> Result<Health, Health> {
+        let mut session = Session::open(&self.redis, &self.backend).await?;
+        let now = server_time(&mut session).await?;
+        let mut queues = Vec::new();
+        for name in &self.redis.queues {
+            let key = format!("{}queues:{name}", self.redis.prefix);
+            let (delayed, reserved) = (format!("{key}:delayed"), format!("{key}:reserved"));
+            let oldest: Option<Vec<u8>> = session.query(redis::cmd("LINDEX").arg(&key).arg(0)).await?;
+            let first_due: Vec<(Vec<u8>, f64)> =
+                session.query(redis::cmd("ZRANGE").arg(&delayed).arg(0).arg(0).arg("WITHSCORES")).await?;
+            queues.push(Queue {
+                name: name.clone(),
+                pending: session.query(redis::cmd("LLEN").arg(&key)).await?,
+                delayed: session.query(redis::cmd("ZCARD").arg(&delayed)).await?,
+                reserved: session.query(redis::cmd("ZCARD").arg(&reserved)).await?,
+                abandoned: session.query(redis::cmd("ZCOUNT").arg(&reserved).arg("-inf").arg(now)).await?,
+                oldest_seconds: oldest.as_deref().and_then(waiting_since).map(|at| now.saturating_sub(at)),
+                overdue_seconds: first_due.first().map(|(_, due)| now.saturating_sub(seconds(*due))),
+            });
+        }
+        Ok(judge(&queues))
+    }
+}
+
+#[async_trait]
+impl HealthProbe for QueueProbe {
+    fn name(&self) -> &'static str {
+        "queue"
+    }
+
+    async fn check(&self) -> Health {
+        self.ask().await.unwrap_or_else(|failure| failure)
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+struct Queue {
+    name: String,
+    pending: u64,
+    delayed: u64,
+    reserved: u64,
+    /// Reserved jobs whose time to be retried has passed: their worker is gone, and no other takes them.
+    abandoned: u64,
+    /// How long the job at the head of the list waits; unknown where payloads carry no time.
+    oldest_seconds: Option<u64>,
+    /// How long the first delayed job is overdue.
+    overdue_seconds: Option<u64>,
+}
+
+/// Clock of the Redis server: the same for everything compared here.
+async fn server_time(session: &mut Session) -> Result<u64, Health> {
+    let (seconds, _): (u64, u64) = session.query(&redis::cmd("TIME")).await?;
+    Ok(seconds)
+}
+
+/// Reads when a job was queued: `pushedAt` (Horizon) or `createdAt` (Laravel 12), Unix seconds as text or number.
+fn waiting_since(payload: &[u8]) -> Option<u64> {
+    let payload: serde_json::Value = serde_json::from_slice(payload).ok()?;
+    ["pushedAt", "createdAt"].iter().find_map(|key| {
+        let value = payload.get(key)?;
+        let at = value.as_f64().or_else(|| value.as_str()?.parse().ok())?;
+        (at > 0.0).then(|| seconds(at))
+    })
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "times of this era fit; negative becomes 0"
+)]
+fn seconds(at: f64) -> u64 {
+    at.max(0.0) as u64
+}
+
+fn judge(queues: &[Queue]) -> Health {
+    let pending: u64 = queues.iter().map(|q| q.pending).sum();
+    let failing = queues.iter().find_map(|q| {
+        let name = &q.name;
+        if q.oldest_seconds.is_some_and(|age| age > LONG) {
+            Some(format!("a job of queue `{name}` has waited for {} s", q.oldest_seconds.unwrap_or_default()))
+        } else if q.overdue_seconds.is_some_and(|age| age > LONG) {
+            Some(format!("a delayed job of queue `{name}` is {} s overdue", q.overdue_seconds.unwrap_or_default()))
+        } else if q.abandoned > 0 {
+            Some(format!("{} jobs of queue `{name}` were taken and never finished", q.abandoned))
+        } else if q.pending > MANY {
+            Some(format!("{} jobs wait in queue `{name}`", q.pending))
+        } else {
+            None
+        }
+    });
+    let health = match failing {
+        Some(what) => Health::degraded(what).class(Class::Backlog),
+        None => Health::healthy(format!("{pending} jobs wait in {} queues", queues.len())).class(Class::Ok),
+    };
+    queues.iter().fold(health, |health, q| {
+        let name = &q.name;
+        let health = health
+            .fact(format!("{name}.pending"), q.pending)
+            .fact(format!("{name}.delayed"), q.delayed)
+            .fact(format!("{name}.reserved"), q.reserved)
+            .fact(format!("{name}.abandoned"), q.abandoned);
+        match (q.pending, q.oldest_seconds) {
+            (0, _) => health,
+            (_, Some(age)) => health.fact(format!("{name}.oldest_seconds"), age),
+            (_, None) => health.fact(format!("{name}.oldest_seconds"), "unknown"),
+        }
+    })
+}
+
+/// Reads the key that the scheduler refreshes.
+#[derive(Debug)]
+pub struct HeartbeatProbe {
+    redis: Redis,
+    backend: Arc<dyn Backend>,
+}
+
+impl HeartbeatProbe {
+    /// Makes the probe `scheduler`. Without a configured key it is inconclusive.
+    pub fn new(redis: Redis, backend: Arc<dyn Backend>) -> Self {
+        Self { redis, backend }
+    }
+
+    async fn ask(&self) -> Result<Health, Health> {
+        let Some(key) = &self.redis.heartbeat_key else {
+            return Err(Health::inconclusive("no `redis.heartbeat_key` is configured"));
+        };
+        let key = format!("{}{key}", self.redis.prefix);
+        let mut session = Session::open(&self.redis, &self.backend).await?;
+        let now = server_time(&mut session).await?;
+        let value: Option<String> = session.query(redis::cmd("GET").arg(&key)).await?;
+        Ok(judge_beat(value.as_deref(), now, self.redis.heartbeat_age.as_secs()).fact("key", key))
+    }
+}
+
+#[async_trait]
+impl HealthProbe for HeartbeatProbe {
+    fn name(&self) -> &'static str {
+        "scheduler"
+    }
+
+    async fn check(&self) -> Health {
+        self.ask().await.unwrap_or_else(|failure| failure)
+    }
+}
+
+/// Tolerated difference of the clocks of Redis and the application, in seconds.
+const SKEW: u64 = 60;
+
+fn judge_beat(value: Option<&str>, now: u64, limit: u64) -> Health {
+    let Some(value) = value else {
+        return Health::down("the scheduler has never set its heartbeat, or it was lost").class(Class::Stale);
+    };
+    let Some(at) = value.trim().parse::<f64>().ok().filter(|at| *at > 0.0).map(seconds) else {
+        return Health::inconclusive("the scheduler's heartbeat is not a Unix time");
+    };
+    if at > now + SKEW {
+        return Health::inconclusive(format!("the scheduler's heartbeat lies {} s ahead", at - now))
+            .class(Class::Clock);
+    }
+    let age = now.saturating_sub(at);
+    let health = if age <= limit {
+        Health::healthy(format!("the scheduler ran {age} s ago")).class(Class::Ok)
+    } else if age <= limit.saturating_mul(3) {
+        Health::degraded(format!("the scheduler ran {age} s ago, over {limit} s")).class(Class::Stale)
+    } else {
+        Health::down(format!("the scheduler ran {age} s ago, over {limit} s")).class(Class::Stale)
+    };
+    health.fact("age_seconds", age)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe::Status;
+
+    #[test]
+    fn a_payload_tells_its_age_where_it_carries_a_time() {
+        assert_eq!(waiting_since(br#"{"id":"x","pushedAt":"1700000000.25"}"#), Some(1_700_000_000));
+        assert_eq!(waiting_since(br#"{"id":"x","createdAt":1700000000}"#), Some(1_700_000_000));
+        assert_eq!(waiting_since(br#"{"id":"x","attempts":0}"#), None);
+        assert_eq!(waiting_since(b"O:8:serialised"), None);
+    }
+
+    #[test]
+    fn a_backlog_is_judged_by_age_first_and_an_unknown_age_is_said() {
+        let idle = Queue { name: "default".into(), ..Queue::default() };
+        assert_eq!(judge(std::slice::from_ref(&idle)).status, Status::Healthy);
+        let waiting = Queue { pending: 3, ..idle.clone() };
+        let health = judge(std::slice::from_ref(&waiting));
+        assert_eq!(health.status, Status::Healthy);
+        assert_eq!(health.facts["default.oldest_seconds"], "unknown");
+        for bad in [
+            Queue { oldest_seconds: Some(LONG + 1), ..waiting },
+            Queue { pending: MANY + 1, ..idle.clone() },
+            Queue { reserved: 1, abandoned: 1, ..idle.clone() },
+            Queue { delayed: 1, overdue_seconds: Some(LONG + 1), ..idle },
+        ] {
+            assert_eq!(judge(std::slice::from_ref(&bad)).class_of(), Some(Class::Backlog), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_heartbeat_is_judged_by_its_age() {
+        let now = 1_700_000_000;
+        for (value, status) in [
+            (Some("1700000000"), Status::Healthy),
+            (Some("1699999900"), Status::Healthy),
+            (Some("1699999800"), Status::Degraded),
+            (Some("1699999000"), Status::Down),
+            (None, Status::Down),
+            (Some("yes"), Status::Inconclusive),
+            (Some("1700009999"), Status::Inconclusive),
+        ] {
+            assert_eq!(judge_beat(value, now, 150).status, status, "{value:?}");
+        }
+    }
+}

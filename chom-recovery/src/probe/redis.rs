@@ -1,0 +1,214 @@
+//! Whether Redis answers, takes writes and keeps them.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use async_trait::async_trait;
+use redis::{AsyncConnectionConfig, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, ServerErrorKind};
+
+use super::{
+    Class, Health, HealthProbe,
+    net::{self, ANSWER_TIMEOUT, CONNECT_TIMEOUT},
+};
+use crate::{
+    backend::{Backend, Endpoint},
+    system::Redis,
+};
+
+/// Logs in, sends `PING`, and judges `INFO`.
+#[derive(Debug)]
+pub struct RedisProbe {
+    redis: Redis,
+    backend: Arc<dyn Backend>,
+}
+
+impl RedisProbe {
+    /// Makes the probe `redis`.
+    pub fn new(redis: Redis, backend: Arc<dyn Backend>) -> Self {
+        Self { redis, backend }
+    }
+
+    async fn ask(&self) -> Result<Health, Health> {
+        let mut session = Session::open(&self.redis, &self.backend).await?;
+        let pong: String = session.query(&redis::cmd("PING")).await?;
+        if pong != "PONG" {
+            return Err(Health::down("the answer to PING is not PONG").class(Class::Unreachable));
+        }
+        let info: String = session.query(&redis::cmd("INFO")).await?;
+        // Managed servers refuse CONFIG; what it would tell is then left out of the judgement.
+        let stops: Result<Vec<String>, _> =
+            session.query(redis::cmd("CONFIG").arg("GET").arg("stop-writes-on-bgsave-error")).await;
+        let stops_writes = stops.ok().and_then(|pair| pair.get(1).map(|v| v == "yes"));
+        Ok(judge(&parse_info(&info), stops_writes))
+    }
+}
+
+#[async_trait]
+impl HealthProbe for RedisProbe {
+    fn name(&self) -> &'static str {
+        "redis"
+    }
+
+    async fn check(&self) -> Health {
+        self.ask().await.unwrap_or_else(|failure| failure)
+    }
+}
+
+/// A connection with the endpoint that keeps it reachable.
+pub(crate) struct Session {
+    connection: redis::aio::MultiplexedConnection,
+    _endpoint: Endpoint,
+}
+
+impl Session {
+    /// Connects and logs in; the error is already the probe's answer.
+    pub(crate) async fn open(redis: &Redis, backend: &Arc<dyn Backend>) -> Result<Self, Health> {
+        let endpoint = net::reach(backend, &redis.service, redis.port, redis.address.as_deref()).await?;
+        // A connection of our own tells a closed port from a server that does not speak.
+        drop(net::dial(&endpoint).await?);
+        let mut settings = RedisConnectionInfo::default().set_db(i64::from(redis.database)).set_skip_set_lib_name();
+        if let Some(source) = &redis.password {
+            let password = source
+                .resolve()
+                .await
+                .map_err(|e| Health::inconclusive(format!("no password for redis: {e}")).class(Class::Secret))?;
+            settings = settings.set_password(password.expose());
+        }
+        let client = ConnectionAddr::Tcp(endpoint.host.clone(), endpoint.port)
+            .into_connection_info()
+            .map(|info| info.set_redis_settings(settings))
+            .and_then(redis::Client::open)
+            .map_err(|e| failure(&e))?;
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(ANSWER_TIMEOUT));
+        let connection = client.get_multiplexed_async_connection_with_config(&config).await.map_err(|e| failure(&e))?;
+        Ok(Self { connection, _endpoint: endpoint })
+    }
+
+    /// Sends a command; the error is already the probe's answer.
+    pub(crate) async fn query<T: redis::FromRedisValue>(&mut self, command: &redis::Cmd) -> Result<T, Health> {
+        command.query_async(&mut self.connection).await.map_err(|e| failure(&e))
+    }
+}
+
+/// Tells what an error of the server or of the connection means.
+fn failure(error: &redis::RedisError) -> Health {
+    let code = error.code().unwrap_or_default();
+    let class = if matches!(code, "NOAUTH" | "WRONGPASS" | "NOPERM")
+        || error.kind() == redis::ErrorKind::AuthenticationFailed
+        || error.detail().is_some_and(|d| d.contains("invalid password") || d.contains("without any password"))
+    {
+        Class::Authentication
+    } else if error.kind() == redis::ErrorKind::Server(ServerErrorKind::BusyLoading) {
+        Class::Starting
+    } else if code == "MISCONF" {
+        Class::Persistence
+    } else if code == "OOM" {
+        Class::Memory
+    } else if error.is_timeout() {
+        Class::Stalled
+    } else {
+        Class::Unreachable
+    };
+    let health = match class {
+        Class::Starting => Health::degraded(format!("redis is loading its data: {error}")),
+        _ => Health::down(format!("redis: {error}")),
+    };
+    health.class(class)
+}
+
+fn parse_info(text: &str) -> BTreeMap<&str, &str> {
+    text.lines().filter(|l| !l.starts_with('#')).filter_map(|l| l.trim_end().split_once(':')).collect()
+}
+
+/// Judges `INFO`; `stops_writes` is `stop-writes-on-bgsave-error`, where it could be read.
+fn judge(info: &BTreeMap<&str, &str>, stops_writes: Option<bool>) -> Health {
+    let get = |key: &str| info.get(key).copied().unwrap_or_default();
+    let number = |key: &str| get(key).parse::<u64>().ok();
+    let (used, limit) = (number("used_memory"), number("maxmemory").filter(|m| *m > 0));
+    let full = used.zip(limit).is_some_and(|(used, limit)| used >= limit);
+    let nearly_full = used.zip(limit).is_some_and(|(used, limit)| used / 9 >= limit / 10);
+    let aof_on = get("aof_enabled") == "1";
+
+    let health = if !info.contains_key("redis_version") {
+        Health::inconclusive("the answer to INFO lacks `redis_version`")
+    } else if get("loading") == "1" {
+        Health::degraded("redis is loading its data").class(Class::Starting)
+    } else if get("role") == "slave" {
+        Health::down(format!("redis is a replica of {}: it takes no writes", get("master_host"))).class(Class::ReadOnly)
+    } else if aof_on && get("aof_last_write_status") == "err" {
+        Health::down("redis cannot write its append-only file and refuses writes").class(Class::Persistence)
+    } else if get("rdb_last_bgsave_status") == "err" && stops_writes == Some(true) && !aof_on {
+        Health::down("redis cannot save its snapshot and refuses writes").class(Class::Persistence)
+    } else if full && get("maxmemory_policy") == "noeviction" {
+        Health::down("redis has used up its memory and refuses writes").class(Class::Memory)
+    } else if get("rdb_last_bgsave_status") == "err" || (aof_on && get("aof_last_bgrewrite_status") == "err") {
+        Health::degraded("redis works, and its last snapshot or rewrite failed").class(Class::Persistence)
+    } else if nearly_full {
+        Health::degraded("redis uses nine tenths of its memory or more").class(Class::Memory)
+    } else {
+        Health::healthy(format!("redis {} answers and takes writes", get("redis_version"))).class(Class::Ok)
+    };
+    [
+        "redis_version",
+        "role",
+        "uptime_in_seconds",
+        "aof_enabled",
+        "aof_last_write_status",
+        "aof_last_bgrewrite_status",
+        "rdb_last_bgsave_status",
+        "rdb_last_save_time",
+        "rdb_changes_since_last_save",
+        "used_memory",
+        "maxmemory",
+        "maxmemory_policy",
+        "connected_clients",
+    ]
+    .into_iter()
+    .filter_map(|key| info.get_key_value(key))
+    .fold(health, |health, (key, value)| health.fact(*key, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe::Status;
+
+    /// As printed by Redis 7.0, shortened.
+    const INFO: &str = "# Server\r\nredis_version:7.0.15\r\nuptime_in_seconds:100\r\n\r\n# Memory\r\n\
+        used_memory:1000\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\n# Persistence\r\nloading:0\r\n\
+        rdb_last_bgsave_status:ok\r\naof_enabled:1\r\naof_last_bgrewrite_status:ok\r\n\
+        aof_last_write_status:ok\r\n# Replication\r\nrole:master\r\n";
+
+    #[test]
+    fn info_is_judged_by_whether_writes_are_taken_and_kept() {
+        for (from, to, status, class) in [
+            ("", "", Status::Healthy, Class::Ok),
+            ("loading:0", "loading:1", Status::Degraded, Class::Starting),
+            ("role:master", "role:slave\r\nmaster_host:10.0.0.9", Status::Down, Class::ReadOnly),
+            ("aof_last_write_status:ok", "aof_last_write_status:err", Status::Down, Class::Persistence),
+            ("aof_last_bgrewrite_status:ok", "aof_last_bgrewrite_status:err", Status::Degraded, Class::Persistence),
+            ("rdb_last_bgsave_status:ok", "rdb_last_bgsave_status:err", Status::Degraded, Class::Persistence),
+            ("maxmemory:0", "maxmemory:1000", Status::Down, Class::Memory),
+            ("maxmemory:0", "maxmemory:1050", Status::Degraded, Class::Memory),
+            ("maxmemory:0", "maxmemory:2000", Status::Healthy, Class::Ok),
+        ] {
+            let text = if from.is_empty() { INFO.to_owned() } else { INFO.replace(from, to) };
+            let health = judge(&parse_info(&text), None);
+            assert_eq!((health.status, health.class_of()), (status, Some(class)), "{to}");
+        }
+    }
+
+    #[test]
+    fn a_failed_snapshot_stops_writes_only_where_it_is_configured_so() {
+        let text = INFO.replace("rdb_last_bgsave_status:ok", "rdb_last_bgsave_status:err");
+        let text = text.replace("aof_enabled:1", "aof_enabled:0");
+        assert_eq!(judge(&parse_info(&text), Some(true)).status, Status::Down);
+        assert_eq!(judge(&parse_info(&text), Some(false)).status, Status::Degraded);
+    }
+
+    #[test]
+    fn an_answer_that_is_not_info_is_inconclusive() {
+        assert_eq!(judge(&parse_info("hello"), None).status, Status::Inconclusive);
+    }
+}
