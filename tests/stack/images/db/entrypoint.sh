@@ -50,6 +50,7 @@ sql() { # sql [--no-db] [client arguments]; statements on standard input
   "$client" --defaults-extra-file=<(cnf) --protocol=socket --socket="$socket" --comments "${db[@]}" "$@"
 }
 quoted() { local s="${1//\\/\\\\}"; printf "'%s'" "${s//\'/\\\'}"; }
+# shellcheck disable=SC2016
 ident()  { printf '`%s`' "${1//\`/\`\`}"; }
 
 temp_pid=''

@@ -31,7 +31,7 @@ return new class extends Migration
             END
             SQL);
         DB::unprepared(<<<'SQL'
-            CREATE PROCEDURE cancel_order(IN ref VARCHAR(26))
+            CREATE PROCEDURE cancel_order(IN ref VARCHAR(26) CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci)
             MODIFIES SQL DATA
             BEGIN
               UPDATE orders SET status = 'cancelled' WHERE reference = ref AND status IN ('new', 'paid');
