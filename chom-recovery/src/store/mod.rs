@@ -3,7 +3,7 @@
 //! [`BackupStore`] is the port; [`local::LocalStore`] and [`memory::MemoryStore`] implement it, and pass the
 //! conformance suite `testing::store`.
 
-use std::{fmt, ops::Range, str::FromStr};
+use std::{fmt, ops::Range, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use crate::{
 
 pub mod local;
 pub mod memory;
+pub(crate) mod pipe;
 
 /// Immutable objects.
 #[async_trait]
@@ -59,6 +60,88 @@ pub trait BackupStore: fmt::Debug + Send + Sync + 'static {
 
     /// Returns the free bytes, where the store can tell.
     async fn free_bytes(&self) -> Result<Option<u64>>;
+
+    /// Removes what writers that died left behind, when nothing was written to it for so long by the store's clock.
+    /// Objects are never touched. Returns how many leftovers are gone.
+    async fn sweep_leftovers(&self, older_than: Duration) -> Result<u64>;
+}
+
+/// Opens the store that a URL names; nothing is made.
+///
+/// `file:/absolute/path` is a folder; the path is taken as it stands, without percent-decoding.
+///
+/// # Errors
+/// `InvalidInput`: not a URL of that form. `Unsupported`: a scheme that this version does not have. `NotFound`: the
+/// folder does not exist: perhaps its disk is not mounted.
+pub fn open(url: &str) -> Result<Arc<dyn BackupStore>> {
+    Ok(Arc::new(local::LocalStore::open(&local_path(url)?)?))
+}
+
+/// Opens the store that a URL names, and makes the last folder of its path where it is missing.
+///
+/// # Errors
+/// As [`open`]; `NotFound`: the folder above does not exist.
+pub fn create(url: &str) -> Result<Arc<dyn BackupStore>> {
+    Ok(Arc::new(local::LocalStore::create(&local_path(url)?)?))
+}
+
+fn local_path(url: &str) -> Result<PathBuf> {
+    const FORM: &str = "write `file:/absolute/path`";
+    let bad = |what: String| Error::new(ErrorKind::InvalidInput, what).hint(FORM);
+    // Nothing but the scheme goes into a message: a URL may hold a password.
+    let Some((scheme, rest)) = url.split_once(':') else {
+        return Err(bad("the address of the repository has no scheme".into()));
+    };
+    match scheme {
+        "file" => {
+            let path = if rest.starts_with("//") {
+                let path = rest.trim_start_matches('/');
+                let slashes = rest.len() - path.len();
+                if slashes < 3 {
+                    return Err(bad("a `file:` address names no host".into()));
+                }
+                format!("/{path}")
+            } else {
+                rest.to_owned()
+            };
+            if !path.starts_with('/') {
+                return Err(bad(format!("`file:{}` is not an absolute path", path.escape_debug())));
+            }
+            if path.split('/').any(|s| s == "..") || path.contains('\0') {
+                return Err(bad(format!("`file:{}` holds `..`", path.escape_debug())));
+            }
+            Ok(path.into())
+        }
+        "s3" | "sftp" | "ssh" | "http" | "https" | "gs" | "az" => {
+            Err(Error::new(ErrorKind::Unsupported, format!("repositories at `{scheme}:` are not in this version"))
+                .hint(FORM))
+        }
+        _ => Err(bad("the address of the repository has an unknown scheme".into())),
+    }
+}
+
+/// Checks the prefix of a listing: empty, or segments of a key that end at a `/`.
+pub(crate) fn check_prefix(prefix: &str) -> Result<()> {
+    let is_good = prefix.is_empty() || prefix.strip_suffix('/').is_some_and(|p| p.parse::<Key>().is_ok());
+    if is_good {
+        Ok(())
+    } else {
+        Err(Error::new(ErrorKind::InvalidInput, format!("`{}` is not a prefix of keys", prefix.escape_debug())))
+    }
+}
+
+/// Checks a range against the length of an object.
+pub(crate) fn check_range(key: &Key, length: u64, range: Option<Range<u64>>) -> Result<Range<u64>> {
+    let range = range.unwrap_or(0..length);
+    if range.start > range.end {
+        return Err(Error::new(ErrorKind::InvalidInput, format!("a range of `{key}` ends before it begins")));
+    }
+    if range.end > length {
+        return Err(Error::new(ErrorKind::Corrupt, format!("object `{key}` is too short"))
+            .with("length", length)
+            .with("wanted up to", range.end));
+    }
+    Ok(range)
 }
 
 /// Name of an object: segments of `[A-Za-z0-9._-]{1,64}` joined by `/`, none of them `.` or `..`.
@@ -135,3 +218,47 @@ pub struct ObjectInfo {
 /// Opaque version of an object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Version(pub String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_or_refused_with_a_reason() {
+        let path = |url| local_path(url).map(|p| p.display().to_string());
+        assert_eq!(path("file:/var/backups").unwrap(), "/var/backups");
+        assert_eq!(path("file:///var/backups").unwrap(), "/var/backups");
+        for (url, kind) in [
+            ("/var/backups", ErrorKind::InvalidInput),
+            ("file:backups", ErrorKind::InvalidInput),
+            ("file://host/backups", ErrorKind::InvalidInput),
+            ("file:/var/../etc", ErrorKind::InvalidInput),
+            ("s3://bucket/x", ErrorKind::Unsupported),
+            ("sftp://user:pass@host/x", ErrorKind::Unsupported),
+            ("ftp://user:pass@host/x", ErrorKind::InvalidInput),
+        ] {
+            let error = local_path(url).unwrap_err();
+            assert_eq!(error.kind(), kind, "{url}");
+            assert!(!error.to_string().contains("pass@"), "{error}");
+            assert!(error.hint_text().is_some(), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_not_made_by_opening() {
+        let error = open("file:/nonexistent/chom").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert!(error.hint_text().unwrap().contains("mounted"));
+    }
+
+    #[test]
+    fn keys_hold_nothing_that_leads_elsewhere() {
+        for bad in ["", "/a", "a/", "a//b", ".", "a/../b", "a/./b", "a b", "a\\b", "\u{e9}", ".tmp-x", "a/.tmp-1"] {
+            assert!(bad.parse::<Key>().is_err(), "{bad:?}");
+        }
+        assert!("x".repeat(65).parse::<Key>().is_err());
+        for good in ["a", "a/b", "A-_.9/..x", "chom-repo.json"] {
+            assert!(good.parse::<Key>().is_ok(), "{good:?}");
+        }
+    }
+}

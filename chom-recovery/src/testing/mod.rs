@@ -1,1 +1,3 @@
-//! To be written.
+//! Helps to test: conformance suites, simulated implementations, faults.
+
+pub mod store;
