@@ -7,6 +7,43 @@ use super::{Answer, Health};
 /// Name of the fact that holds a [`Class`].
 pub const CLASS: &str = "class";
 
+/// Name of the fact that holds a [`Role`].
+pub const ROLE: &str = "role";
+
+/// What a service is to the system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Holds the data.
+    Database,
+    /// Holds queues, sessions and caches.
+    Redis,
+    /// Runs the code.
+    Application,
+    /// Answers from outside.
+    Web,
+    /// Works in the background.
+    Worker,
+}
+
+impl Role {
+    /// Returns the stable code that facts and JSON use.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Database => "database",
+            Self::Redis => "redis",
+            Self::Application => "application",
+            Self::Web => "web",
+            Self::Worker => "worker",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
 macro_rules! classes {
     ($($(#[$doc:meta])+ $variant:ident = $code:literal,)+) => {
         /// What kind of finding an answer is. The text of a summary is for people, the class is for triage.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{Class, Health, HealthProbe, net};
+use super::{Class, Health, HealthProbe, ROLE, Role, net};
 use crate::backend::{Backend, Container, ContainerState, HealthCheck};
 
 /// A container that the Engine had to start again since less than this is not trusted yet.
@@ -17,12 +17,13 @@ pub struct ContainerProbe {
     name: String,
     backend: Arc<dyn Backend>,
     service: String,
+    role: Role,
 }
 
 impl ContainerProbe {
     /// Makes the probe `container-<service>`.
-    pub fn new(backend: Arc<dyn Backend>, service: &str) -> Self {
-        Self { name: format!("container-{service}"), backend, service: service.to_owned() }
+    pub fn new(backend: Arc<dyn Backend>, service: &str, role: Role) -> Self {
+        Self { name: format!("container-{service}"), backend, service: service.to_owned(), role }
     }
 }
 
@@ -33,13 +34,14 @@ impl HealthProbe for ContainerProbe {
     }
 
     async fn check(&self) -> Health {
-        match self.backend.containers().await {
+        let health = match self.backend.containers().await {
             Ok(all) => {
                 let ours: Vec<_> = all.into_iter().filter(|c| c.service == self.service).collect();
-                judge(&self.service, &ours, Utc::now()).fact("service", &self.service)
+                judge(&self.service, &ours, Utc::now())
             }
-            Err(error) => net::engine(&error).fact("service", &self.service),
-        }
+            Err(error) => net::engine(&error),
+        };
+        health.fact("service", &self.service).fact(ROLE, self.role)
     }
 }
 

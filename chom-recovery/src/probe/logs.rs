@@ -11,7 +11,7 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
-use super::{Class, Health, HealthProbe, net};
+use super::{Class, Health, HealthProbe, ROLE, Role, net};
 use crate::{
     backend::{Backend, BackendExt, ExecRequest, LogRequest},
     error::{Error, ErrorKind, Result},
@@ -359,14 +359,15 @@ pub struct LogProbe {
     name: String,
     backend: Arc<dyn Backend>,
     service: String,
+    role: Role,
     since: DateTime<Utc>,
     files: Vec<String>,
 }
 
 impl LogProbe {
     /// Makes the probe `logs-<service>`.
-    pub fn new(backend: Arc<dyn Backend>, service: &str, since: DateTime<Utc>) -> Self {
-        Self { name: format!("logs-{service}"), backend, service: service.to_owned(), since, files: Vec::new() }
+    pub fn new(backend: Arc<dyn Backend>, service: &str, role: Role, since: DateTime<Utc>) -> Self {
+        Self { name: format!("logs-{service}"), backend, service: service.to_owned(), role, since, files: Vec::new() }
     }
 
     /// Reads the end of log files in the service's container as well.
@@ -402,7 +403,7 @@ impl LogProbe {
                 Err(error) => unread.push(format!("`{file}`: {error}")),
             }
         }
-        judge(&summary, &unread).fact("since", self.since.to_rfc3339()).fact("service", &self.service)
+        judge(&summary, &unread).fact("since", self.since.to_rfc3339())
     }
 }
 
@@ -413,7 +414,7 @@ impl HealthProbe for LogProbe {
     }
 
     async fn check(&self) -> Health {
-        self.ask().await
+        self.ask().await.fact("service", &self.service).fact(ROLE, self.role)
     }
 }
 

@@ -24,7 +24,7 @@ mod suite;
 mod testing;
 mod tls;
 
-pub use class::{CLASS, Class};
+pub use class::{CLASS, Class, ROLE, Role};
 pub use combine::{SharedProbe, all_of, any_of, map, named, not, with_deadline};
 pub use suite::{HealthMode, HealthReport, SuiteOptions, run_suite, suite};
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use super::{
-    Answer, Health, SharedProbe, Status, ask,
+    Answer, Health, Role, SharedProbe, Status, ask,
     certificate::CertificateProbe,
     container::ContainerProbe,
     disk::DiskProbe,
@@ -103,8 +103,8 @@ pub fn suite(
         probes.push(Arc::new(StoreProbe::new(store.clone(), system.limits.keep_free_bytes)));
     }
     let services = services(system);
-    for service in &services {
-        probes.push(Arc::new(ContainerProbe::new(backend.clone(), service)));
+    for (service, role) in &services {
+        probes.push(Arc::new(ContainerProbe::new(backend.clone(), service, *role)));
     }
     if let Some(redis) = &system.redis {
         probes.push(Arc::new(RedisProbe::new(redis.clone(), backend.clone())));
@@ -117,10 +117,9 @@ pub fn suite(
     }
     if mode != HealthMode::Monitoring {
         let since = since.unwrap_or_else(|| Utc::now() - LOG_WINDOW);
-        for service in &services {
-            let files =
-                if *service == system.application.service { system.application.logs.clone() } else { Vec::new() };
-            probes.push(Arc::new(LogProbe::new(backend.clone(), service, since).files(files)));
+        for (service, role) in &services {
+            let files = if *role == Role::Application { system.application.logs.clone() } else { Vec::new() };
+            probes.push(Arc::new(LogProbe::new(backend.clone(), service, *role, since).files(files)));
         }
     }
     for check in &system.http {
@@ -133,15 +132,15 @@ pub fn suite(
 }
 
 /// Services of the system, each once, in order of dependency.
-fn services(system: &System) -> Vec<&str> {
+fn services(system: &System) -> Vec<(&str, Role)> {
     let application = &system.application;
-    let mut services = vec![system.database.service.as_str()];
-    services.extend(system.redis.as_ref().map(|r| r.service.as_str()));
-    services.push(&application.service);
-    services.push(&application.web_service);
-    services.extend(application.workers.iter().map(String::as_str));
+    let mut services = vec![(system.database.service.as_str(), Role::Database)];
+    services.extend(system.redis.as_ref().map(|r| (r.service.as_str(), Role::Redis)));
+    services.push((&application.service, Role::Application));
+    services.push((&application.web_service, Role::Web));
+    services.extend(application.workers.iter().map(|w| (w.as_str(), Role::Worker)));
     let mut seen = std::collections::BTreeSet::new();
-    services.retain(|s| !s.is_empty() && seen.insert(*s));
+    services.retain(|(name, _)| !name.is_empty() && seen.insert(*name));
     services
 }
 
