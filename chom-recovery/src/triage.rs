@@ -605,8 +605,11 @@ mod tests {
     use super::*;
     use crate::probe::{Health, HealthMode};
 
-    /// Everything healthy, then some answers replaced: `(probe, status, class, facts)`.
-    fn report(changes: &[(&str, Status, Class, &[(&str, &str)])]) -> HealthReport {
+    /// An answer that is not healthy: probe, status, class, facts.
+    type Change<'a> = (&'a str, Status, Class, &'a [(&'a str, &'a str)]);
+
+    /// Everything healthy, but for the changes.
+    fn report(changes: &[Change<'_>]) -> HealthReport {
         let roles = [
             ("container-mysql", "database"),
             ("container-redis", "redis"),
@@ -649,7 +652,6 @@ mod tests {
     #[test]
     fn each_fault_selects_its_procedure() {
         use Status::{Degraded, Down, Inconclusive};
-        type Change<'a> = (&'a str, Status, Class, &'a [(&'a str, &'a str)]);
         let http_500: Change<'_> = ("http-health", Down, Class::Application, &[]);
         let cases: &[(&str, &[Change<'_>], Selected)] = &[
             ("everything up", &[], Selected::None),

@@ -13,6 +13,7 @@ mod class;
 mod combine;
 pub mod container;
 pub mod disk;
+pub mod evidence;
 pub mod http;
 pub mod logs;
 mod net;

@@ -1,0 +1,373 @@
+//! Evidence: what was seen before anything is changed, in files that only their owner reads.
+//!
+//! Gathering goes on in parallel under one deadline and never fails: what could not be had is named in the manifest,
+//! and the recovery goes on. Every file passes through [`scrub`], after the system's own
+//! secrets were resolved, so that it knows them.
+
+use std::{
+    collections::VecDeque,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures::StreamExt;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tokio::{io::AsyncWriteExt, task::JoinSet, time::Instant};
+
+use super::{HealthMode, HealthProbe, HealthReport, SuiteOptions, disk::DiskProbe, logs::tail_file, run_suite, suite};
+use crate::{
+    backend::{Backend, Container, ContainerState, LogRequest},
+    error::{Error, ErrorKind, Result},
+    secret::scrub,
+    system::System,
+};
+
+/// Name of the manifest, written last.
+pub const MANIFEST: &str = "manifest.json";
+/// Most lines of one container's log.
+const LINES: usize = 5_000;
+/// Most bytes of one log; the end is kept.
+const BYTES: usize = 2 << 20;
+/// Kept back from the deadline for writing.
+const RESERVE: Duration = Duration::from_secs(2);
+
+/// What to gather, beyond what is always gathered.
+#[derive(Debug, Clone)]
+pub struct EvidenceOptions {
+    /// Deadline of the whole gathering.
+    pub deadline: Duration,
+    /// Logs are read from here on; `None` reads the end of them.
+    pub since: Option<DateTime<Utc>>,
+    /// Health that was asked a moment ago; `None` asks now.
+    pub health: Option<HealthReport>,
+    /// Files that the caller brings, for example the state of the catalogue: name and content.
+    pub extra: Vec<(String, Bytes)>,
+}
+
+impl EvidenceOptions {
+    /// Takes the deadline of the system's limits.
+    pub fn new(system: &System) -> Self {
+        Self { deadline: system.limits.evidence_deadline, since: None, health: None, extra: Vec::new() }
+    }
+}
+
+/// What was gathered and what was not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvidenceManifest {
+    /// Directory of the files.
+    pub directory: PathBuf,
+    /// System.
+    pub system: String,
+    /// When gathering began.
+    pub started: DateTime<Utc>,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+    /// Files, by name.
+    pub files: Vec<EvidenceFile>,
+    /// What could not be had, and why.
+    pub missing: Vec<Missing>,
+}
+
+impl EvidenceManifest {
+    /// Tells whether everything was had.
+    pub fn is_complete(&self) -> bool {
+        self.missing.is_empty()
+    }
+}
+
+/// A file of evidence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvidenceFile {
+    /// Name in the directory.
+    pub name: String,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// SHA-256 of its content, in hex.
+    pub sha256: String,
+}
+
+/// Evidence that could not be had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    /// What.
+    pub what: String,
+    /// Why.
+    pub why: String,
+}
+
+/// Gathers evidence into a directory (made with mode 0700, files with 0600) and writes its manifest last.
+///
+/// Files of the same names from an interrupted gathering are replaced.
+///
+/// # Cancel
+/// A dropped future ends the gathering; the files written so far stay, without a manifest.
+pub async fn collect(
+    system: &System,
+    backend: &Arc<dyn Backend>,
+    into: &Path,
+    options: EvidenceOptions,
+) -> EvidenceManifest {
+    let (started, begun) = (Utc::now(), Instant::now());
+    let mut manifest = EvidenceManifest {
+        directory: into.to_owned(),
+        system: system.id.to_string(),
+        started,
+        took_ms: 0,
+        files: Vec::new(),
+        missing: Vec::new(),
+    };
+    let until = begun + options.deadline.saturating_sub(RESERVE).max(options.deadline / 2);
+    if let Err(error) = make_directory(into) {
+        manifest.missing.push(Missing { what: "everything".into(), why: error.to_string() });
+        return manifest;
+    }
+    learn_secrets(system, until).await;
+    let mut jobs = jobs(system, backend, options, until).await;
+    while let Some(done) = jobs.join_next().await {
+        let Ok((what, outcome)) = done else {
+            manifest.missing.push(Missing { what: "a part".into(), why: "gathering it failed unexpectedly".into() });
+            continue;
+        };
+        let written = match outcome {
+            Ok(content) => write(into, &what, &content).await,
+            Err(error) => Err(error),
+        };
+        match written {
+            Ok(file) => manifest.files.push(file),
+            Err(error) => manifest.missing.push(Missing { what, why: scrub(&error.to_string()) }),
+        }
+    }
+    manifest.files.sort_by(|a, b| a.name.cmp(&b.name));
+    manifest.missing.sort_by(|a, b| a.what.cmp(&b.what));
+    manifest.took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    if let Err(error) = write_manifest(into, &manifest).await {
+        manifest.missing.push(Missing { what: MANIFEST.into(), why: error.to_string() });
+    }
+    manifest
+}
+
+type Job = (String, Result<Bytes>);
+
+/// Starts one task for each file; each ends at the deadline.
+async fn jobs(system: &System, backend: &Arc<dyn Backend>, options: EvidenceOptions, until: Instant) -> JoinSet<Job> {
+    let mut jobs = JoinSet::new();
+    for (name, content) in options.extra {
+        jobs.spawn(async move { (name, Ok(content)) });
+    }
+    if let Some(report) = options.health {
+        jobs.spawn(async move { ("health.json".to_owned(), json(&report)) });
+    } else {
+        let asked = SuiteOptions { since: options.since, ..HealthMode::PreRecovery.into() };
+        let probes = suite(system, backend, None, asked);
+        let left = until.saturating_duration_since(Instant::now());
+        // The suite keeps the deadline itself; a second one at the same instant would throw its answers away.
+        jobs.spawn(
+            async move { ("health.json".to_owned(), json(&run_suite(HealthMode::PreRecovery, probes, left).await)) },
+        );
+    }
+
+    let disk = DiskProbe::new(system, backend.clone());
+    spawn(&mut jobs, until, "disk.json", async move { json(&disk.check().await) });
+    let asked = backend.clone();
+    spawn(&mut jobs, until, "engine.json", async move { json(&asked.engine().await?) });
+    let asked = backend.clone();
+    spawn(&mut jobs, until, "project.json", async move { json(&asked.model().await?) });
+    let asked = backend.clone();
+    spawn(&mut jobs, until, "host.txt", async move { host(asked.as_ref()).await });
+
+    let containers = match tokio::time::timeout_at(until, backend.containers()).await {
+        Ok(found) => found,
+        Err(_) => Err(late()),
+    };
+    match containers {
+        Ok(containers) => {
+            let listed = json(&containers);
+            jobs.spawn(async move { ("containers.json".to_owned(), listed) });
+            let asked = (backend.clone(), containers.clone());
+            spawn(&mut jobs, until, "usage.json", async move { usage(&asked.0, &asked.1).await });
+            for container in containers {
+                let (asked, since) = (backend.clone(), options.since);
+                let name = format!("log-{}.txt", container.name);
+                if container.service == system.application.service {
+                    for (i, file) in system.application.logs.iter().enumerate() {
+                        let (asked, container, file) = (backend.clone(), container.clone(), file.clone());
+                        let name = format!("file-{}-{i}.txt", container.name);
+                        spawn(&mut jobs, until, &name, async move {
+                            let found = tail_file(&asked, &container, &file, BYTES).await?;
+                            found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("`{file}` does not exist")))
+                        });
+                    }
+                }
+                spawn(&mut jobs, until, &name, async move { log(&asked, &container.name, since).await });
+            }
+        }
+        Err(error) => {
+            let record = error.to_record();
+            for what in ["containers.json", "usage.json", "logs"] {
+                let error = Error::from(record.clone());
+                jobs.spawn(async move { (what.to_owned(), Err(error)) });
+            }
+        }
+    }
+    jobs
+}
+
+fn spawn(
+    jobs: &mut JoinSet<Job>,
+    until: Instant,
+    name: &str,
+    work: impl Future<Output = Result<Bytes>> + Send + 'static,
+) {
+    let name = name.to_owned();
+    jobs.spawn(async move {
+        let outcome = tokio::time::timeout_at(until, work).await.unwrap_or_else(|_| Err(late()));
+        (name, outcome)
+    });
+}
+
+fn late() -> Error {
+    Error::new(ErrorKind::Timeout, "no answer before the deadline")
+}
+
+fn json<T: Serialize>(value: &T) -> Result<Bytes> {
+    let text = serde_json::to_vec_pretty(value)
+        .map_err(|e| Error::new(ErrorKind::Failed, "cannot write evidence as JSON").caused_by(e))?;
+    Ok(text.into())
+}
+
+/// Resolves the system's secrets, so that they are found and blanked in what is gathered.
+async fn learn_secrets(system: &System, until: Instant) {
+    let sources = [Some(&system.database.password), system.redis.as_ref().and_then(|r| r.password.as_ref())];
+    for source in sources.into_iter().flatten() {
+        // One that cannot be read cannot be looked for either; the probe of its service says so.
+        let _ = tokio::time::timeout_at(until, source.resolve()).await;
+    }
+}
+
+/// Reads the end of a container's log, both streams, each line with its time and stream.
+async fn log(backend: &Arc<dyn Backend>, container: &str, since: Option<DateTime<Utc>>) -> Result<Bytes> {
+    let mut stream = backend.logs(container, LogRequest { since, tail: Some(LINES) }).await?;
+    let (mut lines, mut bytes): (VecDeque<String>, usize) = (VecDeque::new(), 0);
+    let mut dropped = 0_u64;
+    while let Some(line) = stream.next().await {
+        let line = line?;
+        let at = line.at.map_or_else(|| "-".to_owned(), |at| at.to_rfc3339());
+        let text = format!("{at} {} {}\n", if line.is_stderr { "err" } else { "out" }, line.text);
+        bytes += text.len();
+        lines.push_back(text);
+        while bytes > BYTES {
+            let Some(oldest) = lines.pop_front() else { break };
+            bytes -= oldest.len();
+            dropped += 1;
+        }
+    }
+    let head = if dropped > 0 { format!("[{dropped} earlier lines left out]\n") } else { String::new() };
+    Ok(std::iter::once(head).chain(lines).collect::<String>().into())
+}
+
+async fn usage(backend: &Arc<dyn Backend>, containers: &[Container]) -> Result<Bytes> {
+    let running = containers.iter().filter(|c| c.state == ContainerState::Running);
+    let samples = futures::future::join_all(running.map(|c| async {
+        let value = match backend.usage(&c.name).await {
+            Ok(usage) => serde_json::json!(usage),
+            Err(error) => serde_json::json!({ "error": error.to_string() }),
+        };
+        (c.name.clone(), value)
+    }))
+    .await;
+    json(&samples.into_iter().collect::<serde_json::Map<_, _>>())
+}
+
+/// Memory, load and kernel pressure of this host, which is the Engine's only when that is local.
+async fn host(backend: &dyn Backend) -> Result<Bytes> {
+    if !backend.engine().await?.is_local {
+        return Err(Error::new(ErrorKind::Unsupported, "the Engine runs on another host"));
+    }
+    let mut text = String::new();
+    for path in ["/proc/meminfo", "/proc/loadavg", "/proc/uptime", "/proc/pressure/memory", "/proc/pressure/io"] {
+        text.push_str("== ");
+        text.push_str(path);
+        text.push('\n');
+        // Not every kernel tells of pressure.
+        text.push_str(&tokio::fs::read_to_string(path).await.unwrap_or_else(|error| format!("{error}\n")));
+    }
+    Ok(text.into())
+}
+
+fn make_directory(path: &Path) -> Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    // One that was there before may be open to others.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))?;
+    Ok(())
+}
+
+async fn write(directory: &Path, name: &str, content: &[u8]) -> Result<EvidenceFile> {
+    let clean: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' }).take(120).collect();
+    let clean = if clean.starts_with('.') { format!("_{clean}") } else { clean };
+    let content = match std::str::from_utf8(content) {
+        Ok(text) => scrub(text),
+        Err(_) => scrub(&String::from_utf8_lossy(content)),
+    };
+    replace(directory, &clean, content.as_bytes()).await?;
+    Ok(EvidenceFile { name: clean, bytes: content.len() as u64, sha256: hex::encode(Sha256::digest(&content)) })
+}
+
+async fn write_manifest(directory: &Path, manifest: &EvidenceManifest) -> Result<()> {
+    replace(directory, MANIFEST, &json(manifest)?).await?;
+    // Names are durable once their directory is.
+    tokio::fs::File::open(directory).await?.sync_all().await?;
+    Ok(())
+}
+
+async fn replace(directory: &Path, name: &str, content: &[u8]) -> Result<()> {
+    let (partial, path) = (directory.join(format!(".{name}.part")), directory.join(name));
+    match tokio::fs::remove_file(&partial).await {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    let mut file = tokio::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial).await?;
+    file.write_all(content).await?;
+    file.sync_all().await?;
+    tokio::fs::rename(&partial, &path).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+
+    #[tokio::test]
+    async fn files_are_private_scrubbed_hashed_and_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let into = dir.path().join("evidence");
+        make_directory(&into).unwrap();
+        let secret = Secret::new("evidence-canary-81");
+        let text = format!("password is {}", secret.expose());
+        write(&into, "../log:1.txt", b"older").await.unwrap();
+        let file = write(&into, "../log:1.txt", text.as_bytes()).await.unwrap();
+        assert_eq!(file.name, "_.._log_1.txt", "no name leads out of the directory");
+        let path = into.join(&file.name);
+        let content = std::fs::read(&path).unwrap();
+        assert_eq!(content, b"password is [redacted]");
+        assert_eq!(file.sha256, hex::encode(Sha256::digest(&content)));
+        assert_eq!(file.bytes, content.len() as u64);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::metadata(&into).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(std::fs::read_dir(&into).unwrap().count(), 1, "nothing partial stays");
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_was_open_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        make_directory(dir.path()).unwrap();
+        assert_eq!(std::fs::metadata(dir.path()).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+}
