@@ -37,7 +37,7 @@ post() { local p="$1"; shift; auth POST "$p" -H 'Content-Type: application/json'
 expect() { is "$code" "$1" || { head -c 300 "$work/body"; return 1; }; }
 # shellcheck disable=SC2016
 sql() { compose exec -T mysql bash -c 'c=mysql; command -v mariadb >/dev/null && c=mariadb
-  "$c" --defaults-extra-file=<(printf "[client]\nuser=root\npassword=\"%s\"\n" "$(cat /run/secrets/db_root_password)") --protocol=tcp -h 127.0.0.1 -N -B chom -e "$1"' sql "$1"; }
+  "$c" --defaults-extra-file=<(printf "[client]\nuser=root\npassword=\"%s\"\n" "$(cat /run/secrets/db_root_password)") --default-character-set=utf8mb4 --protocol=tcp -h 127.0.0.1 -N -B chom -e "$1"' sql "$1"; }
 eventually() { local s="$1"; shift; wait_for "$s" "$@" || { "$@"; return 1; }; }
 
 http GET /health;      ok "GET /health is 200 over verified TLS" expect 200
@@ -126,9 +126,9 @@ compose exec -T app php artisan chom:status >"$work/body" 2>/dev/null; ok "artis
 
 healthy() { [ "$(compose ps --format '{{.Health}}' | sort -u)" = healthy ]; }
 ok "all services are healthy" eventually 120 healthy
-argv() { ! compose exec -T mysql cat /proc/1/cmdline /proc/1/environ | tr '\0' '\n' | grep -qF -f "$site/secrets/db_root_password" -f "$site/secrets/db_app_password"; }
+argv() { ! compose exec -T mysql cat /proc/1/cmdline /proc/1/environ | tr '\0' '\n' | grep -F -f "$site/secrets/db_root_password" -f "$site/secrets/db_app_password" >/dev/null; }
 ok "no password in the server's argv or environment" argv
-inspect() { ! compose ps -q | xargs docker inspect | grep -qF -f "$site/secrets/db_root_password" -f "$site/secrets/db_app_password" -e "$(env_get "$site/.env" APP_KEY)"; }
+inspect() { ! compose ps -q | xargs docker inspect | grep -F -f "$site/secrets/db_root_password" -f "$site/secrets/db_app_password" -e "$(env_get "$site/.env" APP_KEY)" >/dev/null; }
 ok "no password in docker inspect" inspect
 
 compose restart -t 10 app >/dev/null 2>&1

@@ -47,7 +47,8 @@ cnf() { printf '[client]\nuser=root\npassword="%s"\n' "${root_password_now//\\/\
 sql() { # sql [--no-db] [client arguments]; statements on standard input
   local db=()
   if [ "${1:-}" = --no-db ]; then shift; elif [ -n "$MYSQL_DATABASE" ]; then db=(--database="$MYSQL_DATABASE"); fi
-  "$client" --defaults-extra-file=<(cnf) --protocol=socket --socket="$socket" --comments "${db[@]}" "$@"
+  "$client" --defaults-extra-file=<(cnf) --protocol=socket --socket="$socket" --comments \
+    --default-character-set=utf8mb4 "${db[@]}" "$@"
 }
 quoted() { local s="${1//\\/\\\\}"; printf "'%s'" "${s//\'/\\\'}"; }
 # shellcheck disable=SC2016
