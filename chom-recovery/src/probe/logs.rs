@@ -128,7 +128,7 @@ pub struct Event {
 /// Reads one line of a log; `None` when it is no event of level error or above.
 ///
 /// Understood: Laravel (Monolog's line and JSON formats), MySQL and MariaDB error logs, nginx error and access logs,
-/// php-fpm, PHP itself. Lines of a stack trace have no level and are no events.
+/// redis, php-fpm, PHP itself. Lines of a stack trace have no level and are no events.
 ///
 /// # Examples
 /// ```
@@ -144,6 +144,9 @@ pub fn read_line(line: &str) -> Option<Event> {
     }
     if let Some(event) = read_access(line) {
         return Some(event);
+    }
+    if is_redis_failure(line) {
+        return Some(Event { level: Level::Error, topic: topic(line), at: None });
     }
     let level = read_level(line)?;
     Some(Event { level, topic: topic(line), at: read_time(line) })
@@ -214,6 +217,20 @@ fn read_access(line: &str) -> Option<Event> {
         _ => return None,
     };
     Some(Event { level: Level::Error, topic, at: None })
+}
+
+/// Tells a failure in Redis's own log: `1:M 02 Jan 2026 02:00:00.123 # text`. Redis knows no level above warning (`#`),
+/// and uses that for advice too, so that its words for failures decide.
+fn is_redis_failure(line: &str) -> bool {
+    const FAILURES: &[&str] = &["error", "failed", "can't", "fatal", "bad file format", "short read", "crashed"];
+    let Some((head, text)) = line.split_once(" # ") else { return false };
+    // Process and role, day, month, year, time; a longer head has another mark before.
+    let is_redis = head.split(' ').count() == 5
+        && head.split_once(':').is_some_and(|(pid, rest)| {
+            pid.bytes().all(|b| b.is_ascii_digit()) && !pid.is_empty() && rest.starts_with(['M', 'S', 'C', 'X'])
+        });
+    let text = text.to_lowercase();
+    is_redis && !text.starts_with("warning") && FAILURES.iter().any(|f| text.contains(f))
 }
 
 fn read_time(line: &str) -> Option<DateTime<Utc>> {
@@ -564,6 +581,13 @@ mod tests {
                 Level::Error,
                 ServerError,
             ),
+            // redis
+            (
+                "1:M 02 Jan 2026 02:00:00.123 # Error writing to the AOF file: No space left on device",
+                Level::Error,
+                FullDisk,
+            ),
+            ("1:M 02 Jan 2026 02:00:00.123 # Can't save in background: fork: x", Level::Error, Other),
             // PHP
             ("[02-Jan-2026 02:00:00] ERROR: unable to bind listening socket", Level::Error, Other),
             ("PHP Fatal error:  Uncaught Error: x in /y:1", Level::Critical, Other),
@@ -585,6 +609,8 @@ mod tests {
             r#"10.0.0.1 - - [02/Jan/2026:02:00:00 +0000] "GET / HTTP/1.1" 503 12 "-" "curl""#,
             "#3 /var/www/html/vendor/x.php(12): handleError()",
             r#"{"message":"ERROR","level_name":"INFO"}"#,
+            "1:M 02 Jan 2026 02:00:00.123 # WARNING Memory overcommit must be enabled! Background saving may failed",
+            "1:M 02 Jan 2026 02:00:00.123 * Background saving terminated with success # 0 failed",
             "{ERROR: this is not JSON",
             "",
         ] {
