@@ -1,1 +1,55 @@
-//! To be written.
+//! MySQL and MariaDB: connect, dump, load, compare, check.
+//!
+//! A [`Server`] is reached over TCP with a [`Login`]. [`dump`] reads a consistent snapshot of every schema that is
+//! not the server's own into [`dump::Chunk`]s of encoded rows and one [`Objects`] record; [`load`] puts both into an
+//! empty candidate server; [`compare`] proves from the rows themselves that the candidate holds what was dumped.
+//!
+//! No type of the driver is public, and a session never runs before its settings were pinned and read back.
+
+mod baseline;
+mod check;
+mod compare;
+pub mod dump;
+mod info;
+pub mod load;
+mod login;
+mod objects;
+mod quote;
+mod server;
+mod session;
+
+pub use baseline::{Baseline, Census, RowHash, TableBaseline};
+pub use check::{CheckReport, TableProblem};
+pub use compare::{Comparison, Difference, Scope, compare};
+pub use info::{Flavour, Position, ServerInfo, Version};
+pub use login::Login;
+pub use objects::{
+    Account, Column, Event, Objects, Routine, Schema, Sequence, Setting, Table, TableData, Text, Trigger, View,
+};
+pub use server::{Client, Replica, Server, TableSize};
+
+/// Schemas that belong to the server; they are never dumped as data.
+pub const SYSTEM_SCHEMAS: [&str; 5] = ["mysql", "information_schema", "performance_schema", "sys", "ndbinfo"];
+
+/// Recommends flags for a candidate server: isolated, quiet and without a binary log. They are for loading and
+/// verifying only; the production server starts with its own configuration.
+///
+/// # Source
+/// MySQL 9 manual, "Server Command Options"; MariaDB server documentation, "mariadbd Options".
+pub fn candidate_args(flavour: Flavour) -> Vec<String> {
+    let mut args = vec![
+        "--skip-log-bin",
+        "--event-scheduler=OFF",
+        "--local-infile=ON",
+        "--max-allowed-packet=1073741824",
+        "--innodb-flush-log-at-trx-commit=2",
+        // Waiting for a lock on a server that nobody else uses is a fault.
+        "--lock-wait-timeout=60",
+        "--skip-name-resolve",
+    ];
+    match flavour {
+        Flavour::Mysql => args.extend(["--skip-replica-start", "--mysqlx=OFF"]),
+        Flavour::Mariadb => args.extend(["--skip-slave-start", "--innodb-buffer-pool-load-at-startup=OFF"]),
+    }
+    args.into_iter().map(str::to_owned).collect()
+}

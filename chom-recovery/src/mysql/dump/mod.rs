@@ -1,0 +1,272 @@
+//! Dump: a consistent snapshot of every schema that is not the server's own.
+//!
+//! Definitions are read before the snapshot is taken and once more after the last row; a difference means that a
+//! definition changed while rows were read, and the dump fails with `Conflict` instead of mixing two states. On MySQL
+//! `LOCK INSTANCE FOR BACKUP` keeps such changes waiting for that time.
+//!
+//! # Encoding of rows
+//! One line a row, as `LOAD DATA` reads it: columns divided by tab, ended by line feed, `\N` for NULL, and `\\`,
+//! `\t`, `\n`, `\0` for those bytes. Cells are the raw stored bytes, except: FLOAT as the double it equals, which
+//! loses nothing; ENUM and SET as their number, which also tells the invalid value 0 from a member `''`.
+
+mod encode;
+pub(super) mod objects;
+pub(super) mod rows;
+pub(super) mod snapshot;
+
+use std::{fmt, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    baseline::{Baseline, RowHash, TableBaseline},
+    objects::{Objects, Table, TableData},
+    server::Server,
+};
+use crate::error::{Error, ErrorKind, Result};
+use rows::ChunkReader;
+use snapshot::Snapshot;
+
+/// How to dump.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Encoded bytes after which a chunk ends; a row is never divided. Two chunks are held in memory.
+    pub chunk_bytes: usize,
+    /// Longest wait for one lock; statements of the application wait behind ours for as long.
+    pub lock_wait: Duration,
+    /// How often a lock is tried.
+    pub lock_attempts: u32,
+    /// Stops the dump between two chunks.
+    pub cancel: CancellationToken,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            chunk_bytes: 32 << 20,
+            lock_wait: Duration::from_secs(3),
+            lock_attempts: 10,
+            cancel: CancellationToken::new(),
+        }
+    }
+}
+
+/// A part of a table.
+#[derive(Debug, Clone)]
+pub struct Chunk {
+    /// Schema.
+    pub schema: String,
+    /// Table.
+    pub table: String,
+    /// Number within the table, from 0.
+    pub number: u32,
+    /// Rows.
+    pub rows: u64,
+    /// Hash of the rows.
+    pub row_hash: RowHash,
+    /// Encoded rows.
+    pub bytes: Bytes,
+}
+
+/// How far a dump or load is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// Schema.
+    pub schema: String,
+    /// Table.
+    pub table: String,
+    /// Tables finished.
+    pub tables_done: usize,
+    /// Tables in all.
+    pub tables: usize,
+    /// Rows so far, over all tables.
+    pub rows: u64,
+    /// Encoded bytes so far.
+    pub bytes: u64,
+}
+
+/// Takes what a dump produces, in this order: definitions, then the chunks of one table after the other.
+#[async_trait]
+pub trait DumpSink: Send {
+    /// Takes the definitions.
+    async fn objects(&mut self, objects: &Objects) -> Result<()>;
+
+    /// Takes a chunk. The dump waits for it: a slow sink slows the dump and costs no memory.
+    async fn chunk(&mut self, chunk: Chunk) -> Result<()>;
+
+    /// Reports progress.
+    fn progress(&mut self, progress: &Progress) {
+        let _ = progress;
+    }
+}
+
+/// How the snapshot was taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockReport {
+    /// What kept writers out while the snapshot was opened: `none` on MariaDB, whose snapshots carry their position.
+    pub method: String,
+    /// How long writers were kept out, in microseconds.
+    pub held_us: u64,
+    /// Longest time in which statements of the application may have waited behind ours, in microseconds.
+    pub waited_us: u64,
+    /// Attempts.
+    pub attempts: u32,
+    /// Whether changes of definitions had to wait until the dump was finished.
+    pub definitions_locked: bool,
+}
+
+/// What was dumped.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// What a restored server must equal.
+    pub baseline: Baseline,
+    /// How the snapshot was taken.
+    pub lock: LockReport,
+    /// Chunks.
+    pub chunks: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Encoded bytes.
+    pub bytes: u64,
+    /// Seconds from begin to end.
+    pub seconds: f64,
+    /// What the dump cannot promise.
+    pub warnings: Vec<String>,
+}
+
+/// Dumps a server into a sink.
+///
+/// # Errors
+/// `Locked`: no lock within the attempts; nothing was changed and nobody waits. `Conflict`: a definition changed
+/// during the dump; run it again. `Unreachable`: a connection was lost; what the sink got is not a backup.
+/// `Precondition`: a privilege is missing. `Corrupt`: a table cannot be read. `Cancelled`.
+///
+/// # Cancel
+/// A dropped future closes its connections; the server frees locks and snapshot with them.
+pub async fn dump(server: &Server, options: &Options, sink: &mut dyn DumpSink) -> Result<Summary> {
+    let begun = tokio::time::Instant::now();
+    let mut guard = snapshot::Guard::open(server, options).await?;
+    let mut before = objects::collect(server).await?;
+    let mut snapshot = Snapshot::open(server, &mut guard, options).await?;
+    before.position = snapshot.position.clone();
+    sink.objects(&before).await?;
+
+    let mut done = Totals::default();
+    let mut tables = Vec::with_capacity(before.tables.len());
+    for (index, table) in before.tables.iter().enumerate() {
+        let context = |e: Error| e.during(format!("dump of table `{}.{}`", table.schema, table.name));
+        let progress = (index, before.tables.len());
+        let (rows, row_hash) =
+            dump_table(&mut snapshot, table, options, sink, &mut done, progress).await.map_err(context)?;
+        tables.push(TableBaseline {
+            schema: table.schema.clone(),
+            table: table.name.clone(),
+            rows,
+            row_hash,
+            auto_increment: table.auto_increment,
+        });
+    }
+    snapshot.close().await?;
+    let after = objects::collect(server).await?;
+    refuse_changed_definitions(&before, &after)?;
+    guard.close().await?;
+
+    for (table, after) in tables.iter_mut().zip(&after.tables) {
+        table.auto_increment = table.auto_increment.max(after.auto_increment);
+    }
+    let baseline = Baseline {
+        flavour: before.flavour,
+        version: before.version,
+        position: before.position.clone(),
+        tables,
+        census: before.census(),
+    };
+    Ok(Summary {
+        baseline,
+        lock: snapshot.lock,
+        chunks: done.chunks,
+        rows: done.rows,
+        bytes: done.bytes,
+        seconds: begun.elapsed().as_secs_f64(),
+        warnings: before.warnings,
+    })
+}
+
+#[derive(Default)]
+struct Totals {
+    chunks: u64,
+    rows: u64,
+    bytes: u64,
+}
+
+async fn dump_table(
+    snapshot: &mut Snapshot,
+    table: &Table,
+    options: &Options,
+    sink: &mut dyn DumpSink,
+    done: &mut Totals,
+    (tables_done, tables): (usize, usize),
+) -> Result<(u64, RowHash)> {
+    let (mut rows, mut row_hash) = (0, RowHash::default());
+    if table.data == TableData::None {
+        return Ok((rows, row_hash));
+    }
+    // Rolling back to here lets go of the table: a change of its definition must not queue behind a long dump,
+    // and the application behind that change.
+    snapshot.reader.run("SAVEPOINT chom_table").await?;
+    {
+        let mut reader = ChunkReader::begin(&mut snapshot.reader, table, options.chunk_bytes).await?;
+        while let Some(chunk) = reader.next().await? {
+            if options.cancel.is_cancelled() {
+                return Err(Error::new(ErrorKind::Cancelled, "the dump was cancelled"));
+            }
+            rows += chunk.rows;
+            row_hash += chunk.row_hash;
+            done.chunks += 1;
+            done.rows += chunk.rows;
+            done.bytes += chunk.bytes.len() as u64;
+            sink.chunk(chunk).await?;
+            sink.progress(&Progress {
+                schema: table.schema.clone(),
+                table: table.name.clone(),
+                tables_done,
+                tables,
+                rows: done.rows,
+                bytes: done.bytes,
+            });
+        }
+    }
+    snapshot.reader.run("ROLLBACK TO SAVEPOINT chom_table").await?;
+    Ok((rows, row_hash))
+}
+
+/// Fails when the server has other objects after the dump than before it.
+fn refuse_changed_definitions(before: &Objects, after: &Objects) -> Result<()> {
+    let (a, b) = (before.census(), after.census());
+    let mut changed = Vec::new();
+    let empty = std::collections::BTreeMap::new();
+    for kind in a.keys().chain(b.keys()).collect::<std::collections::BTreeSet<_>>() {
+        let (a, b) = (a.get(kind).unwrap_or(&empty), b.get(kind).unwrap_or(&empty));
+        for name in a.keys().chain(b.keys()).collect::<std::collections::BTreeSet<_>>() {
+            if a.get(name) != b.get(name) {
+                changed.push(format!("{kind} `{name}`"));
+            }
+        }
+    }
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let shown = changed.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+    Err(Error::new(ErrorKind::Conflict, format!("definitions changed while rows were read: {shown}"))
+        .with("changed", changed.len())
+        .hint("run the backup again, not at the time of a deployment"))
+}
+
+impl fmt::Display for LockReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} for {} µs, attempt {}", self.method, self.held_us, self.attempts)
+    }
+}

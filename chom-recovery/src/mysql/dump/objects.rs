@@ -1,0 +1,386 @@
+//! Reads all definitions of a server.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    error::{Error, ErrorKind, Result},
+    mysql::{
+        info::{Flavour, Version},
+        objects::{
+            Account, Column, Event, Objects, Routine, Schema, Sequence, Setting, Table, TableData, Text, Trigger, View,
+        },
+        quote,
+        server::Server,
+        session::{Role, Row, Session, lossy, server_code},
+    },
+};
+
+/// Accounts that a server makes for itself.
+const RESERVED: [&str; 4] = ["mysql.sys", "mysql.session", "mysql.infoschema", "mariadb.sys"];
+
+/// Engines without rows of their own.
+const NO_ROWS: [&str; 7] =
+    ["MRG_MyISAM", "MRG_MYISAM", "BLACKHOLE", "FEDERATED", "CONNECT", "SPIDER", "PERFORMANCE_SCHEMA"];
+
+/// Engines whose snapshot holds.
+const VERSIONED: [&str; 4] = ["InnoDB", "TokuDB", "MyRocks", "ROCKSDB"];
+
+/// Reads all definitions.
+pub(in crate::mysql) async fn collect(server: &Server) -> Result<Objects> {
+    let mut session = server.session(Role::Read).await?;
+    let info = server.info();
+    let mut reader = Reader { session: &mut session, flavour: info.flavour, warnings: Vec::new() };
+    let schemas = reader.schemas().await?;
+    let mut columns = reader.columns().await?;
+    let names = reader.names().await?;
+    let mut objects = Objects {
+        format: 1,
+        flavour: info.flavour,
+        version: info.version,
+        lower_case_table_names: info.lower_case_table_names,
+        position: None,
+        schemas,
+        tables: Vec::new(),
+        sequences: Vec::new(),
+        views: Vec::new(),
+        routines: Vec::new(),
+        triggers: Vec::new(),
+        events: Vec::new(),
+        accounts: Vec::new(),
+        warnings: Vec::new(),
+    };
+    for name in names {
+        match name.kind.as_str() {
+            "VIEW" | "SYSTEM VIEW" => objects.views.push(reader.view(&name).await?),
+            "SEQUENCE" => objects.sequences.push(reader.sequence(&name).await?),
+            "BASE TABLE" | "SYSTEM VERSIONED" => {
+                let columns = columns.remove(&(name.schema.clone(), name.name.clone())).unwrap_or_default();
+                objects.tables.push(reader.table(name, columns, info.version).await?);
+            }
+            _ => {}
+        }
+    }
+    objects.routines = reader.routines().await?;
+    objects.triggers = reader.triggers().await?;
+    objects.events = reader.events().await?;
+    objects.accounts = reader.accounts().await?;
+    objects.warnings = std::mem::take(&mut reader.warnings);
+    session.close().await;
+    Ok(objects)
+}
+
+/// Reads accounts alone.
+pub(in crate::mysql) async fn collect_accounts(server: &Server) -> Result<Vec<Account>> {
+    let mut session = server.session(Role::Read).await?;
+    let flavour = server.info().flavour;
+    let accounts = Reader { session: &mut session, flavour, warnings: Vec::new() }.accounts().await?;
+    session.close().await;
+    Ok(accounts)
+}
+
+struct Name {
+    schema: String,
+    name: String,
+    kind: String,
+    engine: Option<String>,
+    auto_increment: Option<u64>,
+    comment: String,
+}
+
+#[derive(Default)]
+struct Columns {
+    dumped: Vec<Column>,
+    /// Columns that hold the begin and end of a row version.
+    period: Vec<Column>,
+}
+
+struct Reader<'a> {
+    session: &'a mut Session,
+    flavour: Flavour,
+    warnings: Vec<String>,
+}
+
+impl Reader<'_> {
+    async fn schemas(&mut self) -> Result<Vec<Schema>> {
+        let sql = format!(
+            "SELECT SCHEMA_NAME FROM information_schema.SCHEMATA WHERE SCHEMA_NAME NOT IN ({}) ORDER BY SCHEMA_NAME",
+            quote::system_schemas()
+        );
+        let mut schemas = Vec::new();
+        for row in self.session.rows(sql).await? {
+            let name = row.text(0)?;
+            let create =
+                self.create(&format!("SHOW CREATE DATABASE {}", quote::ident(&name)), "Create Database").await?;
+            schemas.push(Schema { name, create: create.1 });
+        }
+        Ok(schemas)
+    }
+
+    async fn names(&mut self) -> Result<Vec<Name>> {
+        let sql = format!(
+            "SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_TYPE, ENGINE, AUTO_INCREMENT, TABLE_COMMENT \
+             FROM information_schema.TABLES WHERE TABLE_SCHEMA NOT IN ({}) ORDER BY TABLE_SCHEMA, TABLE_NAME",
+            quote::system_schemas()
+        );
+        let mut names = Vec::new();
+        for row in self.session.rows(sql).await? {
+            names.push(Name {
+                schema: row.text(0)?,
+                name: row.text(1)?,
+                kind: row.text(2)?,
+                engine: row.optional(3)?,
+                auto_increment: row.number(4)?,
+                comment: row.bytes(5).map(lossy).unwrap_or_default(),
+            });
+        }
+        // The server orders by its own collation, which differs between versions.
+        names.sort_by(|a, b| (&a.schema, &a.name).cmp(&(&b.schema, &b.name)));
+        Ok(names)
+    }
+
+    /// Columns of all tables. Generated ones are told by their expression: the text in `EXTRA` also says
+    /// `DEFAULT_GENERATED` of a column that is an ordinary one.
+    async fn columns(&mut self) -> Result<BTreeMap<(String, String), Columns>> {
+        let sql = format!(
+            "SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, DATA_TYPE, GENERATION_EXPRESSION \
+             FROM information_schema.COLUMNS WHERE TABLE_SCHEMA NOT IN ({}) \
+             ORDER BY TABLE_SCHEMA, TABLE_NAME, ORDINAL_POSITION",
+            quote::system_schemas()
+        );
+        let mut tables: BTreeMap<_, Columns> = BTreeMap::new();
+        for row in self.session.rows(sql).await? {
+            let entry = tables.entry((row.text(0)?, row.text(1)?)).or_default();
+            let column = Column { name: row.text(2)?, data_type: row.text(3)?.to_ascii_lowercase() };
+            match row.bytes(4).unwrap_or_default() {
+                b"" => entry.dumped.push(column),
+                b"ROW START" | b"ROW END" => entry.period.push(column),
+                _ => {}
+            }
+        }
+        Ok(tables)
+    }
+
+    async fn table(&mut self, name: Name, columns: Columns, version: Version) -> Result<Table> {
+        let shown = format!("{}.{}", name.schema, name.name);
+        let Some(engine) = name.engine else {
+            return Err(Error::new(ErrorKind::Corrupt, format!("table `{shown}` cannot be opened: {}", name.comment))
+                .hint("restore it from a backup, or drop it, before the next backup"));
+        };
+        let sql = format!("SHOW CREATE TABLE {}", quote::qualified(&name.schema, &name.name));
+        let create = self.create(&sql, "Create Table").await?.1;
+        let data = if NO_ROWS.contains(&engine.as_str()) {
+            self.warnings
+                .push(format!("table `{shown}` has no rows of its own ({engine}): only its definition is kept"));
+            TableData::None
+        } else if VERSIONED.contains(&engine.as_str()) {
+            TableData::Snapshot
+        } else {
+            self.warnings.push(format!("table `{shown}` is not part of the snapshot: {engine} keeps no row versions"));
+            TableData::Unversioned
+        };
+        let mut dumped = columns.dumped;
+        let mut history = false;
+        if name.kind == "SYSTEM VERSIONED" {
+            let by_transaction = columns.period.iter().any(|c| c.data_type == "bigint");
+            if version >= Version(10, 11, 0) && !by_transaction {
+                history = true;
+                let hidden = ["row_start", "row_end"].map(|n| Column { name: n.into(), data_type: "timestamp".into() });
+                dumped.extend(if columns.period.is_empty() { hidden.to_vec() } else { columns.period });
+            } else {
+                self.warnings
+                    .push(format!("old row versions of table `{shown}` are not kept: this server cannot load them"));
+            }
+        }
+        Ok(Table {
+            schema: name.schema,
+            name: name.name,
+            engine,
+            create,
+            columns: dumped,
+            auto_increment: name.auto_increment,
+            history,
+            data,
+        })
+    }
+
+    async fn sequence(&mut self, name: &Name) -> Result<Sequence> {
+        let qualified = quote::qualified(&name.schema, &name.name);
+        let create = self.create(&format!("SHOW CREATE SEQUENCE {qualified}"), "Create Table").await?.1;
+        let state = self.session.row(format!("SELECT next_not_cached_value, cycle_count FROM {qualified}")).await?;
+        let state =
+            state.ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("sequence {qualified} has no state")))?;
+        Ok(Sequence {
+            schema: name.schema.clone(),
+            name: name.name.clone(),
+            create,
+            next: state.text(0)?,
+            cycles: state.number(1)?.unwrap_or_default(),
+        })
+    }
+
+    async fn view(&mut self, name: &Name) -> Result<View> {
+        // Relative to its schema, so that names inside it stay short and true.
+        self.session.run(format!("USE {}", quote::ident(&name.schema))).await?;
+        let sql = format!("SHOW CREATE VIEW {}", quote::ident(&name.name));
+        let (row, create) = self.create(&sql, "Create View").await?;
+        Ok(View { schema: name.schema.clone(), name: name.name.clone(), create, setting: setting(&row)? })
+    }
+
+    async fn routines(&mut self) -> Result<Vec<Routine>> {
+        let sql = format!(
+            "SELECT ROUTINE_TYPE, ROUTINE_SCHEMA, ROUTINE_NAME FROM information_schema.ROUTINES \
+             WHERE ROUTINE_SCHEMA NOT IN ({})",
+            quote::system_schemas()
+        );
+        let mut routines = Vec::new();
+        for row in self.session.rows(sql).await? {
+            let (kind, schema, name) = (row.text(0)?, row.text(1)?, row.text(2)?);
+            let sql = format!("SHOW CREATE {kind} {}", quote::qualified(&schema, &name));
+            let column = match kind.as_str() {
+                "FUNCTION" => "Create Function",
+                "PROCEDURE" => "Create Procedure",
+                "PACKAGE" => "Create Package",
+                _ => "Create Package Body",
+            };
+            let (row, create) = self.create(&sql, column).await?;
+            routines.push(Routine { kind, schema, name, create, setting: setting(&row)? });
+        }
+        // A package comes before its body.
+        routines.sort_by(|a, b| (&a.schema, &a.kind, &a.name).cmp(&(&b.schema, &b.kind, &b.name)));
+        Ok(routines)
+    }
+
+    async fn triggers(&mut self) -> Result<Vec<Trigger>> {
+        let sql = format!(
+            "SELECT TRIGGER_SCHEMA, TRIGGER_NAME, EVENT_OBJECT_TABLE, ACTION_TIMING, EVENT_MANIPULATION, ACTION_ORDER \
+             FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA NOT IN ({})",
+            quote::system_schemas()
+        );
+        let mut found = Vec::new();
+        for row in self.session.rows(sql).await? {
+            let (schema, name, table) = (row.text(0)?, row.text(1)?, row.text(2)?);
+            let moment = format!("{} {}", row.text(3)?, row.text(4)?);
+            let order = row.number(5)?.unwrap_or_default();
+            let sql = format!("SHOW CREATE TRIGGER {}", quote::qualified(&schema, &name));
+            let (row, create) = self.create(&sql, "SQL Original Statement").await?;
+            let setting = setting(&row)?;
+            found.push((order, Trigger { schema, name, table, moment, create, setting }));
+        }
+        found.sort_by(|(a_order, a), (b_order, b)| {
+            (&a.schema, &a.table, &a.moment, a_order).cmp(&(&b.schema, &b.table, &b.moment, b_order))
+        });
+        Ok(found.into_iter().map(|(_, t)| t).collect())
+    }
+
+    async fn events(&mut self) -> Result<Vec<Event>> {
+        let sql = format!(
+            "SELECT EVENT_SCHEMA, EVENT_NAME, UNIX_TIMESTAMP(CREATED) FROM information_schema.EVENTS \
+             WHERE EVENT_SCHEMA NOT IN ({})",
+            quote::system_schemas()
+        );
+        let mut events = Vec::new();
+        for row in self.session.rows(sql).await? {
+            let (schema, name) = (row.text(0)?, row.text(1)?);
+            let created = row.number(2)?.unwrap_or_default();
+            let sql = format!("SHOW CREATE EVENT {}", quote::qualified(&schema, &name));
+            let (row, create) = self.create(&sql, "Create Event").await?;
+            events.push(Event { schema, name, create, setting: setting(&row)?, created });
+        }
+        events.sort_by(|a, b| (&a.schema, &a.name).cmp(&(&b.schema, &b.name)));
+        Ok(events)
+    }
+
+    async fn accounts(&mut self) -> Result<Vec<Account>> {
+        let sql = match self.flavour {
+            Flavour::Mysql => "SELECT User, Host, 'N' FROM mysql.user",
+            Flavour::Mariadb => "SELECT User, Host, JSON_VALUE(Priv, '$.is_role') FROM mysql.global_priv",
+        };
+        let mut accounts = Vec::new();
+        for row in self.session.rows(sql).await? {
+            let (user, host) = (row.text(0)?, row.text(1)?);
+            let role = matches!(row.text(2)?.as_str(), "1" | "true");
+            if RESERVED.contains(&user.as_str()) {
+                continue;
+            }
+            // PUBLIC is there without being made.
+            let public = role || (host.is_empty() && user == "PUBLIC");
+            accounts.push(self.account(user, host, public).await?);
+        }
+        accounts.sort_by(|a, b| (&a.user, &a.host).cmp(&(&b.user, &b.host)));
+        Ok(accounts)
+    }
+
+    async fn account(&mut self, user: String, host: String, role: bool) -> Result<Account> {
+        let quoted = if role { quote::ident(&user) } else { quote::account(&user, &host) };
+        let shown = if role && user == "PUBLIC" { "PUBLIC".to_owned() } else { quoted.clone() };
+        let mut grants = Vec::new();
+        for row in self.session.rows(format!("SHOW GRANTS FOR {shown}")).await? {
+            grants.push(Text::new(row.bytes(0).unwrap_or_default()));
+        }
+        let mut create = None;
+        let mut default_roles = Vec::new();
+        if !role {
+            let row = self.session.row(format!("SHOW CREATE USER {quoted}")).await?;
+            let statement = row.as_ref().and_then(|r| r.bytes(0)).unwrap_or_default();
+            create = Some(Text::new(without_default_role(statement)));
+            if self.flavour == Flavour::Mysql {
+                let sql = format!(
+                    "SELECT DEFAULT_ROLE_USER, DEFAULT_ROLE_HOST FROM mysql.default_roles WHERE USER = {} AND HOST = {} \
+                     ORDER BY 1, 2",
+                    quote::text(&user),
+                    quote::text(&host)
+                );
+                for row in self.session.rows(sql).await? {
+                    default_roles.push((row.text(0)?, row.text(1)?));
+                }
+            }
+        }
+        Ok(Account { user, host, role, create, grants, default_roles })
+    }
+
+    /// Runs a `SHOW CREATE` and returns its row and the statement in it.
+    async fn create(&mut self, sql: &str, column: &str) -> Result<(Row, Text)> {
+        let row = self.session.row(sql).await.map_err(|e| match server_code(&e) {
+            Some(1449) => e.hint("its definer does not exist: make that account or change the definer"),
+            _ => e,
+        })?;
+        let row = row.ok_or_else(|| Error::new(ErrorKind::Failed, format!("`{sql}` gave no answer")))?;
+        let statement = row.column(column).and_then(|i| row.bytes(i)).map(Text::new).ok_or_else(|| {
+            Error::new(ErrorKind::Precondition, format!("`{sql}` does not show the statement"))
+                .hint("the account lacks a privilege: SHOW_ROUTINE or SELECT on everything, or use root")
+        })?;
+        Ok((row, statement))
+    }
+}
+
+fn setting(row: &Row) -> Result<Setting> {
+    let optional = |name: &str| row.column(name).map(|i| row.text(i)).transpose();
+    Ok(Setting {
+        sql_mode: optional("sql_mode")?,
+        character_set_client: row.named("character_set_client")?,
+        collation_connection: row.named("collation_connection")?,
+        database_collation: optional("Database Collation")?,
+        time_zone: optional("time_zone")?,
+    })
+}
+
+/// Drops the clause ` DEFAULT ROLE <accounts>` of a `CREATE USER`: the roles are granted only later. The clause ends
+/// where the next one, ` REQUIRE`, begins; both are looked for outside quotes.
+fn without_default_role(statement: &[u8]) -> Vec<u8> {
+    let Some(begin) = quote::find(statement, b" DEFAULT ROLE ", 0) else { return statement.to_vec() };
+    let end = quote::find(statement, b" REQUIRE ", begin).unwrap_or(statement.len());
+    [&statement[..begin], &statement[end..]].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_role_clause_goes_and_nothing_else() {
+        let statement = b"CREATE USER `a`@`%` IDENTIFIED WITH 'x' AS ' DEFAULT ROLE ' DEFAULT ROLE `r REQUIRE `@`%`,`s`@`%` REQUIRE NONE ACCOUNT UNLOCK";
+        let text = String::from_utf8(without_default_role(statement)).unwrap();
+        assert_eq!(text, "CREATE USER `a`@`%` IDENTIFIED WITH 'x' AS ' DEFAULT ROLE ' REQUIRE NONE ACCOUNT UNLOCK");
+        assert_eq!(without_default_role(b"CREATE USER `a`@`%` REQUIRE NONE"), b"CREATE USER `a`@`%` REQUIRE NONE");
+    }
+}

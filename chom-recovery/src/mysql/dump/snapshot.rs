@@ -1,0 +1,214 @@
+//! The consistent snapshot and the locks around it.
+
+use tokio::time::{Duration, Instant};
+
+use super::{LockReport, Options};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    mysql::{
+        info::{Flavour, Position},
+        server::{self, Server},
+        session::{Role, Session, server_code},
+    },
+};
+
+/// The session that keeps definitions from changing during a dump.
+#[derive(Debug)]
+pub(super) struct Guard {
+    session: Session,
+    definitions_locked: bool,
+}
+
+impl Guard {
+    /// Takes `LOCK INSTANCE FOR BACKUP` where the server has it and the account may. Elsewhere definitions are
+    /// compared before and after instead.
+    pub(super) async fn open(server: &Server, options: &Options) -> Result<Self> {
+        let mut session = server.session(Role::Read).await?;
+        session.run(format!("SET SESSION lock_wait_timeout = {}", whole_seconds(options.lock_wait))).await?;
+        let mut definitions_locked = false;
+        if server.info().flavour == Flavour::Mysql {
+            let lock = attempts(&mut session, options, "LOCK INSTANCE FOR BACKUP").await;
+            definitions_locked = match lock {
+                Ok(_) => true,
+                // No such statement, or no BACKUP_ADMIN.
+                Err(e) if matches!(server_code(&e), Some(1064 | 1227 | 1235)) => false,
+                Err(e) => return Err(e.during("lock of definitions")),
+            };
+        }
+        Ok(Self { session, definitions_locked })
+    }
+
+    /// Proves that the lock was held to the end, and lets go.
+    ///
+    /// # Errors
+    /// `Incomplete`: the session was lost, so definitions may have changed.
+    pub(super) async fn close(mut self) -> Result<()> {
+        self.session.ping().await.map_err(|e| {
+            Error::new(ErrorKind::Incomplete, "the session that held the dump's locks was lost: the dump is tainted")
+                .hint("run the backup again")
+                .caused_by(e)
+        })?;
+        if self.definitions_locked {
+            self.session.run("UNLOCK INSTANCE").await?;
+        }
+        self.session.close().await;
+        Ok(())
+    }
+}
+
+/// A session that sees the database as it was at one position.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    pub(super) reader: Session,
+    pub(super) position: Option<Position>,
+    pub(super) lock: LockReport,
+}
+
+const BEGIN: &str = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
+
+impl Snapshot {
+    /// Opens the snapshot.
+    pub(super) async fn open(server: &Server, guard: &mut Guard, options: &Options) -> Result<Self> {
+        let reader = server.session(Role::Read).await?;
+        let (reader, position, mut lock) = match server.info().flavour {
+            Flavour::Mysql => Self::open_locked(reader, guard, options).await?,
+            Flavour::Mariadb => Self::open_mariadb(server, reader, guard, options).await?,
+        };
+        lock.definitions_locked = guard.definitions_locked;
+        Ok(Self { reader, position, lock })
+    }
+
+    /// MySQL: the global read lock makes snapshot and position one moment.
+    async fn open_locked(
+        mut reader: Session,
+        guard: &mut Guard,
+        options: &Options,
+    ) -> Result<(Session, Option<Position>, LockReport)> {
+        let session = &mut guard.session;
+        let begun = Instant::now();
+        let tried = attempts(session, options, "FLUSH TABLES WITH READ LOCK").await?;
+        let held = Instant::now();
+        let opened = async {
+            reader.run(BEGIN).await?;
+            server::position(session, Flavour::Mysql).await
+        };
+        // Writers wait: whatever happens, not for long.
+        let opened = tokio::time::timeout(options.lock_wait, opened).await;
+        session.run("UNLOCK TABLES").await?;
+        let held_us = micros(held.elapsed());
+        let position = opened.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Timeout, "the snapshot took longer than a lock may be held"))
+        })?;
+        let lock = LockReport {
+            method: "flush tables with read lock".into(),
+            held_us,
+            waited_us: micros(held.duration_since(begun)),
+            attempts: tried,
+            definitions_locked: false,
+        };
+        Ok((reader, position, lock))
+    }
+
+    /// MariaDB: a consistent snapshot is aligned with the binary log and carries its position, without any lock. On
+    /// a server without a binary log there is no position to be had, and the snapshot is one of InnoDB alone.
+    async fn open_mariadb(
+        server: &Server,
+        mut reader: Session,
+        guard: &mut Guard,
+        options: &Options,
+    ) -> Result<(Session, Option<Position>, LockReport)> {
+        reader.run(BEGIN).await?;
+        let mut position = snapshot_position(&mut reader).await?;
+        let mut lock =
+            LockReport { method: "none".into(), held_us: 0, waited_us: 0, attempts: 1, definitions_locked: false };
+        if position.is_none() && server.info().log_bin {
+            reader.run("ROLLBACK").await?;
+            (position, lock) = Self::open_backup_stage(&mut reader, guard, options).await?;
+        }
+        Ok((reader, position, lock))
+    }
+
+    /// MariaDB whose snapshots carry no position: commits are held for a moment.
+    async fn open_backup_stage(
+        reader: &mut Session,
+        guard: &mut Guard,
+        options: &Options,
+    ) -> Result<(Option<Position>, LockReport)> {
+        let session = &mut guard.session;
+        let begun = Instant::now();
+        session.run("BACKUP STAGE START").await?;
+        let mut tried = 0;
+        let mut held = Instant::now();
+        let opened = async {
+            tried = attempts(session, options, "BACKUP STAGE BLOCK_COMMIT").await?;
+            held = Instant::now();
+            reader.run(BEGIN).await?;
+            server::position(session, Flavour::Mariadb).await
+        }
+        .await;
+        session.run("BACKUP STAGE END").await?;
+        let lock = LockReport {
+            method: "backup stage block_commit".into(),
+            held_us: micros(held.elapsed()),
+            waited_us: micros(held.duration_since(begun)),
+            attempts: tried,
+            definitions_locked: false,
+        };
+        Ok((opened?, lock))
+    }
+
+    /// Proves that the snapshot lived to the end, and closes it.
+    pub(super) async fn close(&mut self) -> Result<()> {
+        self.reader.run("ROLLBACK").await?;
+        Ok(())
+    }
+}
+
+async fn snapshot_position(reader: &mut Session) -> Result<Option<Position>> {
+    let mut file = String::new();
+    let mut offset = 0;
+    for row in reader.rows("SHOW STATUS LIKE 'binlog\\_snapshot\\_%'").await? {
+        match row.text(0)?.to_ascii_lowercase().as_str() {
+            "binlog_snapshot_file" => file = row.text(1)?,
+            "binlog_snapshot_position" => offset = row.number(1)?.unwrap_or_default(),
+            _ => {}
+        }
+    }
+    if file.is_empty() {
+        return Ok(None);
+    }
+    let sql = format!("SELECT BINLOG_GTID_POS({}, {offset})", crate::mysql::quote::text(&file));
+    let gtid = reader.row(sql).await?.map_or(Ok(None), |r| r.optional(0))?;
+    Ok(Some(Position { file, offset, gtid: gtid.filter(|g| !g.is_empty()) }))
+}
+
+/// Tries a lock statement until it is granted; returns the number of attempts.
+async fn attempts(session: &mut Session, options: &Options, sql: &str) -> Result<u32> {
+    let mut pause = Duration::from_millis(250);
+    for attempt in 1..=options.lock_attempts.max(1) {
+        match session.run(sql).await {
+            Ok(_) => return Ok(attempt),
+            Err(e) if e.kind() == ErrorKind::Locked && attempt < options.lock_attempts => {
+                tracing::debug!(attempt, sql, "lock not granted, trying again");
+                // The statements that queued behind ours run now.
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(4));
+            }
+            Err(e) if e.kind() == ErrorKind::Locked => {
+                return Err(e
+                    .during(format!("`{sql}` was not granted in {attempt} attempts"))
+                    .hint("a long statement holds a table: let it end or kill it, then run the backup again"));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Err(Error::new(ErrorKind::Locked, format!("`{sql}` was not granted")))
+}
+
+fn whole_seconds(duration: Duration) -> u64 {
+    duration.as_secs().max(1)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

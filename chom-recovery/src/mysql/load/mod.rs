@@ -1,0 +1,183 @@
+//! Load: puts a dump into an empty candidate server.
+//!
+//! Order: schemas and sequences, tables, rows, then what could act on rows: routines, views, triggers, events. Accounts
+//! come last and on their own ([`replace_accounts`]), since they end the one-time login that loads.
+
+mod accounts;
+mod infile;
+mod objects;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    baseline::RowHash,
+    objects::{Objects, Table, TableData},
+    quote,
+    server::Server,
+    session::{Role, Session},
+};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    stream::ByteStream,
+};
+
+pub use accounts::{AccountsReport, replace_accounts};
+
+/// A chunk to be loaded: what it must hold, and its bytes.
+#[expect(missing_debug_implementations, reason = "a stream has nothing to show")]
+pub struct Incoming {
+    /// Schema.
+    pub schema: String,
+    /// Table.
+    pub table: String,
+    /// Number within the table.
+    pub number: u32,
+    /// Rows that it must hold.
+    pub rows: u64,
+    /// Hash of its rows, where it is known.
+    pub row_hash: Option<RowHash>,
+    /// Encoded rows.
+    pub bytes: ByteStream,
+}
+
+/// What was loaded.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Tables made.
+    pub tables: usize,
+    /// Chunks loaded.
+    pub chunks: u64,
+    /// Rows loaded.
+    pub rows: u64,
+    /// Encoded bytes loaded.
+    pub bytes: u64,
+    /// What could not be made again as it was, by name. Empty in a whole restore.
+    pub warnings: Vec<String>,
+}
+
+/// Loads one dump into one candidate.
+#[derive(Debug)]
+pub struct Loader {
+    session: Session,
+    objects: Objects,
+    tables: BTreeMap<(String, String), Table>,
+    report: Report,
+}
+
+impl Loader {
+    /// Checks that the candidate is empty and fits the dump, and makes schemas, sequences and tables.
+    ///
+    /// # Errors
+    /// `Precondition`: the server has tables already, has a binary log, runs events, or refuses `LOAD DATA LOCAL`.
+    /// `Unsupported`: a definition needs what this server does not have; it is named. `InvalidInput`: another format.
+    pub async fn begin(server: &Server, objects: Objects) -> Result<Self> {
+        if objects.format != 1 {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                format!("definitions have format {}, and this version reads format 1", objects.format),
+            ));
+        }
+        let mut session = server.session(Role::Load).await?;
+        let tables = objects.tables.iter().map(|t| ((t.schema.clone(), t.name.clone()), t.clone())).collect();
+        check_candidate(server, &mut session, &objects).await?;
+        let mut loader = Self { session, objects, tables, report: Report::default() };
+        loader.make_tables().await?;
+        Ok(loader)
+    }
+
+    /// Loads one chunk in a transaction of its own, or nothing of it.
+    ///
+    /// # Errors
+    /// `Corrupt`: the stream's own errors, or other rows than promised. `Failed`: the server refused or changed a
+    /// value; it is shown. `NotFound`: the chunk's table is not in the dump.
+    pub async fn chunk(&mut self, chunk: Incoming) -> Result<()> {
+        let name = format!("chunk {} of table `{}.{}`", chunk.number, chunk.schema, chunk.table);
+        let key = (chunk.schema.clone(), chunk.table.clone());
+        let table = self
+            .tables
+            .get(&key)
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{name}: the dump has no such table")))?;
+        let rows = chunk.rows;
+        let bytes = infile::load(&mut self.session, table, chunk).await.map_err(|e| e.during(&name))?;
+        self.report.chunks += 1;
+        self.report.rows += rows;
+        self.report.bytes += bytes;
+        Ok(())
+    }
+
+    /// Makes routines, views, triggers and events, after the last chunk.
+    pub async fn finish(mut self) -> Result<Report> {
+        self.make_stored_objects().await?;
+        self.session.close().await;
+        Ok(self.report)
+    }
+
+    async fn make_tables(&mut self) -> Result<()> {
+        for schema in &self.objects.schemas {
+            // The image may have made a schema for its application; it is empty, or we would not be here.
+            self.session.run(format!("DROP DATABASE IF EXISTS {}", quote::ident(&schema.name))).await?;
+            let sql = schema.create.bytes().to_vec();
+            self.session.run(sql).await.map_err(|e| e.during(format!("schema `{}`", schema.name)))?;
+        }
+        for s in &self.objects.sequences {
+            let context = |e: Error| e.during(format!("sequence `{}.{}`", s.schema, s.name));
+            self.session.run(format!("USE {}", quote::ident(&s.schema))).await.map_err(context)?;
+            self.session.run(s.create.bytes().to_vec()).await.map_err(context)?;
+            let set = format!("DO SETVAL({}, {}, 0, {})", quote::qualified(&s.schema, &s.name), s.next, s.cycles);
+            self.session.run(set).await.map_err(context)?;
+        }
+        for t in &self.objects.tables {
+            let context = |e: Error| e.during(format!("table `{}.{}`", t.schema, t.name));
+            self.session.run(format!("USE {}", quote::ident(&t.schema))).await.map_err(context)?;
+            self.session.run(t.create.bytes().to_vec()).await.map_err(context)?;
+        }
+        self.report.tables = self.objects.tables.len();
+        Ok(())
+    }
+}
+
+async fn check_candidate(server: &Server, session: &mut Session, objects: &Objects) -> Result<()> {
+    let refuse =
+        |what: String| Err(Error::new(ErrorKind::Precondition, format!("this server is no candidate: {what}")));
+    let info = server.info();
+    if info.log_bin {
+        return refuse("it writes a binary log".into());
+    }
+    if info.event_scheduler {
+        return refuse("its event scheduler is on, so restored events would fire".into());
+    }
+    if info.flavour != objects.flavour {
+        let what = format!("the dump is of {} {}, the server is {}", objects.flavour, objects.version, info.flavour);
+        return Err(Error::new(ErrorKind::Unsupported, what).hint("restore into the same kind of server"));
+    }
+    if info.lower_case_table_names != objects.lower_case_table_names {
+        return refuse(format!(
+            "lower_case_table_names is {}, and was {} at the source",
+            info.lower_case_table_names, objects.lower_case_table_names
+        ));
+    }
+    let found = session
+        .row(format!(
+            "SELECT COUNT(*), MIN(CONCAT(TABLE_SCHEMA, '.', TABLE_NAME)) FROM information_schema.TABLES WHERE TABLE_SCHEMA NOT IN ({})",
+            quote::system_schemas()
+        ))
+        .await?;
+    if let Some(row) = found {
+        if row.number(0)? != Some(0) {
+            return refuse(format!("it has tables already, for example `{}`", row.text(1)?));
+        }
+    }
+    let local = session.row("SELECT @@global.local_infile").await?.map_or(Ok(None), |r| r.number(0))?;
+    if local != Some(1) {
+        return Err(Error::new(ErrorKind::Precondition, "this server is no candidate: local_infile is off")
+            .hint("start it with --local-infile=ON; it stays off on the production server"));
+    }
+    Ok(())
+}
+
+/// Tells whether rows of a table are expected at all.
+fn has_rows(table: &Table) -> bool {
+    table.data != TableData::None
+}
