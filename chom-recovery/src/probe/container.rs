@@ -109,27 +109,10 @@ fn judge_one(container: &Container, now: DateTime<Utc>) -> Health {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{backend::RestartPolicy, probe::Status};
+    use crate::probe::{Status, testing};
 
     fn container(state: ContainerState, health: HealthCheck) -> Container {
-        Container {
-            id: "0123".into(),
-            name: "p-mysql-1".into(),
-            service: "mysql".into(),
-            image: "mysql".into(),
-            image_id: "sha256:00".into(),
-            state,
-            health,
-            exit_code: None,
-            oom_killed: false,
-            restart_count: 0,
-            started_at: Some(Utc::now()),
-            finished_at: None,
-            restart_policy: RestartPolicy::No,
-            mounts: Vec::new(),
-            command: Vec::new(),
-            labels: crate::backend::Labels::new(),
-        }
+        Container { state, health, ..testing::backend::container("mysql") }
     }
 
     #[test]
@@ -174,5 +157,13 @@ mod tests {
         assert_eq!(judge("mysql", &[flapping.clone()], now).class_of(), Some(Class::Restarting));
         flapping.started_at = Some(now - TimeDelta::hours(1));
         assert_eq!(judge("mysql", &[flapping], now).status, Status::Healthy);
+    }
+
+    #[tokio::test]
+    async fn a_silent_engine_is_inconclusive_not_down() {
+        let told = testing::backend::Told::default();
+        let health = ContainerProbe::new(Arc::new(told), "mysql", Role::Database).check().await;
+        assert_eq!((health.status, health.class_of()), (Status::Inconclusive, Some(Class::Engine)));
+        assert_eq!(health.facts["role"], "database");
     }
 }

@@ -341,7 +341,10 @@ async fn replace(directory: &Path, name: &str, content: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::Secret;
+    use crate::{
+        probe::testing::backend::{self as testing_backend, Told},
+        secret::Secret,
+    };
 
     #[tokio::test]
     async fn files_are_private_scrubbed_hashed_and_replaced() {
@@ -361,6 +364,64 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::metadata(&into).unwrap().permissions().mode() & 0o777, 0o700);
         assert_eq!(std::fs::read_dir(&into).unwrap().count(), 1, "nothing partial stays");
+    }
+
+    fn system(state: &Path) -> System {
+        System::parse(&format!(
+            "id = 'p'\nstate_dir = '{0}'\n[compose]\nproject = 'p'\n[database]\nservice = 'mysql'\n\
+             password = {{ env = 'NO_SUCH_VARIABLE_HERE' }}\n[repository]\nurl = 'file:{0}/backups'\n",
+            state.display()
+        ))
+        .unwrap()
+    }
+
+    async fn gather(told: Told, into: &Path, deadline: Duration) -> EvidenceManifest {
+        let system = system(into);
+        let backend: Arc<dyn Backend> = Arc::new(told);
+        let extra = vec![("catalog.json".to_owned(), Bytes::from_static(b"[]"))];
+        let options = EvidenceOptions { deadline, extra, ..EvidenceOptions::new(&system) };
+        collect(&system, &backend, &into.join("evidence"), options).await
+    }
+
+    #[tokio::test]
+    async fn a_log_that_never_ends_costs_no_more_than_the_deadline_and_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let told = Told { containers: Some(vec![testing_backend::container("mysql")]), log: None };
+        let begun = std::time::Instant::now();
+        let manifest = gather(told, dir.path(), Duration::from_secs(2)).await;
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+        let missing: Vec<_> = manifest.missing.iter().map(|m| m.what.as_str()).collect();
+        assert!(missing.contains(&"log-p-mysql-1.txt"), "{missing:?}");
+        let names: Vec<_> = manifest.files.iter().map(|f| f.name.as_str()).collect();
+        for name in ["catalog.json", "containers.json", "disk.json", "health.json", "usage.json"] {
+            assert!(names.contains(&name), "{name} of {names:?}");
+        }
+        let written = std::fs::read(dir.path().join("evidence").join(MANIFEST)).unwrap();
+        assert_eq!(serde_json::from_slice::<EvidenceManifest>(&written).unwrap(), manifest);
+    }
+
+    #[tokio::test]
+    async fn a_silent_engine_leaves_what_can_be_had_without_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = gather(Told::default(), dir.path(), Duration::from_secs(2)).await;
+        assert!(!manifest.is_complete());
+        assert!(manifest.missing.iter().any(|m| m.what == "logs" && m.why.contains("does not answer")));
+        assert!(manifest.files.iter().any(|f| f.name == "health.json"));
+    }
+
+    #[tokio::test]
+    async fn a_place_that_cannot_be_written_does_not_stop_the_recovery() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("evidence"), "a file is in the way").unwrap();
+        let manifest = gather(Told::default(), dir.path(), Duration::from_secs(2)).await;
+        assert_eq!(manifest.missing[0].what, "everything");
+    }
+
+    #[tokio::test]
+    async fn a_log_keeps_its_end_and_both_streams() {
+        let told = Told { containers: None, log: Some(vec!["one", "two"]) };
+        let backend: Arc<dyn Backend> = Arc::new(told);
+        assert_eq!(log(&backend, "x", None).await.unwrap(), "- err one\n- err two\n");
     }
 
     #[tokio::test]

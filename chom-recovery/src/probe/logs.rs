@@ -502,7 +502,10 @@ fn judge(summary: &LogSummary, unread: &[String]) -> Health {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::Status;
+    use crate::probe::{
+        Status,
+        testing::backend::{Told, container},
+    };
 
     #[test]
     fn events_are_read_where_each_format_puts_the_level() {
@@ -638,5 +641,17 @@ mod tests {
         assert_eq!(judge(&summary, &[]).status, Status::Inconclusive);
         summary.add("[2026-01-02 02:00:00] local.ERROR: x", None);
         assert_eq!(judge(&summary, &["x".into()]).status, Status::Degraded);
+    }
+
+    #[tokio::test]
+    async fn the_probe_reads_the_log_of_every_container_of_the_service() {
+        let told = Told {
+            containers: Some(vec![container("app"), container("app"), container("mysql")]),
+            log: Some(vec!["[2026-01-02 02:00:00] local.ERROR: x", "fine, 0 errors"]),
+        };
+        let since = "2026-01-01T00:00:00Z".parse().unwrap();
+        let health = LogProbe::new(Arc::new(told), "app", Role::Application, since).check().await;
+        assert_eq!(health.status, Status::Degraded);
+        assert_eq!((health.facts["errors.other"].as_str(), health.facts["lines"].as_str()), ("2", "4"));
     }
 }

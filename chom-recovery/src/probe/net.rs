@@ -122,4 +122,31 @@ mod tests {
         assert_eq!(health.status, crate::probe::Status::Down);
         assert_eq!(health.class_of(), Some(Class::Unreachable));
     }
+
+    #[tokio::test]
+    async fn each_reason_for_no_way_has_its_own_answer() {
+        use crate::{
+            backend::ContainerState,
+            probe::{
+                Status,
+                testing::backend::{Told, container},
+            },
+        };
+        let stopped = Container { state: ContainerState::Exited, ..container("mysql") };
+        for (containers, status, class) in [
+            (None, Status::Inconclusive, Class::Engine),
+            (Some(vec![]), Status::Down, Class::Absent),
+            (Some(vec![stopped]), Status::Down, Class::NotRunning),
+            (Some(vec![container("mysql")]), Status::Inconclusive, Class::Unreachable),
+        ] {
+            let backend: Arc<dyn Backend> = Arc::new(Told { containers, log: None });
+            let health = reach(&backend, "mysql", 3306, None).await.unwrap_err();
+            assert_eq!((health.status, health.class_of()), (status, Some(class)));
+            assert_eq!(
+                reach(&backend, "mysql", 3306, Some("db:1")).await.unwrap().port,
+                1,
+                "a configured address wins"
+            );
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! Servers for the unit tests of probes: plain, TLS with a CA of its own, and closed ports.
 
+pub(crate) mod backend;
+
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
