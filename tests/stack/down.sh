@@ -14,15 +14,16 @@ esac
 project="${PROJECT:-chom}"
 site="$(site_dir "$project")"
 engine_up || die 6 "no Docker Engine answers"
-if [ -r "$site/compose.yaml" ]; then set -- -f "$site/compose.yaml"; else set -- -p "$project"; fi
+if [ -r "$site/compose.yaml" ]; then compose() { site_compose "$site" "$@"; }
+else compose() { docker compose -p "$project" "$@"; }; fi
 if [ "$volumes" = yes ]; then
-  docker compose "$@" down --volumes --remove-orphans >&2
+  compose down --volumes --remove-orphans >&2
   # Not "rm -rf $site": the folder may be one that the user chose.
   rm -rf "$site/secrets" "$site/ca"
   rm -f "$site/.env" "$site/compose.yaml" "$site/facts.json" "$site/up.log" "$site/migrate.log"
   rmdir "$site" 2>/dev/null || true
   say "$project and its data are gone"
 else
-  docker compose "$@" down --remove-orphans >&2
+  compose down --remove-orphans >&2
   say "$project is down; its volumes and $site are kept"
 fi

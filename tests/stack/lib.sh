@@ -86,3 +86,10 @@ site_dir() { printf '%s\n' "${SITE_DIR:-$here/.state/$1}"; }
 env_get() { # env_get FILE NAME
   if [ -r "$1" ]; then sed -n "s/^$2=//p" "$1" | tail -n 1; fi
 }
+
+# The caller's shell must not override what the project's own .env says.
+site_compose() { # site_compose SITE ARGUMENTS...
+  local site="$1"; shift
+  env -u COMPOSE_PROJECT_NAME -u COMPOSE_FILE -u COMPOSE_PROFILES -u DB_IMAGE -u APP_IMAGE -u NGINX_IMAGE -u REDIS_IMAGE \
+    -u HTTPS_PORT -u HTTPS_BIND -u TLS_NAME -u TLS_DAYS docker compose -f "$site/compose.yaml" "$@"
+}

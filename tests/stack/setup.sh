@@ -32,6 +32,9 @@ if engine_up; then
 else
   start_engine=yes
   has dockerd || tool_pkgs+=(docker.io)
+  # From Debian 13 on the client is a package of its own.
+  if ! has docker && is_debian && [ "$(cut -d. -f1 /etc/debian_version)" != 12 ]; then tool_pkgs+=(docker-cli); fi
+  if [ "$(cat /sys/module/apparmor/parameters/enabled 2>/dev/null)" = Y ] && ! has apparmor_parser; then tool_pkgs+=(apparmor); fi
   has iptables || tool_pkgs+=(iptables)
 fi
 
@@ -44,6 +47,10 @@ if [ ${#tool_pkgs[@]} -gt 0 ]; then
     || die 6 "apt-get install ${tool_pkgs[*]} failed (no network, or no such package): see $log"
 fi
 
+if [ "$start_engine" = yes ] && [ "$(id -u)" = 0 ] && [ -d /run/systemd/system ]; then
+  say "starting the docker service"
+  systemctl start docker && { wait_for 90 engine_up || true; }
+fi
 if [ "$start_engine" = yes ] && ! engine_up; then
   [ "$(id -u)" = 0 ] || die 6 "no Docker Engine answers — start it as root (systemctl start docker), or run this as root, or add yourself to the docker group"
   rm -f "$machine_state/dockerd.pid"

@@ -80,7 +80,7 @@ fi
 cmp -s "$here/compose.yaml" "$site/compose.yaml" || cp "$here/compose.yaml" "$site/compose.yaml"
 umask 022
 
-compose() { docker compose -f "$site/compose.yaml" "$@"; }
+compose() { site_compose "$site" "$@"; }
 
 # --- start --------------------------------------------------------------------
 say "starting $project ($db) from $site"
