@@ -1,0 +1,213 @@
+//! Volumes: finding, making, removing and measuring them.
+
+use std::{collections::HashMap, os::unix::fs::MetadataExt, path::Path, sync::Arc};
+
+use bollard::{
+    models::{Volume as EngineVolume, VolumeCreateRequest},
+    query_parameters::{ListVolumesOptionsBuilder, RemoveVolumeOptions},
+};
+
+use super::{
+    client::{Connection, checked_name},
+    error::optional,
+    helper::{HELPER_MOUNT, volume_mount},
+    inspect::time,
+};
+use crate::{
+    backend::{Labels, RUN_LABEL, Volume, VolumeContent, VolumeIdentity, compose::PROJECT_LABEL},
+    error::{Error, ErrorKind, Result},
+};
+
+/// Measures the folder `$1`; nothing is ever put into the text itself.
+const MEASURE: &str = "set -e; cd \"$1\"; stat -c '%d %i %u %g' .; printf '%d\\n' \"0$(stat -c %a .)\"; \
+    du -s -k . | cut -f1; find . -mindepth 1 -print0 | tr -dc '\\000' | wc -c; stat -f -c '%a %S %d' .";
+
+impl Connection {
+    /// Finds a volume.
+    ///
+    /// # Errors
+    /// `NotFound`: there is none.
+    pub(super) async fn volume(&self, name: &str) -> Result<Volume> {
+        let request = self.control.inspect_volume(checked_name(name)?);
+        Ok(volume(self.read(format!("inspect volume `{name}`"), request).await?))
+    }
+
+    /// Lists the volumes of a project, and ours.
+    pub(super) async fn volumes(&self, project: &str) -> Result<Vec<Volume>> {
+        let mut found = std::collections::BTreeMap::new();
+        for label in [format!("{PROJECT_LABEL}={project}"), RUN_LABEL.to_owned()] {
+            let filters = HashMap::from([("label".to_owned(), vec![label])]);
+            let options = ListVolumesOptionsBuilder::default().filters(&filters).build();
+            let listed = self.read("list volumes", self.control.list_volumes(Some(options))).await?;
+            // A warning says that a volume driver did not answer: its volumes would be missing.
+            if let Some(warning) = listed.warnings.unwrap_or_default().first() {
+                return Err(Error::new(ErrorKind::Incomplete, format!("cannot list all volumes: {warning}")));
+            }
+            for volume in listed.volumes.unwrap_or_default().into_iter().map(self::volume) {
+                found.insert(volume.name.clone(), volume);
+            }
+        }
+        Ok(found.into_values().collect())
+    }
+
+    /// Makes a volume of the `local` driver.
+    pub(super) async fn create_volume(&self, name: &str, labels: &Labels) -> Result<()> {
+        checked_name(name)?;
+        let taken = |there: &Volume| {
+            Error::new(ErrorKind::AlreadyExists, format!("volume `{name}` exists and has other labels"))
+                .with("labels", format!("{:?}", there.labels))
+        };
+        if let Some(there) = optional(self.volume(name).await)? {
+            return if there.labels == *labels { Ok(()) } else { Err(taken(&there)) };
+        }
+        let request = VolumeCreateRequest {
+            name: Some(name.into()),
+            driver: Some("local".into()),
+            labels: Some(labels.clone().into_iter().collect()),
+            ..Default::default()
+        };
+        self.change(format!("create volume `{name}`"), self.control.create_volume(request)).await?;
+        // Creating is silent about a volume that somebody else made in between.
+        let there = self.volume(name).await?;
+        if there.labels == *labels { Ok(()) } else { Err(taken(&there)) }
+    }
+
+    /// Removes a volume of ours.
+    pub(super) async fn remove_volume(&self, name: &str) -> Result<()> {
+        let Some(there) = optional(self.volume(name).await)? else { return Ok(()) };
+        if !there.labels.contains_key(RUN_LABEL) {
+            return Err(Error::new(
+                ErrorKind::Denied,
+                format!("volume `{name}` does not carry the label `{RUN_LABEL}`: it is not ours to remove"),
+            ));
+        }
+        let request = self.control.remove_volume(name, None::<RemoveVolumeOptions>);
+        match self.change(format!("remove volume `{name}`"), request).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Tells whether a folder of the Engine's host can be used from here.
+    pub(super) async fn reaches(&self, folder: &str) -> Result<bool> {
+        if self.options.always_use_helpers || !self.is_local().await? || !rustix::process::geteuid().is_root() {
+            return Ok(false);
+        }
+        Ok(Path::new(folder).parent().is_some_and(Path::is_dir))
+    }
+
+    /// Tells which content a volume's name leads to.
+    pub(super) async fn volume_identity(self: &Arc<Self>, project: &str, name: &str) -> Result<VolumeIdentity> {
+        let there = self.volume(name).await?;
+        if self.reaches(&there.mount_point).await? {
+            let meta = std::fs::symlink_metadata(&there.mount_point).map_err(|e| half_exchanged(name, &e))?;
+            return Ok(VolumeIdentity { volume: name.into(), device: meta.dev(), inode: meta.ino() });
+        }
+        let helper = self.working_helper(project, volume_mount(name, true)).await?;
+        let printed = helper.run(&["stat", "-c", "%d %i", HELPER_MOUNT]).await;
+        helper.remove().await?;
+        let [device, inode] = numbers(&printed?)?;
+        Ok(VolumeIdentity { volume: name.into(), device, inode })
+    }
+
+    /// Measures what a volume holds.
+    pub(super) async fn measure_volume(self: &Arc<Self>, project: &str, name: &str) -> Result<VolumeContent> {
+        let there = self.volume(name).await?;
+        if self.reaches(&there.mount_point).await? {
+            let (volume, folder) = (name.to_owned(), there.mount_point);
+            return tokio::task::spawn_blocking(move || measure_folder(&volume, Path::new(&folder)))
+                .await
+                .map_err(|e| Error::new(ErrorKind::Failed, format!("measuring a volume was cut short: {e}")))?;
+        }
+        let helper = self.working_helper(project, volume_mount(name, true)).await?;
+        let printed = helper.run(&["sh", "-c", MEASURE, "sh", HELPER_MOUNT]).await;
+        helper.remove().await?;
+        let [device, inode, uid, gid, mode, kilobytes, entries, free_blocks, block, free_inodes] = numbers(&printed?)?;
+        let small = |number: u64| u32::try_from(number).map_err(|_| odd_output());
+        Ok(VolumeContent {
+            identity: VolumeIdentity { volume: name.into(), device, inode },
+            bytes: kilobytes.saturating_mul(1024),
+            entries,
+            uid: small(uid)?,
+            gid: small(gid)?,
+            mode: small(mode)? & 0o7777,
+            free_bytes: free_blocks.saturating_mul(block),
+            free_inodes,
+        })
+    }
+}
+
+fn numbers<const N: usize>(text: &str) -> Result<[u64; N]> {
+    let numbers: Vec<u64> =
+        text.split_whitespace().map(str::parse).collect::<Result<_, _>>().map_err(|_| odd_output())?;
+    numbers.try_into().map_err(|_| odd_output())
+}
+
+fn odd_output() -> Error {
+    Error::new(ErrorKind::Unsupported, "the tools of the helper image print something else than expected")
+        .hint("name an image with coreutils or busybox as helper image")
+}
+
+fn half_exchanged(name: &str, error: &std::io::Error) -> Error {
+    if error.kind() == std::io::ErrorKind::NotFound {
+        Error::new(ErrorKind::Conflict, format!("volume `{name}` has no content folder: an exchange was interrupted"))
+            .hint("ask for the same exchange again; it goes on where it stopped")
+    } else {
+        Error::new(ErrorKind::Failed, format!("cannot look at volume `{name}`: {error}"))
+    }
+}
+
+/// Walks a folder; what vanishes meanwhile is not counted, what cannot be read is an error.
+fn measure_folder(volume: &str, root: &Path) -> Result<VolumeContent> {
+    let top = std::fs::symlink_metadata(root).map_err(|e| half_exchanged(volume, &e))?;
+    let failed = |e: std::io::Error| Error::from(e).during(format!("cannot measure volume `{volume}`"));
+    // Blocks of 512 bytes, whatever the filesystem's own: POSIX `st_blocks` on Linux.
+    let mut bytes = top.blocks() * 512;
+    let mut entries = 0;
+    let mut linked = std::collections::HashSet::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let listed = match std::fs::read_dir(&folder) {
+            Ok(listed) => listed,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && folder != root => continue,
+            Err(e) => return Err(failed(e)),
+        };
+        for entry in listed {
+            let entry = entry.map_err(failed)?;
+            let meta = match entry.metadata() {
+                Ok(meta) => meta,
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(failed(e)),
+            };
+            entries += 1;
+            if meta.is_dir() {
+                folders.push(entry.path());
+            } else if meta.nlink() > 1 && !linked.insert((meta.dev(), meta.ino())) {
+                continue;
+            }
+            bytes += meta.blocks() * 512;
+        }
+    }
+    let space = rustix::fs::statvfs(root).map_err(|e| failed(e.into()))?;
+    Ok(VolumeContent {
+        identity: VolumeIdentity { volume: volume.into(), device: top.dev(), inode: top.ino() },
+        bytes,
+        entries,
+        uid: top.uid(),
+        gid: top.gid(),
+        mode: top.mode() & 0o7777,
+        free_bytes: space.f_bavail.saturating_mul(space.f_frsize),
+        free_inodes: space.f_favail,
+    })
+}
+
+fn volume(found: EngineVolume) -> Volume {
+    Volume {
+        name: found.name,
+        driver: found.driver,
+        mount_point: found.mountpoint,
+        options: found.options.into_iter().collect(),
+        labels: found.labels.into_iter().collect(),
+        created_at: time(found.created_at.as_deref()),
+    }
+}
