@@ -1,0 +1,366 @@
+//! Lists backups and chooses one.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use futures::{StreamExt, TryStreamExt};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    catalog::{
+        MAX_SKEW,
+        entry::BackupInfo,
+        id::{BackupId, Name},
+        layout::{self, Belongs, Place},
+        reader::BackupReader,
+        repo::Repository,
+        verify::{self, VerificationRecord},
+    },
+    error::{Error, ErrorKind, ErrorRecord, Result},
+    store::Key,
+    system::SystemId,
+};
+
+mod version;
+
+pub use version::compatible;
+
+/// Manifests that are read at once.
+const READS: usize = 16;
+/// Shortest begin of an id that is accepted in its place.
+const SHORTEST_PREFIX: usize = 4;
+
+/// Which backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Selector {
+    /// The newest.
+    Latest,
+    /// So many before the newest: 1 is the one before it.
+    Previous(u32),
+    /// The newest one before this.
+    Before(BackupId),
+    /// The newest whose data is not later than this moment.
+    Timestamp(DateTime<Utc>),
+    /// The one with this id, or with an id that begins so.
+    Id(String),
+    /// The newest with this tag.
+    Tag(Name),
+}
+
+/// A backup that is there and cannot be used as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damaged {
+    /// Where it lies.
+    #[serde(flatten)]
+    pub place: Place,
+    /// Why.
+    pub error: ErrorRecord,
+}
+
+/// All backups of a system that a repository holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listing {
+    /// System whose backups these are.
+    pub system: SystemId,
+    /// Time of the store when they were listed.
+    pub now: DateTime<Utc>,
+    /// Usable backups, oldest first.
+    pub backups: Vec<BackupInfo>,
+    /// Backups with a damaged or untrusted manifest, oldest first.
+    pub damaged: Vec<Damaged>,
+    /// Backups of other systems in the same repository.
+    pub others: Vec<Place>,
+    /// What could not be listed: while there is something here, a newer backup than those above may exist.
+    pub problems: Vec<ErrorRecord>,
+}
+
+/// The backups of one system in a repository.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    repository: Repository,
+    system: SystemId,
+    is_clone: bool,
+}
+
+impl Catalog {
+    /// Looks for the backups of a system.
+    pub fn new(repository: &Repository, system: &SystemId) -> Self {
+        Self { repository: repository.clone(), system: system.clone(), is_clone: false }
+    }
+
+    /// Looks for the backups of another system instead, also those copied here from another repository, to make this
+    /// system a clone of it. Nothing else lifts the guard against the wrong system.
+    #[must_use]
+    pub fn as_clone_of(mut self, other: &SystemId) -> Self {
+        self.system = other.clone();
+        self.is_clone = true;
+        self
+    }
+
+    /// Returns the repository.
+    pub fn repository(&self) -> &Repository {
+        &self.repository
+    }
+
+    /// Lists all backups of the system, made by whichever host.
+    pub async fn list(&self) -> Result<Listing> {
+        let mut listing = Listing {
+            system: self.system.clone(),
+            now: self.repository.store().now().await?,
+            backups: Vec::new(),
+            damaged: Vec::new(),
+            others: Vec::new(),
+            problems: Vec::new(),
+        };
+        let mut manifests = Vec::new();
+        let mut evidence: BTreeMap<String, Vec<Key>> = BTreeMap::new();
+        let mut listed = self.repository.store().list("").await?;
+        while let Some(item) = listed.next().await {
+            let object = match item {
+                Ok(object) => object,
+                Err(e) => {
+                    listing.problems.push(e.to_record());
+                    continue;
+                }
+            };
+            match layout::belongs(&object.key) {
+                Belongs::Backup(place, "manifest") if place.system == self.system => {
+                    manifests.push((place, object.modified));
+                }
+                Belongs::Backup(place, "manifest") => listing.others.push(place),
+                Belongs::Evidence(place, _) if place.system == self.system => {
+                    evidence.entry(place.prefix()).or_default().push(object.key);
+                }
+                _ => {}
+            }
+        }
+        let mut read = futures::stream::iter(manifests)
+            .map(|(place, committed)| {
+                let evidence = evidence.get(&place.prefix()).map_or(&[][..], Vec::as_slice);
+                async move { (place.clone(), self.read(place, committed, evidence).await) }
+            })
+            .buffer_unordered(READS);
+        while let Some((place, result)) = read.next().await {
+            match result {
+                Ok(mut info) => {
+                    info.is_future_dated |= place.id.time() > listing.now + MAX_SKEW;
+                    listing.backups.push(info);
+                }
+                Err(e) => match e.kind() {
+                    // Deleted since it was listed.
+                    ErrorKind::NotFound => {}
+                    ErrorKind::Unreachable | ErrorKind::Timeout | ErrorKind::Authentication => return Err(e),
+                    _ => listing.damaged.push(Damaged { place, error: e.to_record() }),
+                },
+            }
+        }
+        drop(read);
+        listing.backups.sort_by_key(BackupInfo::id);
+        listing.damaged.sort_by_key(|d| d.place.id);
+        listing.others.sort_by_key(|p| p.id);
+        Ok(listing)
+    }
+
+    /// Chooses a backup.
+    ///
+    /// # Errors
+    /// See [`Listing::select`].
+    pub async fn select(&self, selector: &Selector) -> Result<BackupInfo> {
+        self.list().await?.select(selector).cloned()
+    }
+
+    /// Opens a backup of this system.
+    ///
+    /// # Errors
+    /// `Conflict`: it holds another system, or was made for another repository. Otherwise as [`BackupReader::open`].
+    pub async fn open(&self, place: &Place) -> Result<BackupReader> {
+        if place.system != self.system {
+            return Err(wrong_system(place, &self.system));
+        }
+        let reader = BackupReader::open(&self.repository, place.clone()).await?;
+        self.guard(&reader)?;
+        Ok(reader)
+    }
+
+    fn guard(&self, reader: &BackupReader) -> Result<()> {
+        let (made_for, here) = (&reader.manifest().repository, self.repository.id());
+        if made_for == here || self.is_clone {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Conflict, format!("backup {} was made for another repository", reader.place().id))
+            .with("made for", made_for)
+            .with("this is", here)
+            .hint("check `repository.url`; `--as-clone` uses it nevertheless"))
+    }
+
+    async fn read(&self, place: Place, committed: DateTime<Utc>, evidence: &[Key]) -> Result<BackupInfo> {
+        let reader = self.open(&place).await?;
+        let mut info = BackupInfo::of(&reader, committed);
+        let keys = futures::stream::iter(evidence.to_vec());
+        let records: Vec<VerificationRecord> = keys
+            .then(|key| {
+                let (repository, place) = (&self.repository, &place);
+                async move { verify::read_record(repository, place, &key).await }
+            })
+            .try_filter_map(|record| async move { Ok(record) })
+            .try_collect()
+            .await?;
+        let manifest = reader.manifest_sha256();
+        // Oldest first. A failure takes back everything that was proven before it.
+        for report in records.iter().map(|r| &r.report).filter(|r| r.manifest_sha256 == manifest) {
+            info.level = if report.passed() { info.level.max(Some(report.level)) } else { None };
+            info.verified = Some(report.ended);
+        }
+        Ok(info)
+    }
+}
+
+fn wrong_system(place: &Place, wanted: &SystemId) -> Error {
+    Error::new(ErrorKind::Conflict, format!("backup {} holds system `{}`, not `{wanted}`", place.id, place.system))
+        .hint(format!("check the configuration; `--as-clone {}` makes a clone of that system", place.system))
+}
+
+/// A backup in order of ids, usable or not.
+#[derive(Clone, Copy)]
+enum Entry<'a> {
+    Usable(&'a BackupInfo),
+    Damaged(&'a Damaged),
+}
+
+impl<'a> Entry<'a> {
+    fn id(self) -> BackupId {
+        match self {
+            Self::Usable(b) => b.id(),
+            Self::Damaged(d) => d.place.id,
+        }
+    }
+}
+
+impl Listing {
+    /// Chooses a backup. Nothing older is ever chosen silently in the place of one that is damaged.
+    ///
+    /// # Errors
+    /// `NotFound`: none matches. `Corrupt`: the one that matches, or a newer one that may match, is damaged; the hint
+    /// names the newest usable one before it. `Conflict`: only backups of other systems match. `Incomplete`: parts of
+    /// the store could not be listed, so that "newest" cannot be told; [`Selector::Id`] still works.
+    /// `InvalidInput`: the begin of an id fits several, or is shorter than four characters.
+    pub fn select(&self, selector: &Selector) -> Result<&BackupInfo> {
+        if let Selector::Id(prefix) = selector {
+            return self.by_id(prefix);
+        }
+        if let Some(problem) = self.problems.first() {
+            return Err(Error::new(ErrorKind::Incomplete, "the repository could not be listed completely")
+                .with("problems", self.problems.len())
+                .with("first", &problem.message)
+                .hint("mend that, or name a backup by its id"));
+        }
+        let mut newest_first = self.newest_first();
+        let (skip, fits): (usize, Box<dyn Fn(&BackupInfo) -> bool>) = match selector {
+            Selector::Previous(n) => (*n as usize, Box::new(|_| true)),
+            Selector::Before(id) => {
+                newest_first.retain(|e| e.id() < *id);
+                (0, Box::new(|_| true))
+            }
+            Selector::Timestamp(at) => {
+                newest_first.retain(|e| matches!(e, Entry::Usable(_)) || e.id().time() <= *at);
+                (0, Box::new(|b| b.point <= *at))
+            }
+            Selector::Tag(tag) => (0, Box::new(|b| b.tags.contains(tag))),
+            Selector::Latest | Selector::Id(_) => (0, Box::new(|_| true)),
+        };
+        // A damaged one may be the one that is wanted: it keeps its place in the order.
+        let mut matching = newest_first.into_iter().filter(|e| match e {
+            Entry::Usable(b) => fits(b),
+            Entry::Damaged(_) => true,
+        });
+        match matching.by_ref().nth(skip) {
+            Some(Entry::Usable(info)) => Ok(info),
+            Some(Entry::Damaged(damaged)) => {
+                let instead = matching.find_map(|e| match e {
+                    Entry::Usable(b) => Some(b),
+                    Entry::Damaged(_) => None,
+                });
+                Err(self.damaged(damaged, instead))
+            }
+            None => Err(self.nothing(selector)),
+        }
+    }
+
+    fn newest_first(&self) -> Vec<Entry<'_>> {
+        let usable = self.backups.iter().filter(|b| !b.is_future_dated).map(Entry::Usable);
+        let horizon = self.now + MAX_SKEW;
+        let damaged = self.damaged.iter().filter(|d| d.place.id.time() <= horizon).map(Entry::Damaged);
+        let mut all: Vec<_> = usable.chain(damaged).collect();
+        all.sort_by_key(|e| std::cmp::Reverse(e.id()));
+        all
+    }
+
+    fn by_id(&self, prefix: &str) -> Result<&BackupInfo> {
+        let prefix = prefix.to_ascii_uppercase();
+        if prefix.len() < SHORTEST_PREFIX {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                format!("`{}` is too short for an id", prefix.escape_debug()),
+            )
+            .hint("write at least four characters"));
+        }
+        let fits = |id: BackupId| id.to_string().starts_with(&prefix);
+        let usable = self.backups.iter().filter(|b| fits(b.id())).map(Entry::Usable);
+        let found: Vec<_> =
+            usable.chain(self.damaged.iter().filter(|d| fits(d.place.id)).map(Entry::Damaged)).collect();
+        match found[..] {
+            [Entry::Usable(info)] => Ok(info),
+            [Entry::Damaged(damaged)] => Err(self.damaged(damaged, None)),
+            [] => Err(self
+                .others
+                .iter()
+                .find(|p| fits(p.id))
+                .map_or_else(|| self.nothing(&Selector::Id(prefix)), |other| wrong_system(other, &self.system))),
+            _ => {
+                let ids: Vec<_> = found.iter().map(|e| e.id().to_string()).collect();
+                Err(Error::new(ErrorKind::InvalidInput, format!("several backups begin with `{prefix}`"))
+                    .with("ids", ids.join(", ")))
+            }
+        }
+    }
+
+    fn damaged(&self, damaged: &Damaged, instead: Option<&BackupInfo>) -> Error {
+        let id = damaged.place.id;
+        let error = Error::new(damaged.error.kind, format!("backup {id} cannot be used: {}", damaged.error.message));
+        match (instead, &damaged.error.hint) {
+            (Some(b), _) => {
+                let minutes = (self.now - b.point).num_minutes();
+                error.with("data until", b.point.format("%F %T UTC")).hint(format!(
+                    "the newest usable backup before it is {}, whose data is {minutes} minutes old: name it by its id \
+                     to accept that",
+                    b.id()
+                ))
+            }
+            (None, Some(hint)) => error.hint(hint.clone()),
+            (None, None) => error.hint("no older usable backup exists: look for another copy of the repository"),
+        }
+    }
+
+    fn nothing(&self, selector: &Selector) -> Error {
+        let what = match selector {
+            Selector::Latest => "no backup".to_owned(),
+            Selector::Previous(n) => format!("no backup {n} before the latest"),
+            Selector::Before(id) => format!("no backup before {id}"),
+            Selector::Timestamp(at) => format!("no backup with data from {} or earlier", at.format("%F %T UTC")),
+            Selector::Id(id) => format!("no backup {}", id.escape_debug()),
+            Selector::Tag(tag) => format!("no backup tagged `{tag}`"),
+        };
+        if self.backups.is_empty()
+            && self.damaged.is_empty()
+            && let Some(other) = self.others.last()
+        {
+            return wrong_system(other, &self.system).during(format!("there is {what} of `{}`", self.system));
+        }
+        let future = self.backups.iter().filter(|b| b.is_future_dated).count();
+        let error = Error::new(ErrorKind::NotFound, format!("there is {what} of `{}`", self.system))
+            .hint("`chom-recovery backup list` shows what there is");
+        if future > 0 { error.with("dated in the future, to be named by id", future) } else { error }
+    }
+}

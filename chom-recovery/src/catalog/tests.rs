@@ -1,0 +1,150 @@
+//! Backups written, damaged, moved and read again.
+
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures::TryStreamExt;
+
+use super::*;
+use crate::{
+    error::{ErrorKind, Result},
+    store::{BackupStore, Key, memory::MemoryStore},
+    stream::{self, ByteStream},
+    system::SystemId,
+};
+
+mod damage;
+mod listing;
+mod volume;
+mod writing;
+
+/// A repository in memory with a clock that the test moves.
+struct World {
+    store: Arc<dyn BackupStore>,
+    clock: Arc<Mutex<DateTime<Utc>>>,
+    repository: Repository,
+    signer: Signer,
+    host: HostId,
+    system: SystemId,
+    _state: tempfile::TempDir,
+}
+
+fn system(name: &str) -> SystemId {
+    name.to_owned().try_into().unwrap()
+}
+
+impl World {
+    async fn new() -> Self {
+        let clock = Arc::new(Mutex::new("2026-03-01T03:00:00Z".parse().unwrap()));
+        let read = |clock: &Arc<Mutex<DateTime<Utc>>>| {
+            let clock = clock.clone();
+            move || *clock.lock().unwrap()
+        };
+        let store: Arc<dyn BackupStore> = Arc::new(MemoryStore::with_clock(read(&clock)));
+        let state = tempfile::tempdir().unwrap();
+        let system = system("chom");
+        let made = Repository::init(&store, &system, state.path(), Encryption::None).await.unwrap();
+        let signer = Signer::load(state.path(), &system).unwrap();
+        let ids = Ids::new(read(&clock), rand::random);
+        let repository = Repository::open(store.clone(), made.signer.into()).await.unwrap().with_ids(ids);
+        Self { store, clock, repository, signer, host: HostId::derive("a test"), system, _state: state }
+    }
+
+    /// The repository as a process that starts now finds it.
+    async fn reopened(&self) -> Repository {
+        Repository::open(self.store.clone(), self.signer.id().into()).await.unwrap()
+    }
+
+    fn pass(&self, minutes: i64) {
+        *self.clock.lock().unwrap() += Duration::minutes(minutes);
+    }
+
+    fn now(&self) -> DateTime<Utc> {
+        *self.clock.lock().unwrap()
+    }
+
+    fn facts(&self) -> Facts {
+        let now = self.now();
+        Facts::new(Capture { begin: now, point: now, end: now })
+    }
+
+    fn catalog(&self) -> Catalog {
+        Catalog::new(&self.repository, &self.system)
+    }
+
+    async fn begin(&self) -> BackupWriter {
+        BackupWriter::begin(&self.repository, &self.signer, &self.host, &self.system).await.unwrap()
+    }
+
+    /// Makes a backup of these parts, all of one component.
+    async fn backup(&self, parts: &[&str]) -> BackupInfo {
+        self.tagged(parts, &[]).await
+    }
+
+    async fn tagged(&self, parts: &[&str], tags: &[&str]) -> BackupInfo {
+        let mut writer = self.begin().await;
+        let component = writer.component(database()).unwrap();
+        for (index, part) in (0..).zip(parts) {
+            component.put(index, rows(1), stream::once((*part).to_owned())).await.unwrap();
+        }
+        let mut facts = self.facts();
+        facts.tags = tags.iter().map(|t| t.parse().unwrap()).collect();
+        writer.finish(facts).await.unwrap()
+    }
+
+    async fn object(&self, key: &Key) -> Bytes {
+        stream::collect(self.store.get(key, None).await.unwrap(), 1 << 30).await.unwrap()
+    }
+
+    async fn replace(&self, key: &Key, body: impl Into<Bytes>) {
+        self.store.delete(key).await.unwrap();
+        self.store.put_new(key, stream::once(body)).await.unwrap();
+    }
+
+    async fn keys(&self, prefix: &str) -> Vec<Key> {
+        let listed: Vec<_> = self.store.list(prefix).await.unwrap().try_collect().await.unwrap();
+        listed.into_iter().map(|o| o.key).collect()
+    }
+}
+
+fn database() -> ComponentSpec {
+    ComponentSpec::new("database", ComponentKind::Logical).unwrap()
+}
+
+fn rows(rows: u64) -> PartMeta {
+    PartMeta {
+        what: "rows".into(),
+        schema: Some("chom".into()),
+        table: Some("users".into()),
+        rows: Some(rows),
+        ..PartMeta::default()
+    }
+}
+
+/// Reads the whole component `database`, as a restore does.
+async fn content(repository: &Repository, place: &Place) -> Result<Vec<Bytes>> {
+    let reader = BackupReader::open(repository, place.clone()).await?;
+    let component = reader.component("database").await?;
+    let mut all = Vec::new();
+    for part in component.parts() {
+        all.push(stream::collect(component.read_part(part).await?, 1 << 30).await?);
+    }
+    Ok(all)
+}
+
+fn silent() -> impl Fn(Progress) + Send + Sync {
+    |_| {}
+}
+
+fn pieces(all: &Bytes, size: usize) -> ByteStream {
+    let pieces: Vec<Result<Bytes>> = all.chunks(size).map(|c| Ok(Bytes::copy_from_slice(c))).collect();
+    Box::pin(futures::stream::iter(pieces))
+}
+
+/// Bytes that do not compress, the same every time.
+fn noise(length: usize, seed: u64) -> Bytes {
+    let mut all = vec![0; length];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut all);
+    all.into()
+}
