@@ -16,6 +16,7 @@ pub mod disk;
 pub mod evidence;
 pub mod http;
 pub mod logs;
+pub mod mysql;
 mod net;
 pub mod queue;
 pub mod redis;

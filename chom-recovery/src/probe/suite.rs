@@ -13,6 +13,7 @@ use super::{
     disk::DiskProbe,
     http::HttpProbe,
     logs::LogProbe,
+    mysql::{MysqlProbe, TablesProbe},
     queue::{HeartbeatProbe, QueueProbe},
     redis::RedisProbe,
     store::StoreProbe,
@@ -105,6 +106,12 @@ pub fn suite(
     let services = services(system);
     for (service, role) in &services {
         probes.push(Arc::new(ContainerProbe::new(backend.clone(), service, *role)));
+    }
+    probes.push(Arc::new(MysqlProbe::new(system.database.clone(), backend.clone())));
+    if mode != HealthMode::Monitoring {
+        // Within the suite's deadline, with time left to log in and to answer.
+        let cap = system.limits.check_table_cap.min(system.limits.health_deadline.mul_f64(0.7));
+        probes.push(Arc::new(TablesProbe::new(system.database.clone(), backend.clone(), cap)));
     }
     if let Some(redis) = &system.redis {
         probes.push(Arc::new(RedisProbe::new(redis.clone(), backend.clone())));

@@ -1,0 +1,403 @@
+//! Whether the database answers, holds data, takes writes, and whether its tables are sound.
+//!
+//! A server that answers is not yet *the* server: images run a temporary one during their first start. It is asked
+//! over TCP, with credentials, and more than once, each time with a new connection: the same identity must answer,
+//! and its uptime must have grown.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+
+use super::{Class, Health, HealthProbe, net};
+use crate::{
+    backend::{Backend, Endpoint},
+    error::{Error, ErrorKind},
+    mysql::{CheckReport, Login, Server, ServerInfo},
+    system::Database,
+};
+
+/// Time between two looks: uptime counts whole seconds.
+const BETWEEN: Duration = Duration::from_millis(1_100);
+/// Longest time of one look.
+const LOOK: Duration = Duration::from_secs(8);
+
+/// Tables that must be there: schema to names.
+pub type ExpectedTables = BTreeMap<String, BTreeSet<String>>;
+
+/// Logs in over TCP, more than once, and judges what the server says about itself.
+#[derive(Debug)]
+pub struct MysqlProbe {
+    database: Database,
+    backend: Arc<dyn Backend>,
+    looks: u32,
+    expected: ExpectedTables,
+}
+
+impl MysqlProbe {
+    /// Makes the probe `mysql`; it looks twice.
+    pub fn new(database: Database, backend: Arc<dyn Backend>) -> Self {
+        Self { database, backend, looks: 2, expected: ExpectedTables::new() }
+    }
+
+    /// Sets how often in a row the same server must answer, at least once.
+    #[must_use]
+    pub fn looks(mut self, looks: u32) -> Self {
+        self.looks = looks.max(1);
+        self
+    }
+
+    /// Names tables that must be there, for example those of the newest backup's manifest.
+    #[must_use]
+    pub fn expecting(mut self, tables: ExpectedTables) -> Self {
+        self.expected = tables;
+        self
+    }
+
+    async fn ask(&self) -> Result<Health, Health> {
+        let session = Session::open(&self.database, &self.backend).await?;
+        let mut seen = vec![session.server.info().clone()];
+        for _ in 1..self.looks {
+            tokio::time::sleep(BETWEEN).await;
+            match session.look().await {
+                Ok(server) => seen.push(server.info().clone()),
+                Err(error) => {
+                    let health = failure(&error);
+                    return Err(Health { summary: format!("it answered once, then: {}", health.summary), ..health });
+                }
+            }
+        }
+        if let Some(health) = stranger(&seen) {
+            return Err(health);
+        }
+        let sight = session.sight().await.map_err(|e| failure(&e))?;
+        Ok(judge(&seen[seen.len() - 1], &sight, &self.expected))
+    }
+}
+
+#[async_trait]
+impl HealthProbe for MysqlProbe {
+    fn name(&self) -> &'static str {
+        "mysql"
+    }
+
+    async fn check(&self) -> Health {
+        self.ask().await.unwrap_or_else(|failure| failure).fact("service", &self.database.service)
+    }
+}
+
+/// Runs `CHECK TABLE` over all tables, within a time cap.
+///
+/// InnoDB may stop the server when it meets a damaged page: that is why no suite for monitoring asks this.
+#[derive(Debug)]
+pub struct TablesProbe {
+    database: Database,
+    backend: Arc<dyn Backend>,
+    cap: Duration,
+}
+
+impl TablesProbe {
+    /// Makes the probe `mysql-tables`, which takes at most about `cap`.
+    pub fn new(database: Database, backend: Arc<dyn Backend>, cap: Duration) -> Self {
+        Self { database, backend, cap }
+    }
+
+    async fn ask(&self) -> Result<Health, Health> {
+        let session = Session::open(&self.database, &self.backend).await?;
+        session.server.check_tables(self.cap).await.map(|report| judge_tables(&report)).map_err(|e| failure(&e))
+    }
+}
+
+#[async_trait]
+impl HealthProbe for TablesProbe {
+    fn name(&self) -> &'static str {
+        "mysql-tables"
+    }
+
+    async fn check(&self) -> Health {
+        self.ask().await.unwrap_or_else(|failure| failure).fact("service", &self.database.service)
+    }
+}
+
+fn judge_tables(report: &CheckReport) -> Health {
+    let CheckReport { good, corrupt, unchecked, seconds } = report;
+    let health = if !corrupt.is_empty() {
+        let some: Vec<_> =
+            corrupt.iter().take(5).map(|p| format!("{}: {}", p.table, net::short(&p.message, 120))).collect();
+        Health::down(format!("{} tables are damaged: {}", corrupt.len(), some.join("; "))).class(Class::Corrupt)
+    } else if !unchecked.is_empty() {
+        Health::inconclusive(format!("{good} tables are sound, and {} could not be checked in time", unchecked.len()))
+    } else {
+        Health::healthy(format!("all {good} tables are sound")).class(Class::Ok)
+    };
+    health
+        .fact("good", good)
+        .fact("corrupt", corrupt.len())
+        .fact("unchecked", unchecked.len())
+        .fact("seconds", format!("{seconds:.1}"))
+}
+
+/// A server that was reached, with the endpoint that keeps it reachable.
+struct Session {
+    server: Server,
+    _endpoint: Endpoint,
+}
+
+impl Session {
+    /// Finds the address, connects and logs in; the error is already the probe's answer.
+    async fn open(database: &Database, backend: &Arc<dyn Backend>) -> Result<Self, Health> {
+        let endpoint = net::reach(backend, &database.service, database.port, database.address.as_deref()).await?;
+        let password = database
+            .password
+            .resolve()
+            .await
+            .map_err(|e| Health::inconclusive(format!("no password for the database: {e}")).class(Class::Secret))?;
+        let mut login = Login::new(endpoint.host.clone(), endpoint.port, database.user.clone(), password);
+        login.connect_timeout = LOOK;
+        let server = Server::connect(login, Duration::ZERO).await.map_err(|e| failure(&e))?;
+        Ok(Self { server, _endpoint: endpoint })
+    }
+
+    /// Looks again, with a new connection.
+    async fn look(&self) -> crate::Result<Server> {
+        Server::connect(self.server.login().clone(), Duration::ZERO).await
+    }
+
+    async fn sight(&self) -> crate::Result<Sight> {
+        let variables = self.server.variables().await?;
+        let mut tables = ExpectedTables::new();
+        for size in self.server.sizes().await? {
+            tables.entry(size.schema).or_default().insert(size.table);
+        }
+        let replication = self.server.replica_status().await.map_or_else(
+            |error| Replication::Unknown(error.to_string()),
+            |channels| match channels.iter().find(|c| !c.receiving || !c.applying) {
+                _ if channels.is_empty() => Replication::NotConfigured,
+                Some(broken) => Replication::Broken(broken.last_error.clone()),
+                None => Replication::Runs { seconds_behind: channels.iter().filter_map(|c| c.seconds_behind).max() },
+            },
+        );
+        Ok(Sight {
+            tables,
+            clients: self.server.clients().await.ok().map(|c| c.len()),
+            max_connections: variables.get("max_connections").and_then(|v| v.parse().ok()),
+            replication,
+        })
+    }
+}
+
+/// What the server shows of itself, beyond its identity.
+#[derive(Debug, Clone)]
+struct Sight {
+    tables: ExpectedTables,
+    clients: Option<usize>,
+    max_connections: Option<usize>,
+    replication: Replication,
+}
+
+#[derive(Debug, Clone)]
+enum Replication {
+    NotConfigured,
+    Runs { seconds_behind: Option<u64> },
+    Broken(String),
+    Unknown(String),
+}
+
+/// Tells what a failed login or query means.
+fn failure(error: &Error) -> Health {
+    let code = error.context().iter().find(|(key, _)| key == "code").and_then(|(_, value)| value.parse::<u16>().ok());
+    let class = match (error.kind(), code) {
+        // Too many connections, by server or by account.
+        (_, Some(1040 | 1203 | 1226)) => Class::TooManyConnections,
+        (ErrorKind::Authentication, _) => Class::Authentication,
+        (ErrorKind::NoSpace, _) => Class::FullDisk,
+        (ErrorKind::Corrupt, _) => Class::Corrupt,
+        (ErrorKind::Timeout, _) => Class::Stalled,
+        (ErrorKind::Precondition | ErrorKind::Unsupported, _) => {
+            return Health::inconclusive(format!("the database answers, and could not be asked: {error}"));
+        }
+        _ => Class::Unreachable,
+    };
+    let health = Health::down(format!("database: {error}")).class(class);
+    match code {
+        Some(code) => health.fact("code", code),
+        None => health,
+    }
+}
+
+/// Tells when not the same server answered each time.
+fn stranger(seen: &[ServerInfo]) -> Option<Health> {
+    let pair = seen
+        .windows(2)
+        .find(|pair| pair[0].server_uuid != pair[1].server_uuid || pair[1].uptime_seconds <= pair[0].uptime_seconds)?;
+    Some(
+        Health::down("two looks met two servers: a temporary one of the first start, or one that restarts")
+            .class(Class::InitServer)
+            .fact("uptime_seconds.first", pair[0].uptime_seconds)
+            .fact("uptime_seconds.second", pair[1].uptime_seconds),
+    )
+}
+
+fn judge(info: &ServerInfo, sight: &Sight, expected: &ExpectedTables) -> Health {
+    let count: usize = sight.tables.values().map(BTreeSet::len).sum();
+    let missing: Vec<String> = expected
+        .iter()
+        .flat_map(|(schema, names)| {
+            let there = sight.tables.get(schema);
+            names.iter().filter(move |n| there.is_none_or(|t| !t.contains(*n))).map(move |n| format!("{schema}.{n}"))
+        })
+        .collect();
+    let crowded = sight.clients.zip(sight.max_connections).is_some_and(|(used, most)| used * 10 >= most * 9);
+    let is_replica = !matches!(sight.replication, Replication::NotConfigured | Replication::Unknown(_));
+    let health = if count == 0 {
+        Health::down("the server works and holds no table").class(Class::Empty)
+    } else if !missing.is_empty() {
+        let some = missing.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
+        Health::down(format!("{} tables that should be there are not: {some}", missing.len()))
+            .class(Class::MissingTables)
+    } else if info.read_only && !is_replica {
+        Health::down("the server is read-only: the application cannot write").class(Class::ReadOnly)
+    } else if info.read_only {
+        Health::degraded("the server is a read-only replica").class(Class::ReadOnly)
+    } else if let Replication::Broken(why) = &sight.replication {
+        Health::degraded(format!("replication has stopped: {}", net::short(why, 200))).class(Class::Stale)
+    } else if crowded {
+        Health::degraded("nine tenths of all connections are in use").class(Class::TooManyConnections)
+    } else {
+        Health::healthy(format!("{} {} answers and holds {count} tables", info.flavour, info.version)).class(Class::Ok)
+    };
+    let health = health
+        .fact("version", &info.version_text)
+        .fact("uptime_seconds", info.uptime_seconds)
+        .fact("server_uuid", info.server_uuid.as_deref().unwrap_or("unknown"))
+        .fact("tables", count)
+        .fact("schemas", sight.tables.len())
+        .fact("log_bin", info.log_bin)
+        .fact("durability_gaps", info.durability_gaps().join("; "))
+        .fact(
+            "replication",
+            match &sight.replication {
+                Replication::NotConfigured => "not configured".to_owned(),
+                Replication::Runs { seconds_behind: Some(s) } => format!("runs, {s} s behind"),
+                Replication::Runs { seconds_behind: None } => "runs".to_owned(),
+                Replication::Broken(why) => format!("stopped: {why}"),
+                Replication::Unknown(why) => format!("unknown: {why}"),
+            },
+        );
+    match sight.clients.zip(sight.max_connections) {
+        Some((used, most)) => health.fact("connections", used).fact("max_connections", most),
+        None => health,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        mysql::{Flavour, TableProblem, Version},
+        probe::Status,
+    };
+
+    fn info(uuid: Option<&str>, uptime_seconds: u64) -> ServerInfo {
+        ServerInfo {
+            flavour: Flavour::Mysql,
+            version: Version(9, 7, 4),
+            version_text: "9.7.4".into(),
+            server_uuid: uuid.map(str::to_owned),
+            uptime_seconds,
+            data_dir: "/var/lib/mysql/".into(),
+            log_bin: true,
+            binlog_format: "ROW".into(),
+            gtid: String::new(),
+            lower_case_table_names: 0,
+            max_allowed_packet: 1 << 26,
+            read_only: false,
+            flush_log_at_commit: "1".into(),
+            sync_binlog: "1".into(),
+            doublewrite: true,
+            event_scheduler: true,
+        }
+    }
+
+    fn tables(names: &[&str]) -> ExpectedTables {
+        BTreeMap::from([("chom".to_owned(), names.iter().map(|n| (*n).to_owned()).collect())])
+    }
+
+    fn sight(names: &[&str]) -> Sight {
+        Sight {
+            tables: if names.is_empty() { BTreeMap::new() } else { tables(names) },
+            clients: Some(3),
+            max_connections: Some(150),
+            replication: Replication::NotConfigured,
+        }
+    }
+
+    #[test]
+    fn only_the_same_server_that_grows_older_is_believed() {
+        assert!(stranger(&[info(Some("a"), 10), info(Some("a"), 11)]).is_none());
+        assert!(stranger(&[info(None, 10), info(None, 11)]).is_none());
+        for second in [info(Some("b"), 11), info(Some("a"), 0), info(Some("a"), 10)] {
+            let health = stranger(&[info(Some("a"), 10), second]).unwrap();
+            assert_eq!((health.status, health.class_of()), (Status::Down, Some(Class::InitServer)));
+        }
+    }
+
+    #[test]
+    fn an_empty_server_is_down_however_well_it_answers() {
+        let health = judge(&info(Some("a"), 10), &sight(&[]), &ExpectedTables::new());
+        assert_eq!((health.status, health.class_of()), (Status::Down, Some(Class::Empty)));
+        let health = judge(&info(Some("a"), 10), &sight(&["users"]), &tables(&["users", "orders"]));
+        assert_eq!((health.status, health.class_of()), (Status::Down, Some(Class::MissingTables)));
+        assert!(health.summary.contains("chom.orders"), "{health:?}");
+        let health = judge(&info(Some("a"), 10), &sight(&["users"]), &tables(&["users"]));
+        assert_eq!(health.status, Status::Healthy);
+        assert_eq!(health.facts["replication"], "not configured");
+    }
+
+    #[test]
+    fn writes_replication_and_connections_are_judged() {
+        let expected = ExpectedTables::new();
+        let read_only = ServerInfo { read_only: true, ..info(Some("a"), 10) };
+        assert_eq!(judge(&read_only, &sight(&["t"]), &expected).status, Status::Down);
+        let replica = Sight { replication: Replication::Runs { seconds_behind: Some(0) }, ..sight(&["t"]) };
+        assert_eq!(judge(&read_only, &replica, &expected).status, Status::Degraded);
+        let broken = Sight { replication: Replication::Broken("1062".into()), ..sight(&["t"]) };
+        assert_eq!(judge(&info(Some("a"), 10), &broken, &expected).status, Status::Degraded);
+        let crowded = Sight { clients: Some(135), ..sight(&["t"]) };
+        assert_eq!(judge(&info(Some("a"), 10), &crowded, &expected).class_of(), Some(Class::TooManyConnections));
+    }
+
+    #[test]
+    fn tables_not_checked_are_not_called_sound_and_do_not_hide_a_damaged_one() {
+        let good = CheckReport { good: 3, ..CheckReport::default() };
+        assert_eq!(judge_tables(&good).status, Status::Healthy);
+        let partly = CheckReport { unchecked: vec!["chom.big".into()], ..good };
+        assert_eq!(judge_tables(&partly).status, Status::Inconclusive);
+        let problem = TableProblem { table: "chom.users".into(), message: "Corrupt".into() };
+        let bad = judge_tables(&CheckReport { corrupt: vec![problem], ..partly });
+        assert_eq!((bad.status, bad.class_of()), (Status::Down, Some(Class::Corrupt)));
+    }
+
+    #[test]
+    fn errors_of_login_are_told_apart() {
+        for (kind, code, status, class) in [
+            (ErrorKind::Authentication, Some(1045), Status::Down, Some(Class::Authentication)),
+            (ErrorKind::Unreachable, Some(1040), Status::Down, Some(Class::TooManyConnections)),
+            (ErrorKind::Unreachable, None, Status::Down, Some(Class::Unreachable)),
+            (ErrorKind::NoSpace, Some(1021), Status::Down, Some(Class::FullDisk)),
+            (ErrorKind::Corrupt, Some(1034), Status::Down, Some(Class::Corrupt)),
+            (ErrorKind::Timeout, None, Status::Down, Some(Class::Stalled)),
+            (ErrorKind::Precondition, Some(1227), Status::Inconclusive, None),
+        ] {
+            let mut error = Error::new(kind, "x");
+            if let Some(code) = code {
+                error = error.with("code", code);
+            }
+            let health = failure(&error);
+            assert_eq!((health.status, health.class_of()), (status, class), "{kind} {code:?}");
+        }
+    }
+}
