@@ -56,7 +56,7 @@ for db in "$@"; do
     no_empty() { ! q root '' 'SELECT 1'; }
     ok "$p: root needs its password" no_empty
     ok "$p: binary log is on, by row" query root "$odd" 'SELECT @@log_bin, @@binlog_format, @@server_id' $'1\tROW\t1'
-    docker exec "$id" cat /proc/1/cmdline /proc/1/environ | tr '\0' '\n' >"$work/seen"
+    docker exec -u mysql "$id" cat /proc/1/cmdline /proc/1/environ | tr '\0' '\n' >"$work/seen"
     plain() { [ -s "$work/seen" ] && ! grep -F tricky "$work/seen"; }
     ok "$p: no password left in argv or environment" plain
     ok "$p: the server runs as uid 999" is "$(docker exec "$id" stat -c %u /proc/1)" 999
