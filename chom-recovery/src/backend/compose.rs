@@ -212,18 +212,30 @@ pub fn from_labels(project: &str, containers: &[Container]) -> Result<Project> {
             .hint("check `compose.project` and `compose.files`, and that this is the right Engine"));
     }
     let services = labelled_services(containers);
-    // The key of a volume is not in a container's labels; Compose's own naming gives it.
-    let volumes = services
+    let volumes = generated_volumes(project, &services);
+    Ok(Project { name: project.into(), services: sorted(services)?, volumes, source: ModelSource::Labels })
+}
+
+/// Describes a project by its services, for backends that keep them themselves.
+///
+/// # Errors
+/// `InvalidInput`: the dependencies form a cycle.
+pub fn project(name: &str, services: Vec<Service>) -> Result<Project> {
+    let volumes = generated_volumes(name, &services);
+    Ok(Project { name: name.into(), services: sorted(services)?, volumes, source: ModelSource::Files })
+}
+
+/// The key of a volume is not in a container's labels; Compose's own naming gives it.
+fn generated_volumes(project: &str, services: &[Service]) -> BTreeMap<String, String> {
+    let prefix = format!("{project}_");
+    services
         .iter()
         .flat_map(|service| &service.mounts)
         .filter_map(|mount| match &mount.source {
-            MountSource::Volume(name) => {
-                name.strip_prefix(&format!("{project}_")).map(|key| (key.to_owned(), name.clone()))
-            }
+            MountSource::Volume(name) => name.strip_prefix(&prefix).map(|key| (key.to_owned(), name.clone())),
             _ => None,
         })
-        .collect();
-    Ok(Project { name: project.into(), services: sorted(services)?, volumes, source: ModelSource::Labels })
+        .collect()
 }
 
 /// Adds the services that have containers but are not in the files as they were read, for example those of a

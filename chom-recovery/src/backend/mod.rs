@@ -23,6 +23,9 @@ use crate::{
 
 pub mod compose;
 pub mod docker;
+pub(crate) mod exchange;
+pub(crate) mod measure;
+pub(crate) mod tar_scan;
 
 /// Label that every container, volume and network made by this library carries; its value is the run's id.
 pub const RUN_LABEL: &str = "chom-recovery.run";

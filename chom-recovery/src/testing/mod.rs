@@ -1,3 +1,4 @@
 //! Helps to test: conformance suites, simulated implementations, faults.
 
+pub mod sim;
 pub mod store;

@@ -23,10 +23,12 @@ use super::{
     client::{Connection, checked_name},
     error::{Effect, map},
     helper::{HELPER_MOUNT, Helper, volume_mount},
-    tarscan::{FolderEntry, TarScan},
 };
 use crate::{
-    backend::Place,
+    backend::{
+        Place,
+        tar_scan::{FolderEntry, TarScan},
+    },
     error::{Error, ErrorKind, Result},
     stream::ByteStream,
 };

@@ -28,7 +28,6 @@ mod oneoff;
 mod project;
 mod reach;
 mod ssh;
-mod tarscan;
 mod volume;
 
 pub use client::DockerOptions;

@@ -1,6 +1,6 @@
 //! Volumes: finding, making, removing and measuring them.
 
-use std::{collections::HashMap, os::unix::fs::MetadataExt, path::Path, sync::Arc};
+use std::{collections::HashMap, path::Path, sync::Arc};
 
 use bollard::{
     models::{Volume as EngineVolume, VolumeCreateRequest},
@@ -14,7 +14,11 @@ use super::{
     inspect::time,
 };
 use crate::{
-    backend::{Labels, RUN_LABEL, Volume, VolumeContent, VolumeIdentity, compose::PROJECT_LABEL},
+    backend::{
+        Labels, RUN_LABEL, Volume, VolumeContent, VolumeIdentity,
+        compose::PROJECT_LABEL,
+        measure::{identity_of, measure_folder},
+    },
     error::{Error, ErrorKind, Result},
 };
 
@@ -100,8 +104,7 @@ impl Connection {
     pub(super) async fn volume_identity(self: &Arc<Self>, project: &str, name: &str) -> Result<VolumeIdentity> {
         let there = self.volume(name).await?;
         if self.reaches(&there.mount_point).await? {
-            let meta = std::fs::symlink_metadata(&there.mount_point).map_err(|e| half_exchanged(name, &e))?;
-            return Ok(VolumeIdentity { volume: name.into(), device: meta.dev(), inode: meta.ino() });
+            return identity_of(name, Path::new(&there.mount_point));
         }
         let helper = self.working_helper(project, volume_mount(name, true)).await?;
         let printed = helper.run(&["stat", "-c", "%d %i", HELPER_MOUNT]).await;
@@ -146,59 +149,6 @@ fn numbers<const N: usize>(text: &str) -> Result<[u64; N]> {
 fn odd_output() -> Error {
     Error::new(ErrorKind::Unsupported, "the tools of the helper image print something else than expected")
         .hint("name an image with coreutils or busybox as helper image")
-}
-
-fn half_exchanged(name: &str, error: &std::io::Error) -> Error {
-    if error.kind() == std::io::ErrorKind::NotFound {
-        Error::new(ErrorKind::Conflict, format!("volume `{name}` has no content folder: an exchange was interrupted"))
-            .hint("ask for the same exchange again; it goes on where it stopped")
-    } else {
-        Error::new(ErrorKind::Failed, format!("cannot look at volume `{name}`: {error}"))
-    }
-}
-
-/// Walks a folder; what vanishes meanwhile is not counted, what cannot be read is an error.
-fn measure_folder(volume: &str, root: &Path) -> Result<VolumeContent> {
-    let top = std::fs::symlink_metadata(root).map_err(|e| half_exchanged(volume, &e))?;
-    let failed = |e: std::io::Error| Error::from(e).during(format!("cannot measure volume `{volume}`"));
-    // Blocks of 512 bytes, whatever the filesystem's own: POSIX `st_blocks` on Linux.
-    let mut bytes = top.blocks() * 512;
-    let mut entries = 0;
-    let mut linked = std::collections::HashSet::new();
-    let mut folders = vec![root.to_owned()];
-    while let Some(folder) = folders.pop() {
-        let listed = match std::fs::read_dir(&folder) {
-            Ok(listed) => listed,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && folder != root => continue,
-            Err(e) => return Err(failed(e)),
-        };
-        for entry in listed {
-            let entry = entry.map_err(failed)?;
-            let meta = match entry.metadata() {
-                Ok(meta) => meta,
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(e) => return Err(failed(e)),
-            };
-            entries += 1;
-            if meta.is_dir() {
-                folders.push(entry.path());
-            } else if meta.nlink() > 1 && !linked.insert((meta.dev(), meta.ino())) {
-                continue;
-            }
-            bytes += meta.blocks() * 512;
-        }
-    }
-    let space = rustix::fs::statvfs(root).map_err(|e| failed(e.into()))?;
-    Ok(VolumeContent {
-        identity: VolumeIdentity { volume: volume.into(), device: top.dev(), inode: top.ino() },
-        bytes,
-        entries,
-        uid: top.uid(),
-        gid: top.gid(),
-        mode: top.mode() & 0o7777,
-        free_bytes: space.f_bavail.saturating_mul(space.f_frsize),
-        free_inodes: space.f_favail,
-    })
 }
 
 fn volume(found: EngineVolume) -> Volume {

@@ -15,16 +15,16 @@ const LONGEST_EXTENSION: u64 = 1 << 20;
 
 /// Attributes of a folder entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct FolderEntry {
-    pub(super) uid: u64,
-    pub(super) gid: u64,
-    pub(super) mode: u32,
-    pub(super) mtime: u64,
+pub(crate) struct FolderEntry {
+    pub(crate) uid: u64,
+    pub(crate) gid: u64,
+    pub(crate) mode: u32,
+    pub(crate) mtime: u64,
 }
 
 /// Where in an archive the stream is.
 #[derive(Debug, Default)]
-pub(super) struct TarScan {
+pub(crate) struct TarScan {
     header: Vec<u8>,
     /// Bytes of content and padding that are still to come.
     skip: u64,
@@ -49,7 +49,7 @@ impl TarScan {
     ///
     /// # Errors
     /// `Corrupt`: these are not bytes of a tar.
-    pub(super) fn push(&mut self, mut bytes: &[u8]) -> Result<()> {
+    pub(crate) fn push(&mut self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
             if self.empty_blocks >= 2 {
                 // Whatever pads the last record.
@@ -146,7 +146,7 @@ impl TarScan {
     }
 
     /// Tells whether the closing blocks were seen.
-    pub(super) fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.empty_blocks >= 2
     }
 
@@ -154,7 +154,7 @@ impl TarScan {
     ///
     /// # Errors
     /// `Corrupt`: the archive was not closed.
-    pub(super) fn finish(&self) -> Result<()> {
+    pub(crate) fn finish(&self) -> Result<()> {
         if self.is_complete() {
             return Ok(());
         }
@@ -162,7 +162,7 @@ impl TarScan {
     }
 
     /// Attributes of the folder that the archive is the content of, when the archive names it (`./`).
-    pub(super) fn root(&self) -> Option<FolderEntry> {
+    pub(crate) fn root(&self) -> Option<FolderEntry> {
         self.root
     }
 }

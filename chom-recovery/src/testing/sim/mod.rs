@@ -1,0 +1,851 @@
+//! A backend without an Engine: the world is a folder, and outlives a killed process.
+//!
+//! A volume's content is a folder of plain files, so that a test can keep a "server's" data there, exchange it, and
+//! look at what is left. Commands and programs are closures that a test registers.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::Utc;
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
+
+mod fault;
+mod state;
+
+pub use fault::{Call, Fault, Moment, Op};
+use fault::{Faults, injected};
+use state::{Record, World, append, pack, read_lines, unpack};
+
+use crate::{
+    backend::{
+        Backend, Container, ContainerState, Endpoint, Engine, Exec, ExecOutput, ExecRequest, ExecResult, HealthCheck,
+        Labels, LogLine, LogRequest, LogStream, MountSource, OneOff, Place, Project, RUN_LABEL, RestartPolicy, Service,
+        StopOutcome, Usage, Volume, VolumeContent, VolumeIdentity, compose,
+        exchange::{LocalFolders, exchange},
+        measure::{identity_of, measure_folder},
+        tar_scan::TarScan,
+    },
+    error::{Error, ErrorKind, Result},
+    stream::{ByteStream, collect},
+};
+
+/// Largest input or archive that is simulated, in bytes.
+const LARGEST: usize = 1 << 30;
+/// Size of the pieces in which output comes, in bytes.
+const PIECE: usize = 32 << 10;
+
+/// A command that was asked for, as its closure sees it.
+#[derive(Debug, Clone)]
+pub struct SimCommand {
+    /// The container it runs in.
+    pub container: Container,
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// User.
+    pub user: Option<String>,
+    /// All of its input.
+    pub stdin: Bytes,
+    /// The container's own files; volumes are at [`SimBackend::volume_folder`].
+    pub files: PathBuf,
+}
+
+/// What a program does after its container was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SimLife {
+    /// It keeps running, and its health check says this.
+    Runs(HealthCheck),
+    /// It ends with this code.
+    Ends(i64),
+}
+
+type CommandFn = Arc<dyn Fn(SimCommand) -> BoxFuture<'static, Result<ExecResult>> + Send + Sync>;
+type ProgramFn = Arc<dyn Fn(&Container) -> SimLife + Send + Sync>;
+
+/// The simulated backend.
+///
+/// # Examples
+/// ```
+/// # async fn example() -> chom_recovery::Result<()> {
+/// use chom_recovery::{backend::{Backend, Service}, testing::sim::{Fault, Op, SimBackend}, ErrorKind};
+/// let dir = tempfile::tempdir()?;
+/// let db = Service {
+///     name: "db".into(), image: Some("mysql".into()), depends_on: vec![], mounts: vec![],
+///     replicas: 1, has_health_check: true, has_fixed_name: false,
+/// };
+/// let backend = SimBackend::create(dir.path(), "shop", vec![db])?;
+/// backend.fault(Op::Containers, 1, Fault::Fail(ErrorKind::Unreachable));
+/// assert_eq!(backend.containers().await.unwrap_err().kind(), ErrorKind::Unreachable);
+/// assert_eq!(backend.containers().await?.len(), 1);
+/// # Ok(()) }
+/// ```
+pub struct SimBackend {
+    name: String,
+    world: World,
+    faults: Faults,
+    commands: Mutex<HashMap<String, CommandFn>>,
+    programs: Mutex<HashMap<String, ProgramFn>>,
+    addresses: Mutex<HashMap<(String, u16), (String, u16)>>,
+}
+
+impl fmt::Debug for SimBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimBackend").field("project", &self.name).field("world", &self.world).finish_non_exhaustive()
+    }
+}
+
+impl SimBackend {
+    /// Makes a world: every service has its containers, running and healthy, and the volumes that they mount.
+    ///
+    /// # Errors
+    /// `InvalidInput`: the services depend on each other in a circle. `AlreadyExists`: the folder holds a world.
+    pub fn create(dir: &Path, project: &str, services: Vec<Service>) -> Result<Self> {
+        let world = World::new(dir);
+        if world.project_file().exists() {
+            return Err(Error::new(ErrorKind::AlreadyExists, format!("`{}` holds a world already", dir.display())));
+        }
+        let model = compose::project(project, services)?;
+        world.create(&model)?;
+        for service in &model.services {
+            for mount in &service.mounts {
+                if let MountSource::Volume(volume) = &mount.source
+                    && world.volume(volume)?.is_none()
+                {
+                    let key = volume.strip_prefix(&format!("{project}_")).unwrap_or(volume);
+                    let labels = [(compose::PROJECT_LABEL, project), (compose::VOLUME_LABEL, key)];
+                    world.add_volume(volume, &labels.map(|(k, v)| (k.into(), v.into())).into())?;
+                }
+            }
+            for number in 1..=service.replicas {
+                add_replica(&world, project, service, number)?;
+            }
+        }
+        Self::open(dir)
+    }
+
+    /// Opens a world that was made before, by this process or another.
+    ///
+    /// Faults, commands, programs and addresses are not part of the world: register them again.
+    ///
+    /// # Errors
+    /// `NotFound`: there is none.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let world = World::new(dir);
+        Ok(Self {
+            name: world.project()?.name,
+            world,
+            faults: Faults::default(),
+            commands: Mutex::default(),
+            programs: Mutex::default(),
+            addresses: Mutex::default(),
+        })
+    }
+
+    /// Lets the next `times` calls of an operation go wrong.
+    pub fn fault(&self, op: Op, times: usize, fault: Fault) {
+        self.faults.plan(op, times, fault);
+    }
+
+    /// Calls `hook` before and after every effect, for example to kill the process there.
+    pub fn watch(&self, hook: impl Fn(Moment) + Send + Sync + 'static) {
+        self.faults.watch(Arc::new(hook));
+    }
+
+    /// Says what a command does, known by its program's name.
+    pub fn command<F>(&self, program: &str, run: impl Fn(SimCommand) -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = Result<ExecResult>> + Send + 'static,
+    {
+        let run: CommandFn = Arc::new(move |command| run(command).boxed());
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner).insert(program.into(), run);
+    }
+
+    /// Says what containers of an image do when they are started; without it they run and are healthy.
+    pub fn program(&self, image: &str, run: impl Fn(&Container) -> SimLife + Send + Sync + 'static) {
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner).insert(image.into(), Arc::new(run));
+    }
+
+    /// Says where a container's port can be dialled.
+    pub fn address(&self, container: &str, port: u16, host: &str, at: u16) {
+        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        addresses.insert((container.into(), port), (host.into(), at));
+    }
+
+    /// Appends a line to a container's log.
+    pub fn append_log(&self, container: &str, line: &LogLine) -> Result<()> {
+        self.world.append_log(container, line)
+    }
+
+    /// Changes a container as something outside would: an operator, a crash, a memory limit.
+    ///
+    /// # Errors
+    /// `NotFound`: there is no such container.
+    pub fn change(&self, container: &str, change: impl FnOnce(&mut Container)) -> Result<()> {
+        let mut record = self.record(container)?;
+        change(&mut record.container);
+        self.world.put(&record)
+    }
+
+    /// Says what a container uses.
+    pub fn set_usage(&self, container: &str, usage: Usage) -> Result<()> {
+        let mut record = self.record(container)?;
+        record.usage = usage;
+        self.world.put(&record)
+    }
+
+    /// Returns the folder with a volume's content; after an exchange it is another content.
+    pub fn volume_folder(&self, volume: &str) -> PathBuf {
+        self.world.content_of(volume)
+    }
+
+    /// Returns all calls so far, those of killed processes included.
+    pub fn calls(&self) -> Result<Vec<Call>> {
+        read_lines(&self.world.calls_file())
+    }
+
+    fn record(&self, name: &str) -> Result<Record> {
+        self.world
+            .record(name)?
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no container `{name}`")))
+    }
+
+    fn own(&self, name: &str) -> Result<Record> {
+        let record = self.record(name)?;
+        if record.container.labels.contains_key(RUN_LABEL) {
+            return Ok(record);
+        }
+        Err(Error::new(ErrorKind::Denied, format!("container `{name}` does not carry the label `{RUN_LABEL}`")))
+    }
+
+    fn of_service(&self, service: &str) -> Result<Vec<Record>> {
+        let found: Vec<Record> = self
+            .world
+            .records()?
+            .into_iter()
+            .filter(|r| r.container.service == service && !r.container.labels.contains_key(RUN_LABEL))
+            .collect();
+        if found.is_empty() {
+            return Err(Error::new(ErrorKind::NotFound, format!("service `{service}` has no container")));
+        }
+        Ok(found)
+    }
+
+    fn existing_volume(&self, name: &str) -> Result<Volume> {
+        self.world.volume(name)?.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no volume `{name}`")))
+    }
+
+    /// Looks at the world, or fails as planned.
+    async fn look<T: Send>(&self, op: Op, subject: &str, look: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        match self.faults.take(op) {
+            Some(Fault::Fail(kind) | Fault::DoneThenFail(kind)) => {
+                self.note(op, subject, false)?;
+                Err(injected(kind, op, subject))
+            }
+            Some(Fault::Hang) => {
+                self.note(op, subject, false)?;
+                std::future::pending().await
+            }
+            Some(Fault::Cut(_)) | None => {
+                self.note(op, subject, false)?;
+                look()
+            }
+        }
+    }
+
+    /// Changes the world, or fails as planned.
+    async fn act<T: Send>(&self, op: Op, subject: &str, act: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        self.faults.reach(Moment::Before(op));
+        let after = match self.faults.take(op) {
+            Some(Fault::Fail(kind)) => {
+                self.note(op, subject, false)?;
+                return Err(injected(kind, op, subject));
+            }
+            Some(Fault::Hang) => {
+                self.note(op, subject, false)?;
+                std::future::pending().await
+            }
+            Some(Fault::DoneThenFail(kind)) => Some(kind),
+            Some(Fault::Cut(_)) | None => None,
+        };
+        let done = act();
+        self.note(op, subject, done.is_ok())?;
+        self.faults.reach(Moment::After(op));
+        let done = done?;
+        match after {
+            Some(kind) => Err(injected(kind, op, subject)),
+            None => Ok(done),
+        }
+    }
+
+    fn note(&self, op: Op, subject: &str, applied: bool) -> Result<()> {
+        append(&self.world.calls_file(), &Call { op, subject: subject.into(), applied })
+    }
+
+    /// Starts a container: what its program does shows at once.
+    fn run(&self, mut record: Record) -> Result<Record> {
+        let container = &mut record.container;
+        if container.state == ContainerState::Running {
+            return Ok(record);
+        }
+        for mount in &container.mounts {
+            if let MountSource::Volume(volume) = &mount.source {
+                self.existing_volume(volume)?;
+            }
+        }
+        let program = self.programs.lock().unwrap_or_else(PoisonError::into_inner).get(&container.image).cloned();
+        let has_check =
+            self.world.project()?.services.iter().any(|s| s.name == container.service && s.has_health_check);
+        let healthy = if has_check { HealthCheck::Healthy } else { HealthCheck::Absent };
+        (container.started_at, container.finished_at, container.exit_code) = (Some(Utc::now()), None, None);
+        match program.map_or(SimLife::Runs(healthy), |program| program(container)) {
+            SimLife::Runs(health) => (container.state, container.health) = (ContainerState::Running, health),
+            SimLife::Ends(code) => {
+                container.state = ContainerState::Exited;
+                (container.exit_code, container.finished_at) = (Some(code), Some(Utc::now()));
+            }
+        }
+        self.world.put(&record)?;
+        Ok(record)
+    }
+
+    fn halt(&self, mut record: Record) -> Result<StopOutcome> {
+        let container = &mut record.container;
+        let was_running =
+            matches!(container.state, ContainerState::Running | ContainerState::Paused | ContainerState::Restarting);
+        if was_running {
+            container.state = ContainerState::Exited;
+            (container.exit_code, container.finished_at) = (Some(0), Some(Utc::now()));
+        }
+        let outcome = StopOutcome {
+            container: container.name.clone(),
+            was_running,
+            exit_code: container.exit_code,
+            seconds: 0.0,
+        };
+        if was_running {
+            self.world.put(&record)?;
+        }
+        Ok(outcome)
+    }
+
+    fn refuse_in_use(&self, volume: &str, only_running: bool) -> Result<()> {
+        for record in self.world.records()? {
+            let container = record.container;
+            let uses = container.mounts.iter().any(|m| m.source == MountSource::Volume(volume.to_owned()));
+            if uses && (!only_running || container.state == ContainerState::Running) {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    format!("volume `{volume}` is in use by container `{}`", container.name),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The folder that a path of a place lies in, mounts followed, and the path from there.
+    fn resolve(&self, place: &Place, path: &str) -> Result<(PathBuf, String)> {
+        match place {
+            Place::Volume(name) => {
+                self.existing_volume(name)?;
+                Ok((self.world.content_of(name), path.to_owned()))
+            }
+            Place::Container(name) => {
+                let record = self.record(name)?;
+                for mount in &record.container.mounts {
+                    if let MountSource::Volume(volume) = &mount.source
+                        && let Some(rest) = path.strip_prefix(&mount.target)
+                        && (rest.is_empty() || rest.starts_with('/'))
+                    {
+                        return Ok((self.world.content_of(volume), rest.to_owned()));
+                    }
+                }
+                Ok((self.world.files_of(&record.container.name), path.to_owned()))
+            }
+        }
+    }
+}
+
+fn add_replica(world: &World, project: &str, service: &Service, number: u32) -> Result<()> {
+    let name = format!("{project}-{}-{number}", service.name);
+    let edges: Vec<String> = service
+        .depends_on
+        .iter()
+        .map(|edge| {
+            let condition = serde_json::to_value(edge.condition).unwrap_or_default();
+            format!("{}:{}:false", edge.service, condition.as_str().unwrap_or_default())
+        })
+        .collect();
+    let labels = [
+        (compose::PROJECT_LABEL, project.to_owned()),
+        (compose::SERVICE_LABEL, service.name.clone()),
+        (compose::DEPENDS_ON_LABEL, edges.join(",")),
+    ];
+    std::fs::create_dir_all(world.files_of(&name))?;
+    let image = service.image.clone().unwrap_or_default();
+    world.add(&Record {
+        container: Container {
+            id: new_id(),
+            name,
+            service: service.name.clone(),
+            image_id: image_id(&image),
+            image,
+            state: ContainerState::Running,
+            health: if service.has_health_check { HealthCheck::Healthy } else { HealthCheck::Absent },
+            exit_code: None,
+            oom_killed: false,
+            restart_count: 0,
+            started_at: Some(Utc::now()),
+            finished_at: None,
+            restart_policy: RestartPolicy::UnlessStopped,
+            mounts: service.mounts.clone(),
+            command: Vec::new(),
+            labels: labels.map(|(key, value)| (key.to_owned(), value)).into(),
+        },
+        usage: Usage::default(),
+    })
+}
+
+fn new_id() -> String {
+    hex::encode(rand::random::<[u8; 32]>())
+}
+
+fn image_id(image: &str) -> String {
+    use sha2::{Digest, Sha256};
+    format!("sha256:{}", hex::encode(Sha256::digest(image.as_bytes())))
+}
+
+#[async_trait]
+impl Backend for SimBackend {
+    fn project(&self) -> &str {
+        &self.name
+    }
+
+    fn engine_address(&self) -> String {
+        "sim://".into()
+    }
+
+    async fn engine(&self) -> Result<Engine> {
+        self.look(Op::Engine, "", || {
+            Ok(Engine {
+                id: format!("sim-{}", self.name),
+                host: "simulated".into(),
+                version: env!("CARGO_PKG_VERSION").into(),
+                api_version: "1.0".into(),
+                root: self.world.volumes().to_string_lossy().into_owned(),
+                is_local: true,
+            })
+        })
+        .await
+    }
+
+    async fn model(&self) -> Result<Project> {
+        self.look(Op::Model, "", || self.world.project()).await
+    }
+
+    async fn containers(&self) -> Result<Vec<Container>> {
+        self.look(Op::Containers, "", || {
+            let records = self.world.records()?.into_iter().map(|record| record.container);
+            Ok(records.filter(|c| !c.service.is_empty() && !c.labels.contains_key(RUN_LABEL)).collect())
+        })
+        .await
+    }
+
+    async fn container(&self, name: &str) -> Result<Option<Container>> {
+        self.look(Op::Container, name, || Ok(self.world.record(name)?.map(|record| record.container))).await
+    }
+
+    async fn start(&self, service: &str, wait: Duration) -> Result<()> {
+        self.act(Op::Start, service, || {
+            for record in self.of_service(service)? {
+                let container = self.run(record)?.container;
+                match container.state {
+                    ContainerState::Running if container.is_ready() => {}
+                    ContainerState::Running => {
+                        return Err(Error::new(
+                            ErrorKind::Timeout,
+                            format!("container `{}` is not healthy after {} s", container.name, wait.as_secs()),
+                        ));
+                    }
+                    _ => {
+                        return Err(Error::new(
+                            ErrorKind::Unhealthy,
+                            format!("container `{}` did not start: it ended", container.name),
+                        )
+                        .with("exit code", container.exit_code.unwrap_or(-1)));
+                    }
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn stop(&self, service: &str, _grace: Duration) -> Result<Vec<StopOutcome>> {
+        self.act(Op::Stop, service, || self.of_service(service)?.into_iter().map(|r| self.halt(r)).collect()).await
+    }
+
+    async fn set_restart_policy(&self, container: &str, policy: &RestartPolicy) -> Result<()> {
+        self.act(Op::SetRestartPolicy, container, || {
+            let mut record = self.record(container)?;
+            record.container.restart_policy = policy.clone();
+            self.world.put(&record)
+        })
+        .await
+    }
+
+    async fn scale(&self, service: &str, replicas: u32) -> Result<()> {
+        self.act(Op::Scale, service, || {
+            let project = self.world.project()?;
+            let described = project.service(service)?;
+            if described.has_fixed_name && replicas > 1 {
+                return Err(Error::new(
+                    ErrorKind::Precondition,
+                    format!("service `{service}` has a fixed `container_name`"),
+                ));
+            }
+            let name = |number: u32| format!("{}-{service}-{number}", self.name);
+            for number in 1..=replicas {
+                if self.world.record(&name(number))?.is_none() {
+                    add_replica(&self.world, &self.name, described, number)?;
+                }
+            }
+            let wanted: Vec<String> = (1..=replicas).map(name).collect();
+            for record in self.of_service(service).unwrap_or_default() {
+                if !wanted.contains(&record.container.name) {
+                    self.world.remove(&record.container.name)?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn exec(&self, container: &str, request: ExecRequest) -> Result<Exec> {
+        let cut = self.faults.take_cut(Op::Exec);
+        let program = request.argv.first().cloned().unwrap_or_default();
+        let (record, run) = self
+            .look(Op::Exec, &format!("{container} {program}"), || {
+                if program.is_empty() {
+                    return Err(Error::new(ErrorKind::InvalidInput, "a command is an empty list"));
+                }
+                let record = self.record(container)?;
+                if record.container.state != ContainerState::Running {
+                    return Err(Error::new(ErrorKind::Conflict, format!("container `{container}` is not running")));
+                }
+                let run = self.commands.lock().unwrap_or_else(PoisonError::into_inner).get(&program).cloned();
+                Ok((record, run))
+            })
+            .await?;
+        let Some(run) = run else {
+            // As the Engine does: an ordinary end, with the shell's code for "not found".
+            let said = Bytes::from(format!("no command `{program}` is registered\n"));
+            let items = [Ok(ExecOutput::Stderr(said)), Ok(ExecOutput::Exited(127))];
+            return Ok(stream::iter(items).boxed());
+        };
+        let stdin = match request.stdin {
+            Some(stdin) => collect(stdin, LARGEST).await?,
+            None => Bytes::new(),
+        };
+        let files = self.world.files_of(&record.container.name);
+        let result =
+            run(SimCommand { container: record.container, argv: request.argv, user: request.user, stdin, files })
+                .await?;
+        let mut items: Vec<Result<ExecOutput>> = Vec::new();
+        items.extend(result.stdout.chunks(PIECE).map(|piece| Ok(ExecOutput::Stdout(Bytes::copy_from_slice(piece)))));
+        items.extend(result.stderr.chunks(PIECE).map(|piece| Ok(ExecOutput::Stderr(Bytes::copy_from_slice(piece)))));
+        items.push(Ok(ExecOutput::Exited(result.exit_code)));
+        if let Some(after) = cut {
+            items = cut_output(items, after, &program);
+        }
+        Ok(stream::iter(items).boxed())
+    }
+
+    async fn logs(&self, container: &str, request: LogRequest) -> Result<LogStream> {
+        self.look(Op::Logs, container, || {
+            let name = self.record(container)?.container.name;
+            let mut lines = self.world.log(&name)?;
+            lines.retain(|line| request.since.is_none_or(|since| line.at.is_none_or(|at| at >= since)));
+            if let Some(tail) = request.tail {
+                lines.drain(..lines.len().saturating_sub(tail));
+            }
+            Ok(stream::iter(lines.into_iter().map(Ok)).boxed())
+        })
+        .await
+    }
+
+    async fn usage(&self, container: &str) -> Result<Usage> {
+        self.look(Op::Usage, container, || {
+            let record = self.record(container)?;
+            if record.container.state == ContainerState::Running {
+                return Ok(record.usage);
+            }
+            Err(Error::new(ErrorKind::Precondition, format!("container `{container}` does not run")))
+        })
+        .await
+    }
+
+    async fn read_archive(&self, place: &Place, path: &str) -> Result<ByteStream> {
+        let cut = self.faults.take_cut(Op::ReadArchive);
+        let packed = self
+            .look(Op::ReadArchive, &format!("{place:?} {path}"), || {
+                let (root, path) = self.resolve(place, path)?;
+                pack(&root, &path)
+            })
+            .await?;
+        let whole = Bytes::from(packed);
+        let given = whole.slice(..cut.unwrap_or(whole.len()).min(whole.len()));
+        let mut items: Vec<Result<Bytes>> =
+            (0..given.len()).step_by(PIECE).map(|at| Ok(given.slice(at..given.len().min(at + PIECE)))).collect();
+        if cut.is_some() {
+            items.push(Err(Error::new(ErrorKind::Corrupt, format!("the archive of `{path}` was cut"))));
+        }
+        Ok(stream::iter(items).boxed())
+    }
+
+    async fn write_archive(&self, place: &Place, path: &str, tar: ByteStream) -> Result<()> {
+        let packed = collect(tar, LARGEST).await?;
+        let mut scan = TarScan::default();
+        scan.push(&packed)?;
+        scan.finish()?;
+        self.act(Op::WriteArchive, &format!("{place:?} {path}"), || {
+            let (root, path) = self.resolve(place, path)?;
+            unpack(&root, &path, &packed)
+        })
+        .await
+    }
+
+    async fn volumes(&self) -> Result<Vec<Volume>> {
+        self.look(Op::Volumes, "", || self.world.all_volumes()).await
+    }
+
+    async fn volume(&self, name: &str) -> Result<Option<Volume>> {
+        self.look(Op::Volume, name, || self.world.volume(name)).await
+    }
+
+    async fn create_volume(&self, name: &str, labels: &Labels) -> Result<()> {
+        self.act(Op::CreateVolume, name, || match self.world.volume(name)? {
+            Some(there) if there.labels == *labels => Ok(()),
+            Some(_) => {
+                Err(Error::new(ErrorKind::AlreadyExists, format!("volume `{name}` exists and has other labels")))
+            }
+            None => self.world.add_volume(name, labels),
+        })
+        .await
+    }
+
+    async fn remove_volume(&self, name: &str) -> Result<()> {
+        self.act(Op::RemoveVolume, name, || {
+            let Some(there) = self.world.volume(name)? else { return Ok(()) };
+            if !there.labels.contains_key(RUN_LABEL) {
+                return Err(Error::new(
+                    ErrorKind::Denied,
+                    format!("volume `{name}` does not carry the label `{RUN_LABEL}`"),
+                ));
+            }
+            self.refuse_in_use(name, false)?;
+            self.world.remove_volume(name)
+        })
+        .await
+    }
+
+    async fn measure_volume(&self, name: &str) -> Result<VolumeContent> {
+        self.look(Op::MeasureVolume, name, || {
+            self.existing_volume(name)?;
+            measure_folder(name, &self.world.content_of(name))
+        })
+        .await
+    }
+
+    async fn exchange_volumes(&self, first: &VolumeIdentity, second: &VolumeIdentity) -> Result<()> {
+        self.act(Op::ExchangeVolumes, &format!("{} {}", first.volume, second.volume), || {
+            for side in [first, second] {
+                self.existing_volume(&side.volume)?;
+                self.refuse_in_use(&side.volume, true)?;
+            }
+            if first.volume == second.volume || first.inode == second.inode {
+                return Err(Error::new(ErrorKind::InvalidInput, "a volume cannot be exchanged with itself"));
+            }
+            let folders = LocalFolders::new(&self.world.volumes(), &first.volume, &second.volume);
+            let work = exchange(&folders, (first.device, first.inode), (second.device, second.inode));
+            // Local folders never wait.
+            work.now_or_never().unwrap_or_else(|| Err(Error::new(ErrorKind::Failed, "a rename waited")))
+        })
+        .await
+    }
+
+    async fn volume_identity(&self, name: &str) -> Result<VolumeIdentity> {
+        self.look(Op::VolumeIdentity, name, || {
+            self.existing_volume(name)?;
+            identity_of(name, &self.world.content_of(name))
+        })
+        .await
+    }
+
+    async fn one_off(&self, spec: &OneOff) -> Result<Container> {
+        self.act(Op::OneOff, &spec.name, || {
+            if !spec.labels.contains_key(RUN_LABEL) {
+                return Err(Error::new(
+                    ErrorKind::InvalidInput,
+                    format!("container `{}` needs the label `{RUN_LABEL}`", spec.name),
+                ));
+            }
+            for mount in &spec.mounts {
+                if let MountSource::Volume(volume) = &mount.source {
+                    self.existing_volume(volume)?;
+                }
+            }
+            let record = Record {
+                container: Container {
+                    id: new_id(),
+                    name: spec.name.clone(),
+                    service: String::new(),
+                    image: spec.image.clone(),
+                    image_id: image_id(&spec.image),
+                    state: ContainerState::Created,
+                    health: HealthCheck::Absent,
+                    exit_code: None,
+                    oom_killed: false,
+                    restart_count: 0,
+                    started_at: None,
+                    finished_at: None,
+                    restart_policy: RestartPolicy::No,
+                    mounts: spec.mounts.clone(),
+                    command: spec.command.clone(),
+                    labels: spec.labels.clone(),
+                },
+                usage: Usage::default(),
+            };
+            self.world.add(&record)?;
+            let files = self.world.files_of(&spec.name);
+            std::fs::create_dir_all(&files)?;
+            for file in &spec.files {
+                use std::os::unix::fs::PermissionsExt;
+                let path = files.join(file.path.trim_start_matches('/'));
+                if let Some(folder) = path.parent() {
+                    std::fs::create_dir_all(folder)?;
+                }
+                std::fs::write(&path, file.content.expose())?;
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(file.mode))?;
+            }
+            if spec.start { Ok(self.run(record)?.container) } else { Ok(record.container) }
+        })
+        .await
+    }
+
+    async fn start_container(&self, name: &str) -> Result<()> {
+        self.act(Op::StartContainer, name, || self.run(self.own(name)?).map(drop)).await
+    }
+
+    async fn stop_container(&self, name: &str, _grace: Duration) -> Result<()> {
+        self.act(Op::StopContainer, name, || self.halt(self.own(name)?).map(drop)).await
+    }
+
+    async fn wait_container(&self, name: &str, timeout: Duration) -> Result<i64> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let record = self.look(Op::WaitContainer, name, || self.record(name)).await?;
+            match (record.container.state, record.container.exit_code) {
+                (ContainerState::Exited, Some(code)) => return Ok(code),
+                (ContainerState::Created, _) => {
+                    return Err(Error::new(
+                        ErrorKind::Precondition,
+                        format!("container `{name}` was never started, so it cannot end"),
+                    ));
+                }
+                _ if Instant::now() >= deadline => {
+                    return Err(Error::new(ErrorKind::Timeout, format!("container `{name}` has not ended")));
+                }
+                _ => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    }
+
+    async fn remove_container(&self, name: &str) -> Result<()> {
+        self.act(Op::RemoveContainer, name, || {
+            if self.world.record(name)?.is_none() {
+                return Ok(());
+            }
+            let name = self.own(name)?.container.name;
+            self.world.remove(&name)
+        })
+        .await
+    }
+
+    async fn own_containers(&self) -> Result<Vec<Container>> {
+        self.look(Op::OwnContainers, "", || {
+            let records = self.world.records()?.into_iter().map(|record| record.container);
+            Ok(records.filter(|c| c.labels.contains_key(RUN_LABEL)).collect())
+        })
+        .await
+    }
+
+    async fn endpoint(&self, container: &str, port: u16) -> Result<Endpoint> {
+        self.look(Op::Endpoint, container, || {
+            let record = self.record(container)?;
+            let known = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = known.get(&(record.container.name, port)).cloned();
+            match (record.container.state, known) {
+                (ContainerState::Running, Some((host, port))) => Ok(Endpoint::new(host, port, None)),
+                (ContainerState::Running, None) => Err(Error::new(
+                    ErrorKind::Precondition,
+                    format!("no address is registered for port {port} of container `{container}`"),
+                )),
+                _ => Err(Error::new(ErrorKind::Precondition, format!("container `{container}` does not run"))),
+            }
+        })
+        .await
+    }
+}
+
+/// Output up to the cut, then the error that a cut stream ends with.
+fn cut_output(items: Vec<Result<ExecOutput>>, after: usize, program: &str) -> Vec<Result<ExecOutput>> {
+    let mut left = after;
+    let mut given = Vec::new();
+    for item in items {
+        let (bytes, make): (Bytes, fn(Bytes) -> ExecOutput) = match item {
+            Ok(ExecOutput::Stdout(bytes)) => (bytes, ExecOutput::Stdout),
+            Ok(ExecOutput::Stderr(bytes)) => (bytes, ExecOutput::Stderr),
+            _ => break,
+        };
+        let taken = bytes.len().min(left);
+        if taken > 0 {
+            given.push(Ok(make(bytes.slice(..taken))));
+        }
+        left -= taken;
+        if taken < bytes.len() {
+            break;
+        }
+    }
+    given.push(Err(Error::new(ErrorKind::OutcomeUnknown, format!("`{program}` was cut off by the Engine"))));
+    given
+}
+
+/// Volumes by name, for assertions on the whole world.
+impl SimBackend {
+    /// Returns every file of every volume: `volume/path` to content.
+    pub fn snapshot(&self) -> Result<BTreeMap<String, Vec<u8>>> {
+        let mut files = BTreeMap::new();
+        for volume in self.world.all_volumes()? {
+            let root = self.world.content_of(&volume.name);
+            let mut waiting = vec![root.clone()];
+            while let Some(folder) = waiting.pop() {
+                for entry in std::fs::read_dir(&folder)? {
+                    let path = entry?.path();
+                    if path.is_dir() {
+                        waiting.push(path);
+                    } else {
+                        let name = path.strip_prefix(&root).unwrap_or(&path).display().to_string();
+                        files.insert(format!("{}/{name}", volume.name), std::fs::read(&path)?);
+                    }
+                }
+            }
+        }
+        Ok(files)
+    }
+}
