@@ -85,7 +85,9 @@ pub fn diagnose(report: &HealthReport) -> Vec<Diagnosis> {
     for rule in RULES {
         found.extend(rule(&view));
     }
-    if found.is_empty() {
+    // What works is said as well, so that old errors in a log do not look like a reason to restore.
+    let works = report.answers.iter().all(|a| a.health.status <= Status::Degraded);
+    if found.is_empty() || works {
         found.push(nothing(&view));
     }
     // Stable: of equals, the rule nearer to the cause comes first.
@@ -313,7 +315,12 @@ fn data_gone(view: &View<'_>) -> Option<Diagnosis> {
     Some(diagnosis(
         if asked.is_empty() { "the application misses tables" } else { "the database works and its tables are gone" },
         Selected::Database,
-        if asked.is_empty() { 60 } else { 91 },
+        match (asked.is_empty(), view.http(&[Class::Application, Class::HttpStatus, Class::Body]).is_empty()) {
+            (false, _) => 91,
+            (true, false) => 72,
+            // Logged once, and the application answers.
+            (true, true) => 42,
+        },
         &joined(&[asked, logged]),
         "the tables are in the volume that the Compose file resolves to, or the release expects tables not yet migrated",
         "check which volume is mounted before anything else; then recover the database",
@@ -719,6 +726,16 @@ mod tests {
                 ],
                 Selected::Database,
             ),
+            (
+                "some tables dropped",
+                &[("logs-app", Degraded, Class::Errors, &[("errors.missing_table", "9")]), http_500],
+                Selected::Database,
+            ),
+            (
+                "a table missed once, and all works",
+                &[("logs-app", Degraded, Class::Errors, &[("errors.missing_table", "1")])],
+                Selected::None,
+            ),
             ("empty volume", &[("mysql", Down, Class::Empty, &[]), http_500], Selected::Database),
             (
                 "connections used up",
@@ -822,6 +839,7 @@ mod tests {
     fn old_corruption_in_a_log_ranks_low_while_the_database_is_well() {
         let found =
             diagnose(&report(&[("logs-mysql", Status::Degraded, Class::Errors, &[("errors.corruption", "1")])]));
-        assert_eq!((found[0].procedure, found[0].confidence), (Selected::Database, 40));
+        assert_eq!(found[0].procedure, Selected::None, "{found:#?}");
+        assert_eq!((found[1].procedure, found[1].confidence), (Selected::Database, 40));
     }
 }

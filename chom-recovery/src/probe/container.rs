@@ -8,8 +8,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::{Class, Health, HealthProbe, ROLE, Role, net};
 use crate::backend::{Backend, Container, ContainerState, HealthCheck};
 
-/// A container that the Engine had to start again since less than this is not trusted yet.
-const SETTLED: TimeDelta = TimeDelta::minutes(10);
+/// A container that the Engine had to start again less than this ago is not trusted yet.
+const SETTLED: TimeDelta = TimeDelta::minutes(2);
+/// Workers end on purpose (`queue:restart`, `--max-time`) and are started again: for them, this many are a fault.
+const WORKER_RESTARTS: u64 = 3;
 
 /// Asks the Engine for the state of all containers of a service.
 #[derive(Debug)]
@@ -37,7 +39,7 @@ impl HealthProbe for ContainerProbe {
         let health = match self.backend.containers().await {
             Ok(all) => {
                 let ours: Vec<_> = all.into_iter().filter(|c| c.service == self.service).collect();
-                judge(&self.service, &ours, Utc::now())
+                judge(&self.service, self.role, &ours, Utc::now())
             }
             Err(error) => net::engine(&error),
         };
@@ -46,17 +48,18 @@ impl HealthProbe for ContainerProbe {
 }
 
 /// Judges the containers of a service: as bad as the worst of them, and down when there is none.
-fn judge(service: &str, containers: &[Container], now: DateTime<Utc>) -> Health {
-    containers.iter().map(|c| judge_one(c, now)).max_by_key(|h| h.status).map_or_else(
+fn judge(service: &str, role: Role, containers: &[Container], now: DateTime<Utc>) -> Health {
+    containers.iter().map(|c| judge_one(c, role, now)).max_by_key(|h| h.status).map_or_else(
         || Health::down(format!("service `{service}` has no container")).class(Class::Absent),
         |worst| worst.fact("containers", containers.len()),
     )
 }
 
-fn judge_one(container: &Container, now: DateTime<Utc>) -> Health {
+fn judge_one(container: &Container, role: Role, now: DateTime<Utc>) -> Health {
     let name = &container.name;
     let exit = container.exit_code.map_or_else(|| "exit code unknown".into(), |code| format!("exit code {code}"));
-    let restarted = container.restart_count > 0 && container.started_at.is_some_and(|at| now - at < SETTLED);
+    let tolerated = if role == Role::Worker { WORKER_RESTARTS } else { 1 };
+    let restarted = container.restart_count >= tolerated && container.started_at.is_some_and(|at| now - at < SETTLED);
     let health = match container.state {
         ContainerState::Running => match container.health {
             HealthCheck::Unhealthy => {
@@ -130,7 +133,7 @@ mod tests {
             (Paused, HealthCheck::Healthy, Status::Down, Class::NotRunning),
             (Dead, HealthCheck::Absent, Status::Down, Class::NotRunning),
         ] {
-            let answer = judge("mysql", &[container(state, health)], now);
+            let answer = judge("mysql", Role::Database, &[container(state, health)], now);
             assert_eq!((answer.status, answer.class_of()), (status, Some(class)), "{state:?} {health:?}");
         }
     }
@@ -138,12 +141,12 @@ mod tests {
     #[test]
     fn absence_is_down_and_one_bad_replica_is_enough() {
         let now = Utc::now();
-        assert_eq!(judge("mysql", &[], now).class_of(), Some(Class::Absent));
+        assert_eq!(judge("mysql", Role::Database, &[], now).class_of(), Some(Class::Absent));
         let good = container(ContainerState::Running, HealthCheck::Healthy);
         let mut killed = container(ContainerState::Exited, HealthCheck::Absent);
         killed.oom_killed = true;
         killed.exit_code = Some(137);
-        let answer = judge("mysql", &[good, killed], now);
+        let answer = judge("mysql", Role::Database, &[good, killed], now);
         assert_eq!(answer.class_of(), Some(Class::OutOfMemory));
         assert_eq!(answer.facts["exit_code"], "137");
         assert_eq!(answer.facts["containers"], "2");
@@ -154,9 +157,12 @@ mod tests {
         let now = Utc::now();
         let mut flapping = container(ContainerState::Running, HealthCheck::Healthy);
         flapping.restart_count = 3;
-        assert_eq!(judge("mysql", &[flapping.clone()], now).class_of(), Some(Class::Restarting));
+        assert_eq!(judge("mysql", Role::Database, &[flapping.clone()], now).class_of(), Some(Class::Restarting));
+        let worker = Container { restart_count: 1, ..flapping.clone() };
+        assert_eq!(judge("queue", Role::Worker, &[worker], now).status, Status::Healthy, "workers end on purpose");
+        assert_eq!(judge("queue", Role::Worker, &[flapping.clone()], now).status, Status::Degraded);
         flapping.started_at = Some(now - TimeDelta::hours(1));
-        assert_eq!(judge("mysql", &[flapping], now).status, Status::Healthy);
+        assert_eq!(judge("mysql", Role::Database, &[flapping], now).status, Status::Healthy);
     }
 
     #[tokio::test]

@@ -184,11 +184,13 @@ fn read_level(line: &str) -> Option<Level> {
         return Some(level);
     }
     // `PHP Fatal error:  Uncaught …`, also behind php-fpm's prefix.
-    if ["PHP Fatal error: ", "PHP Parse error: "]
-        .iter()
-        .any(|p| body.starts_with(p) || line.contains(&format!("\"{p}")))
-    {
+    let forwarded = line.contains("FastCGI sent in stderr");
+    if ["PHP Fatal error: ", "PHP Parse error: "].iter().any(|p| body.starts_with(p) || forwarded && line.contains(p)) {
         return Some(Level::Critical);
+    }
+    // nginx logs whatever PHP prints as an error; what PHP calls fatal was seen above.
+    if forwarded {
+        return None;
     }
     // `2026-01-02T02:00:00.1Z 0 [ERROR] [MY-…]`, `2026-01-02  2:00:00 0 [ERROR] InnoDB: …`,
     // `2026/01/02 02:00:00 [error] 29#29: …`: the first bracket after a date.
@@ -312,7 +314,10 @@ const MARKS: &[(&[&str], Topic)] = &[
         &["[2002]", "[2006]", "[2003]", "server has gone away", "getaddrinfo for mysql", "lost connection to mysql"],
         Topic::DatabaseUnreachable,
     ),
-    (&["redisexception", "predis\\connection", "predis\\\\connection"], Topic::RedisUnreachable),
+    (
+        &["redisexception", "redis::", "getaddrinfo for redis", "predis\\connection", "predis\\\\connection"],
+        Topic::RedisUnreachable,
+    ),
     (&["while connecting to upstream", "upstream timed out", "no live upstreams"], Topic::Upstream),
     (&["allowed memory size of", "cannot allocate memory", "out of memory"], Topic::OutOfMemory),
     (&["permission denied", "errno: 13", "errcode: 13", "error number 13"], Topic::Permission),
@@ -572,6 +577,11 @@ mod tests {
                 Level::Error,
                 RedisUnreachable,
             ),
+            (
+                r#"[2026-01-02 02:00:00] local.ERROR: Redis::get(): php_network_getaddresses: getaddrinfo for redis failed {"exception":"[object] (ErrorException(code: 0): x"#,
+                Level::Error,
+                RedisUnreachable,
+            ),
             (r#"{"message":"x","level_name":"ERROR","channel":"local"}"#, Level::Error, Other),
             // nginx
             (
@@ -583,6 +593,11 @@ mod tests {
                 r#"10.0.0.1 - - [02/Jan/2026:02:00:00 +0000] "GET /x HTTP/1.1" 500 12 "-" "curl""#,
                 Level::Error,
                 ServerError,
+            ),
+            (
+                r#"2026/01/02 02:00:00 [error] 11#11: *53 FastCGI sent in stderr: "PHP message: PHP Fatal error:  Uncaught x""#,
+                Level::Critical,
+                Other,
             ),
             // redis
             (
@@ -614,6 +629,7 @@ mod tests {
             r#"{"message":"ERROR","level_name":"INFO"}"#,
             "1:M 02 Jan 2026 02:00:00.123 # WARNING Memory overcommit must be enabled! Background saving may failed",
             "1:M 02 Jan 2026 02:00:00.123 * Background saving terminated with success # 0 failed",
+            r#"2026/01/02 02:00:00 [error] 11#11: *53 FastCGI sent in stderr: "PHP message: PHP Deprecated:  x""#,
             "{ERROR: this is not JSON",
             "",
         ] {
