@@ -7,6 +7,7 @@ use bytes::Bytes;
 use flate2::write::{GzDecoder, GzEncoder};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use zstd::stream::raw::{DParameter, InBuffer, Operation, OutBuffer};
 
 use crate::{
     catalog::id::Hash,
@@ -90,18 +91,14 @@ impl<W: Write> Encoder<W> {
 }
 
 enum Decoder<W: Write> {
-    Zstd(Box<zstd::stream::write::Decoder<'static, W>>),
+    Zstd(Box<ZstdFrame<W>>),
     Gzip(Box<GzDecoder<W>>),
 }
 
 impl<W: Write> Decoder<W> {
     fn new(compression: Compression, out: W) -> io::Result<Self> {
         Ok(match compression {
-            Compression::Zstd => {
-                let mut decoder = zstd::stream::write::Decoder::new(out)?;
-                decoder.window_log_max(WINDOW_LOG_MAX)?;
-                Self::Zstd(Box::new(decoder))
-            }
+            Compression::Zstd => Self::Zstd(Box::new(ZstdFrame::new(out)?)),
             Compression::Gzip => Self::Gzip(Box::new(GzDecoder::new(out))),
         })
     }
@@ -116,10 +113,51 @@ impl<W: Write> Decoder<W> {
 
     fn finish(self) -> Result<W> {
         match self {
-            Self::Zstd(mut d) => d.flush().map(|()| d.into_inner()),
+            Self::Zstd(d) => d.finish(),
             Self::Gzip(d) => d.finish(),
         }
         .map_err(undecodable)
+    }
+}
+
+/// Decodes exactly one Zstandard frame. The crate's own writer takes a cut frame for a whole one.
+struct ZstdFrame<W> {
+    decoder: zstd::stream::raw::Decoder<'static>,
+    buffer: Vec<u8>,
+    is_complete: bool,
+    out: W,
+}
+
+impl<W: Write> ZstdFrame<W> {
+    fn new(out: W) -> io::Result<Self> {
+        let mut decoder = zstd::stream::raw::Decoder::new()?;
+        decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))?;
+        Ok(Self { decoder, buffer: vec![0; PIECE], is_complete: false, out })
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut input = InBuffer::around(bytes);
+        let mut may_hold_more = false;
+        while input.pos() < bytes.len() || may_hold_more {
+            if self.is_complete {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "bytes follow the end of the frame"));
+            }
+            let mut output = OutBuffer::around(&mut self.buffer[..]);
+            let hint = self.decoder.run(&mut input, &mut output)?;
+            let length = output.pos();
+            self.out.write_all(&self.buffer[..length])?;
+            self.is_complete = hint == 0;
+            may_hold_more = length == self.buffer.len() && !self.is_complete;
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> io::Result<W> {
+        if self.is_complete {
+            Ok(self.out)
+        } else {
+            Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the frame is cut"))
+        }
     }
 }
 
@@ -328,4 +366,82 @@ fn differs(what: &str, want: impl std::fmt::Display, found: impl std::fmt::Displ
     Error::new(ErrorKind::Corrupt, format!("the {what} of the part differs from its index"))
         .with("recorded", want)
         .with("found", found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{store::pipe, stream, stream::ByteStream};
+
+    fn compress(compression: Compression, plain: &[u8]) -> Bytes {
+        let mut encoder = Encoder::new(compression, compression.default_level(), Vec::new()).unwrap();
+        encoder.write_all(plain).unwrap();
+        encoder.finish().unwrap().into()
+    }
+
+    fn cut(all: &Bytes) -> ByteStream {
+        let pieces: Vec<Result<Bytes>> = all.chunks(5).map(|c| Ok(Bytes::copy_from_slice(c))).collect();
+        Box::pin(futures::stream::iter(pieces))
+    }
+
+    async fn try_measure(compression: Compression, stored: &Bytes) -> Result<Measure> {
+        pipe::consume(cut(stored), move |input| measure(input, compression)).await
+    }
+
+    #[tokio::test]
+    async fn a_cut_a_tail_and_another_format_are_never_whole_parts() {
+        for (compression, other) in [(Compression::Zstd, Compression::Gzip), (Compression::Gzip, Compression::Zstd)] {
+            let stored = compress(compression, b"1\tann\n2\tbob\n");
+            assert_eq!(try_measure(compression, &stored).await.unwrap().plain_len, 12);
+            for length in 0..stored.len() {
+                let result = try_measure(compression, &stored.slice(..length)).await;
+                assert_eq!(result.unwrap_err().kind(), ErrorKind::Corrupt, "{compression:?} cut at {length}");
+            }
+            let longer = Bytes::from([&stored[..], b"x"].concat());
+            assert_eq!(try_measure(compression, &longer).await.unwrap_err().kind(), ErrorKind::Corrupt);
+            let twice = Bytes::from([&stored[..], &stored[..]].concat());
+            assert_eq!(try_measure(compression, &twice).await.unwrap_err().kind(), ErrorKind::Corrupt);
+            assert_eq!(try_measure(other, &stored).await.unwrap_err().kind(), ErrorKind::Corrupt);
+        }
+    }
+
+    /// A few kilobytes that would become 64 MiB.
+    #[tokio::test]
+    async fn a_bomb_gives_no_more_than_was_promised() {
+        for compression in [Compression::Zstd, Compression::Gzip] {
+            let bomb = compress(compression, &vec![0; 64 << 20]);
+            let want = Measure { plain_len: 300_000, ..try_measure(compression, &bomb).await.unwrap() };
+            let (plain, _) = pipe::transform(cut(&bomb), move |input, out| {
+                decode(input, Some(out), compression, &want, Reading::Plain)
+            });
+            let mut given = 0;
+            let result = futures::TryStreamExt::try_for_each(plain, |piece| {
+                given += piece.len();
+                std::future::ready(Ok(()))
+            });
+            assert_eq!(result.await.unwrap_err().kind(), ErrorKind::Corrupt);
+            assert!(given <= 300_000, "{given}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_wants_much_memory_is_refused() {
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(27).unwrap();
+        encoder.write_all(&vec![7; 1 << 20]).unwrap();
+        let stored = Bytes::from(encoder.finish().unwrap());
+        assert_eq!(try_measure(Compression::Zstd, &stored).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    #[tokio::test]
+    async fn what_is_encoded_is_measured_as_the_standard_tools_do() {
+        let plain = Bytes::from_static(b"one part");
+        let (stored, measure) = pipe::transform(cut(&plain), |input, out| encode(input, out, Compression::Zstd, 3));
+        let stored = stream::collect(stored, 1000).await.unwrap();
+        let measure = measure.await.unwrap();
+        assert_eq!(zstd::decode_all(&stored[..]).unwrap(), plain);
+        assert_eq!(measure.sha256, sha256(&stored));
+        assert_eq!(measure.blake3.to_string(), blake3::hash(&plain).to_hex().to_string());
+        assert_eq!((measure.stored_len, measure.plain_len), (stored.len() as u64, 8));
+    }
 }

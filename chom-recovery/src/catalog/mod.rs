@@ -6,7 +6,7 @@
 
 use chrono::Duration;
 
-pub mod codec;
+mod codec;
 mod entry;
 #[doc = include_str!("../docs/format.md")]
 pub mod format {}
@@ -22,7 +22,7 @@ mod sweep;
 mod verify;
 mod writer;
 
-pub use codec::{Compression, Measure};
+pub use codec::{Compression, Measure, PART_LIMIT};
 pub use entry::BackupInfo;
 pub use id::{BackupId, Hash, HostId, Ids, Name, RepositoryId};
 pub use index::{INDEX_LIMIT, PartMeta, PartRecord};

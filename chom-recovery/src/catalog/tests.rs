@@ -8,8 +8,8 @@ use futures::TryStreamExt;
 
 use super::*;
 use crate::{
-    error::{ErrorKind, Result},
-    store::{BackupStore, Key, memory::MemoryStore},
+    error::{Error, ErrorKind, Result},
+    store::{BackupStore, Key, ObjectInfo, Version, memory::MemoryStore},
     stream::{self, ByteStream},
     system::SystemId,
 };

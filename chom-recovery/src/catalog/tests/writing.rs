@@ -43,3 +43,280 @@ async fn what_was_backed_up_is_read_back() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_tables_are_written_at_the_same_time() {
+    let world = World::new().await;
+    let mut writer = world.begin().await;
+    let component = writer.component(database()).unwrap();
+    let tasks = (0..40_u32).map(|index| {
+        let component = component.clone();
+        tokio::spawn(async move {
+            let body = noise(200_000, index.into());
+            let part = component.put_part(index, pieces(&body, 7_000)).await?;
+            component.record(part, rows(index.into()))
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap().unwrap();
+    }
+    let info = writer.finish(world.facts()).await.unwrap();
+    let read = content(&world.repository, &info.place).await.unwrap();
+    assert_eq!(read, (0..40).map(|i| noise(200_000, i)).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn parts_that_are_compressed_already_are_checked_too() {
+    let world = World::new().await;
+    let mut writer = world.begin().await;
+    let component = writer.component(database()).unwrap();
+    let plain = noise(300_000, 1);
+    let frame = Bytes::from(zstd::encode_all(&plain[..], 1).unwrap());
+    let error = component.put_encoded(0, pieces(&frame.slice(..frame.len() - 9), 1000)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert!(world.keys(&format!("{}/", world.host)).await.is_empty(), "nothing broken is stored");
+    let part = component.put_encoded(0, pieces(&frame, 1000)).await.unwrap();
+    assert_eq!((part.measure().stored_len, part.measure().plain_len), (frame.len() as u64, 300_000));
+    component.record(part, rows(1)).unwrap();
+    let info = writer.finish(world.facts()).await.unwrap();
+    assert_eq!(content(&world.repository, &info.place).await.unwrap(), [plain]);
+}
+
+#[tokio::test]
+async fn a_source_that_fails_leaves_its_index_free() {
+    let world = World::new().await;
+    let mut writer = world.begin().await;
+    let component = writer.component(database()).unwrap();
+    let broken = [Ok(Bytes::from_static(b"half")), Err(Error::new(ErrorKind::Unreachable, "the server went away"))];
+    let error = component.put_part(0, Box::pin(futures::stream::iter(broken))).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable);
+    assert_eq!(error.message(), "part 0 of `database`: the server went away");
+    component.put(0, rows(1), stream::once("whole")).await.unwrap();
+    let error = component.put_part(0, stream::once("again")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    let info = writer.finish(world.facts()).await.unwrap();
+    assert_eq!(content(&world.repository, &info.place).await.unwrap(), ["whole"]);
+}
+
+#[tokio::test]
+async fn a_backup_with_a_forgotten_part_cannot_be_finished() {
+    let world = World::new().await;
+    let mut writer = world.begin().await;
+    let component = writer.component(database()).unwrap();
+    component.put(0, rows(1), stream::once("a")).await.unwrap();
+    let _forgotten = component.put_part(1, stream::once("b")).await.unwrap();
+    assert!(writer.component(database()).is_err(), "one component of a name");
+    assert_eq!(writer.finish(world.facts()).await.unwrap_err().kind(), ErrorKind::InvalidInput);
+    assert!(world.catalog().list().await.unwrap().backups.is_empty());
+    assert_eq!(world.begin().await.finish(world.facts()).await.unwrap_err().kind(), ErrorKind::InvalidInput);
+}
+
+#[tokio::test]
+async fn a_part_that_vanished_before_the_end_is_noticed() {
+    let world = World::new().await;
+    let mut writer = world.begin().await;
+    let component = writer.component(database()).unwrap();
+    component.put(0, rows(1), stream::once("a")).await.unwrap();
+    let key = writer.place().part(component.name(), 0);
+    world.store.delete(&key).await.unwrap();
+    let error = writer.finish(world.facts()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(world.catalog().list().await.unwrap().backups.is_empty());
+}
+
+#[tokio::test]
+async fn a_host_whose_key_is_not_trusted_makes_no_backup() {
+    let world = World::new().await;
+    let stranger = Signer::from_seed(&[9; 32]);
+    let begun = BackupWriter::begin(&world.repository, &stranger, &world.host, &world.system).await;
+    assert_eq!(begun.unwrap_err().kind(), ErrorKind::Precondition);
+}
+
+/// Stops working after so many writes: before the next one has an effect, or after.
+#[derive(Debug, Clone)]
+struct DyingStore {
+    inner: Arc<dyn BackupStore>,
+    writes_left: Arc<Mutex<u32>>,
+    dies_after_effect: bool,
+}
+
+impl DyingStore {
+    fn write(&self) -> (bool, bool) {
+        let mut left = self.writes_left.lock().unwrap();
+        let is_last = *left == 0;
+        let is_dead = *left == u32::MAX;
+        *left = left.wrapping_sub(1).min(if is_last || is_dead { u32::MAX } else { *left });
+        (is_dead || (is_last && !self.dies_after_effect), is_last)
+    }
+
+    fn dead(&self) -> Result<()> {
+        if *self.writes_left.lock().unwrap() == u32::MAX { Err(gone()) } else { Ok(()) }
+    }
+}
+
+fn gone() -> Error {
+    Error::new(ErrorKind::Unreachable, "the process was killed here")
+}
+
+#[async_trait::async_trait]
+impl BackupStore for DyingStore {
+    fn url(&self) -> String {
+        self.inner.url()
+    }
+    async fn put_new(&self, key: &Key, body: ByteStream) -> Result<ObjectInfo> {
+        let (is_dead, is_last) = self.write();
+        if is_dead {
+            return Err(gone());
+        }
+        let result = self.inner.put_new(key, body).await;
+        if is_last { Err(gone()) } else { result }
+    }
+    async fn get(&self, key: &Key, range: Option<std::ops::Range<u64>>) -> Result<ByteStream> {
+        self.dead()?;
+        self.inner.get(key, range).await
+    }
+    async fn stat(&self, key: &Key) -> Result<Option<ObjectInfo>> {
+        self.dead()?;
+        self.inner.stat(key).await
+    }
+    async fn list(&self, prefix: &str) -> Result<futures::stream::BoxStream<'static, Result<ObjectInfo>>> {
+        self.dead()?;
+        self.inner.list(prefix).await
+    }
+    async fn delete(&self, _: &Key) -> Result<()> {
+        Err(gone())
+    }
+    async fn compare_and_swap(&self, _: &Key, _: Option<&Version>, _: Bytes) -> Result<Version> {
+        Err(gone())
+    }
+    async fn now(&self) -> Result<DateTime<Utc>> {
+        self.inner.now().await
+    }
+    async fn free_bytes(&self) -> Result<Option<u64>> {
+        self.inner.free_bytes().await
+    }
+    async fn sweep_leftovers(&self, older_than: std::time::Duration) -> Result<u64> {
+        self.inner.sweep_leftovers(older_than).await
+    }
+}
+
+async fn write_two(writer: BackupWriter, facts: Facts) -> Result<BackupInfo> {
+    let mut writer = writer;
+    let component = writer.component(database())?;
+    component.put(0, rows(1), stream::once("one")).await?;
+    component.put(1, rows(2), stream::once("two")).await?;
+    writer.finish(facts).await
+}
+
+/// F1 and F2: a writer that dies at any write leaves either nothing that is listed, or the whole backup; and the
+/// backup can be taken up again under its id.
+#[tokio::test]
+async fn death_at_every_write_leaves_nothing_or_everything() {
+    // Two parts, the index, the copy, the manifest.
+    const WRITES: u32 = 5;
+    for dies_after_effect in [false, true] {
+        for survives in 0..=WRITES {
+            let world = World::new().await;
+            let dying = DyingStore {
+                inner: world.store.clone(),
+                writes_left: Arc::new(Mutex::new(survives)),
+                dies_after_effect,
+            };
+            let mortal = Repository::open(Arc::new(dying), world.signer.id().into()).await.unwrap();
+            let mortal = mortal.with_ids(world.repository.ids().clone());
+            let writer = BackupWriter::begin(&mortal, &world.signer, &world.host, &world.system).await.unwrap();
+            let place = writer.place().clone();
+            let result = write_two(writer, world.facts()).await;
+            assert_eq!(result.is_ok(), survives == WRITES, "{survives} {result:?}");
+
+            let repository = world.reopened().await;
+            let catalog = Catalog::new(&repository, &world.system);
+            let is_committed = survives == WRITES || (survives == WRITES - 1 && dies_after_effect);
+            let listing = catalog.list().await.unwrap();
+            assert_eq!(listing.backups.len(), usize::from(is_committed), "after {survives}");
+            assert!(listing.damaged.is_empty());
+
+            world.pass(1);
+            match BackupWriter::resume(&repository, &world.signer, place.clone()).await {
+                Err(e) => assert!(is_committed && e.kind() == ErrorKind::AlreadyExists, "{e}"),
+                Ok(Resumed::Committed(info)) => {
+                    assert_eq!(survives, if dies_after_effect { 3 } else { 4 });
+                    assert_eq!(info.place, place);
+                }
+                Ok(Resumed::Unfinished(writer)) => {
+                    assert!(survives < 4);
+                    write_two(writer, world.facts()).await.unwrap();
+                }
+            }
+            assert_eq!(content(&repository, &place).await.unwrap(), ["one", "two"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_resumed_backup_keeps_equal_parts_and_refuses_others() {
+    let world = World::new().await;
+    let mut writer = world.begin().await;
+    let place = writer.place().clone();
+    let component = writer.component(database()).unwrap();
+    let _ = component.put_part(0, stream::once("one")).await.unwrap();
+    let key = place.part(component.name(), 0);
+    let before = world.store.stat(&key).await.unwrap();
+    drop((writer, component));
+
+    let repository = world.reopened().await;
+    let resumed = BackupWriter::resume(&repository, &world.signer, place.clone()).await.unwrap();
+    let Resumed::Unfinished(mut writer) = resumed else { panic!("it has no manifest") };
+    // Another level gives other stored bytes; what counts is the content.
+    let component = writer.component(database().level(19)).unwrap();
+    let error = component.put_part(0, stream::once("another snapshot")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    component.put(0, rows(1), stream::once("one")).await.unwrap();
+    assert_eq!(world.store.stat(&key).await.unwrap(), before, "the part was kept");
+    writer.finish(world.facts()).await.unwrap();
+    assert_eq!(content(&repository, &place).await.unwrap(), ["one"]);
+}
+
+#[tokio::test]
+async fn unfinished_backups_are_swept_after_a_day_and_others_never() {
+    let world = World::new().await;
+    let day = std::time::Duration::from_hours(24);
+    let kept = world.backup(&["kept"]).await;
+    let mut old = world.begin().await;
+    let component = old.component(database()).unwrap();
+    let _ = component.put_part(0, stream::once("lost")).await.unwrap();
+    world.pass(23 * 60);
+    let mut young = world.begin().await;
+    let _ = young.component(database()).unwrap().put_part(0, stream::once("in work")).await.unwrap();
+    assert_eq!(sweep_unfinished(&world.repository, &world.system, day).await.unwrap(), Swept::default());
+    world.pass(61);
+    assert_eq!(sweep_unfinished(&world.repository, &system("shop"), day).await.unwrap().backups, 0);
+    let swept = sweep_unfinished(&world.repository, &world.system, day).await.unwrap();
+    assert_eq!((swept.backups, swept.objects), (1, 1));
+    assert!(world.keys(&old.place().prefix()).await.is_empty());
+    assert!(!world.keys(&young.place().prefix()).await.is_empty());
+    assert_eq!(content(&world.repository, &kept.place).await.unwrap(), ["kept"]);
+    assert_eq!(old.finish(world.facts()).await.unwrap_err().kind(), ErrorKind::InvalidInput, "its part is gone");
+    young.abandon().await.unwrap();
+    assert!(world.keys(&format!("{}/", world.host)).await.iter().all(|k| k.as_str().contains(&kept.id().to_string())));
+}
+
+/// F40.
+#[tokio::test]
+async fn ids_follow_each_other_although_the_clock_goes_back() {
+    let world = World::new().await;
+    let first = world.backup(&["1"]).await;
+    world.pass(-3);
+    // A new process, which remembers nothing.
+    let repository = world.reopened().await.with_ids(Ids::new(
+        {
+            let clock = world.clock.clone();
+            move || *clock.lock().unwrap()
+        },
+        || 0,
+    ));
+    let writer = BackupWriter::begin(&repository, &world.signer, &world.host, &world.system).await.unwrap();
+    let second = write_two(writer, world.facts()).await.unwrap();
+    assert!(second.id() > first.id());
+    assert_eq!(world.catalog().select(&Selector::Latest).await.unwrap().id(), second.id());
+}
