@@ -229,7 +229,7 @@ enum Entry<'a> {
     Damaged(&'a Damaged),
 }
 
-impl<'a> Entry<'a> {
+impl Entry<'_> {
     fn id(self) -> BackupId {
         match self {
             Self::Usable(b) => b.id(),
@@ -256,25 +256,15 @@ impl Listing {
                 .with("first", &problem.message)
                 .hint("mend that, or name a backup by its id"));
         }
-        let mut newest_first = self.newest_first();
-        let (skip, fits): (usize, Box<dyn Fn(&BackupInfo) -> bool>) = match selector {
-            Selector::Previous(n) => (*n as usize, Box::new(|_| true)),
-            Selector::Before(id) => {
-                newest_first.retain(|e| e.id() < *id);
-                (0, Box::new(|_| true))
-            }
-            Selector::Timestamp(at) => {
-                newest_first.retain(|e| matches!(e, Entry::Usable(_)) || e.id().time() <= *at);
-                (0, Box::new(|b| b.point <= *at))
-            }
-            Selector::Tag(tag) => (0, Box::new(|b| b.tags.contains(tag))),
-            Selector::Latest | Selector::Id(_) => (0, Box::new(|_| true)),
-        };
         // A damaged one may be the one that is wanted: it keeps its place in the order.
-        let mut matching = newest_first.into_iter().filter(|e| match e {
-            Entry::Usable(b) => fits(b),
-            Entry::Damaged(_) => true,
+        let mut matching = self.newest_first().into_iter().filter(|entry| match (selector, entry) {
+            (Selector::Before(id), entry) => entry.id() < *id,
+            (Selector::Timestamp(at), Entry::Usable(b)) => b.point <= *at,
+            (Selector::Timestamp(at), Entry::Damaged(d)) => d.place.id.time() <= *at,
+            (Selector::Tag(tag), Entry::Usable(b)) => b.tags.contains(tag),
+            (Selector::Latest | Selector::Previous(_) | Selector::Tag(_) | Selector::Id(_), _) => true,
         });
+        let skip = if let Selector::Previous(n) = selector { *n as usize } else { 0 };
         match matching.by_ref().nth(skip) {
             Some(Entry::Usable(info)) => Ok(info),
             Some(Entry::Damaged(damaged)) => {

@@ -71,7 +71,7 @@ impl ComponentSpec {
 #[derive(Debug)]
 pub enum Resumed {
     /// The backup is unfinished: write its parts again; those that are there already cost only reading.
-    Unfinished(BackupWriter),
+    Unfinished(Box<BackupWriter>),
     /// Everything but the last object was there; it is now, and the backup is complete.
     Committed(Box<BackupInfo>),
 }
@@ -115,7 +115,7 @@ impl BackupWriter {
         let writer = Self::at(repository, signer, place)?;
         let place = &writer.shared.place;
         if store.stat(&place.manifest_copy()).await?.is_none() {
-            return Ok(Resumed::Unfinished(writer));
+            return Ok(Resumed::Unfinished(Box::new(writer)));
         }
         let reader = BackupReader::open_copy(repository, place.clone()).await?;
         for component in &reader.manifest().components {

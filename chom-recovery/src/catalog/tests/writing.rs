@@ -245,7 +245,7 @@ async fn death_at_every_write_leaves_nothing_or_everything() {
                 }
                 Ok(Resumed::Unfinished(writer)) => {
                     assert!(survives < 4);
-                    write_two(writer, world.facts()).await.unwrap();
+                    write_two(*writer, world.facts()).await.unwrap();
                 }
             }
             assert_eq!(content(&repository, &place).await.unwrap(), ["one", "two"]);

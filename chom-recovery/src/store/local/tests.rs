@@ -172,3 +172,45 @@ async fn two_processes_that_swap_one_lease_never_both_win() {
         assert_eq!(won, 1);
     }
 }
+
+/// Not a test by itself: the process that [`a_writer_that_is_killed_leaves_whole_objects_only`] kills.
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_until_it_is_killed() {
+    let Some(folder) = std::env::var_os("CHOM_TEST_WRITER_FOLDER") else { return };
+    let store = LocalStore::open(Path::new(&folder)).unwrap();
+    for i in 0_u32.. {
+        let piece = Bytes::from(i.to_le_bytes().repeat(10_000));
+        let body = futures::stream::iter(std::iter::repeat_n(piece, 25).map(Ok));
+        store.put_new(&key(&format!("{}/{i}", i % 7)), Box::pin(body)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_writer_that_is_killed_leaves_whole_objects_only() {
+    for wanted in [1, 5, 12, 23] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(folder.path()).unwrap();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "store::local::tests::writes_until_it_is_killed"])
+            .env("CHOM_TEST_WRITER_FOLDER", folder.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let listed = || async { store.list("").await.unwrap().try_collect::<Vec<_>>().await.unwrap() };
+        while listed().await.len() < wanted && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let objects = listed().await;
+        assert!(objects.len() >= wanted, "the writer wrote {} objects", objects.len());
+        for object in objects {
+            let number: u32 = object.key.as_str().rsplit('/').next().unwrap().parse().unwrap();
+            let body = stream::collect(store.get(&object.key, None).await.unwrap(), 2 << 20).await.unwrap();
+            assert!(body == number.to_le_bytes().repeat(250_000), "{} is not whole", object.key);
+        }
+        store.sweep_leftovers(Duration::ZERO).await.unwrap();
+        assert!(files(folder.path()).iter().all(|f| !f.starts_with(TEMPORARY)), "{:?}", files(folder.path()));
+    }
+}

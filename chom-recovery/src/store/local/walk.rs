@@ -69,14 +69,14 @@ pub(super) fn stream(
     .boxed()
 }
 
-/// Removes temporary files that were last written before a time.
+/// Removes temporary files that were not written to after a time.
 pub(super) fn sweep(inner: &Inner, before: DateTime<Utc>) -> Result<u64> {
     let mut gone = 0;
     let mut first_error = None;
     let root = open_directory(&inner.root, ".").map_err(io::Error::from)?;
     let _ = walk(&root, "", &mut |met| {
         match met {
-            Met::File { directory, name, stat, .. } if name.starts_with(TEMPORARY) && time_of(&stat) < before => {
+            Met::File { directory, name, stat, .. } if name.starts_with(TEMPORARY) && time_of(&stat) <= before => {
                 match rustix::fs::unlinkat(directory, &name, AtFlags::empty()) {
                     Ok(()) => gone += 1,
                     Err(Errno::NOENT) => {}
