@@ -5,6 +5,7 @@ use std::{
     future::Future,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use serde::Serialize;
@@ -230,7 +231,7 @@ impl Engine {
         self.clear_the_way(&new)?;
         let directory = runs.join(id.to_string());
         journal::make_directory(&directory)?;
-        let journal = Journal::create(&directory)?;
+        let journal = Journal::create(&directory, self.clock.as_ref())?;
         let run = self.run(Mode::Execute, id, new.clone(), Some(journal), Ledger::default(), Some(local));
         run.inner
             .append(Entry::RunStarted {
@@ -244,7 +245,6 @@ impl Engine {
                 operator: self.operator.clone(),
                 host: self.host.clone(),
                 version: env!("CARGO_PKG_VERSION").into(),
-                boot: self.clock.boot_id(),
             })
             .await?;
         if let Err(error) = self.take_system_lock(id).await {
@@ -276,12 +276,16 @@ impl Engine {
     {
         let (run, _) = self.reopen(id, Mode::Unwind).await?;
         self.check_newest(id, &run.inner.system)?;
-        run.inner.append(self.resumed()).await?;
-        run.register_undos(procedure(run.clone())).await?;
-        let (inner, because) = (run.inner.clone(), because.to_owned());
-        tokio::spawn(async move { inner.unwind(&because).await }).await.unwrap_or_else(|join| {
-            Err(Error::new(ErrorKind::Failed, "the rollback's own task ended").caused_by(join.to_string()))
-        })
+        run.register_undos(procedure(run.clone())).await;
+        run.unwind(because, Some(self.resumed())).await
+    }
+
+    /// Removes the directories of runs that are over since longer than `keep`, and returns their ids.
+    ///
+    /// Never those that can still be resumed, are running, have a damaged journal, or ended in the future by a clock
+    /// that has jumped.
+    pub fn prune(&self, keep: Duration) -> Result<Vec<RunId>> {
+        summary::prune(&self.state_dir, keep, self.clock.as_ref())
     }
 
     /// Returns what a run is about, to choose the procedure before it is taken up.
@@ -415,7 +419,6 @@ impl Engine {
             operator: self.operator.clone(),
             host: self.host.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
-            boot: self.clock.boot_id(),
         }
     }
 
@@ -484,6 +487,7 @@ impl Engine {
             request: new.request,
             objective: new.objective,
             operator: self.operator.clone(),
+            state_dir: self.state_dir.clone(),
             directory: self.run_directory(id),
             book: Arc::new(Mutex::new(Book { journal, ledger, notes: Vec::new() })),
             clock: self.clock.clone(),

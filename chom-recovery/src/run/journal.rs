@@ -6,10 +6,11 @@
 //! can write the file can cut whole records off its end unnoticed; the chain guards against accidents and edits.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions},
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -40,6 +41,7 @@ const TAIL_LENGTH: usize = HASH_MEMBER.len() + 64 + 2;
 pub(crate) struct Journal {
     medium: Box<dyn Medium>,
     path: PathBuf,
+    boot: String,
     length: u64,
     seq: u64,
     prev: String,
@@ -71,7 +73,7 @@ pub(crate) struct Content {
 
 impl Journal {
     /// Makes the journal of a new run in `directory`, which must not hold one.
-    pub(crate) fn create(directory: &Path) -> Result<Self> {
+    pub(crate) fn create(directory: &Path, clock: &dyn Clock) -> Result<Self> {
         let path = directory.join(FILE);
         let fail = |e: io::Error| Error::from(e).during(format!("cannot make journal `{}`", path.display()));
         let file = OpenOptions::new().append(true).read(true).create_new(true).mode(0o600).open(&path).map_err(fail)?;
@@ -80,7 +82,7 @@ impl Journal {
         make_reserve(directory).map_err(fail)?;
         sync_directory(directory).map_err(fail)?;
         let medium = Box::new(Disk { file, directory: directory.to_owned() });
-        Ok(Self { medium, path, length: 0, seq: 0, prev: "0".repeat(64), poisoned: None })
+        Ok(Self { medium, path, boot: boot(clock), length: 0, seq: 0, prev: "0".repeat(64), poisoned: None })
     }
 
     /// Opens the journal in `directory` for writing and repairs its tail.
@@ -103,6 +105,7 @@ impl Journal {
         let mut journal = Self {
             medium: Box::new(Disk { file, directory: directory.to_owned() }),
             path,
+            boot: boot(clock),
             length: content.good,
             seq: content.records.len() as u64,
             prev: content.last_hash,
@@ -128,6 +131,7 @@ impl Journal {
         let mut record = Record {
             seq: self.seq,
             time: clock.now(),
+            boot: self.boot.clone(),
             up_ms: millis(clock.since_boot()),
             prev: self.prev.clone(),
             entry,
@@ -277,13 +281,23 @@ pub(crate) fn scrub(value: &mut Value) {
 }
 
 fn lock(file: &File, path: &Path) -> Result<()> {
-    file.try_lock().map_err(|e| match e {
-        std::fs::TryLockError::WouldBlock => {
-            Error::new(ErrorKind::Locked, format!("journal `{}` is open in another process", path.display()))
-                .hint("wait until that process has ended")
+    // Somebody who lists runs holds a lock for an instant.
+    for _ in 0..20 {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(5)),
+            Err(TryLockError::Error(e)) => {
+                return Err(Error::from(e).during(format!("cannot lock `{}`", path.display())));
+            }
+            Ok(()) => return Ok(()),
         }
-        std::fs::TryLockError::Error(e) => Error::from(e).during(format!("cannot lock `{}`", path.display())),
-    })
+    }
+    Err(Error::new(ErrorKind::Locked, format!("journal `{}` is open in another process", path.display()))
+        .hint("wait until that process has ended"))
+}
+
+/// Eight digits tell one boot from the next.
+fn boot(clock: &dyn Clock) -> String {
+    clock.boot_id().chars().take(8).collect()
 }
 
 fn is_full(result: &io::Result<()>) -> bool {

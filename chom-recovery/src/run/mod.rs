@@ -124,6 +124,7 @@ pub(crate) struct Inner {
     /// Hash of the plan that approvals are bound to.
     plan_hash: String,
     operator: String,
+    state_dir: PathBuf,
     directory: PathBuf,
     book: Arc<Mutex<Book>>,
     clock: Arc<dyn Clock>,
@@ -397,8 +398,9 @@ impl Inner {
             let journal = journal
                 .as_mut()
                 .ok_or_else(|| Error::new(ErrorKind::Failed, "nothing is recorded when planning (this is a bug)"))?;
+            // A remark that cannot be written must not keep an outcome from being written.
             for note in notes.drain(..) {
-                ledger.apply(&journal.append(note, clock.as_ref())?);
+                let _ = journal.append(note, clock.as_ref());
             }
             ledger.apply(&journal.append(entry, clock.as_ref())?);
             Ok(())

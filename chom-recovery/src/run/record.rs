@@ -16,7 +16,9 @@ pub struct Record {
     pub seq: u64,
     /// Wall time, for people.
     pub time: DateTime<Utc>,
-    /// Milliseconds since boot, for durations.
+    /// Begin of the boot's id.
+    pub boot: String,
+    /// Milliseconds since that boot, for durations.
     pub up_ms: u64,
     /// Hash of the record before, in hex; 64 zeros in the first.
     pub prev: String,
@@ -137,8 +139,6 @@ pub enum Entry {
         host: String,
         /// Version of this library.
         version: String,
-        /// Boot during which `up_ms` counts.
-        boot: String,
     },
     /// A process took the run up again.
     RunResumed {
@@ -148,8 +148,6 @@ pub enum Entry {
         host: String,
         /// Version of this library.
         version: String,
-        /// Boot during which `up_ms` counts from here on.
-        boot: String,
     },
     /// The end of the file was damaged by an interrupted write and was cut off.
     TailRepaired {
@@ -354,6 +352,7 @@ impl Entry {
                 | Self::StepIntent { .. }
                 | Self::ApprovalAsked { .. }
                 | Self::Attached { .. }
+                | Self::Note { .. }
         )
     }
 

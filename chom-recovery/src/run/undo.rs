@@ -19,6 +19,7 @@ use crate::{
         events::Event,
         failpoint,
         ledger::StepEntry,
+        lock::LocalLock,
         record::{Entry, Outcome, UndoPlan},
     },
 };
@@ -95,14 +96,19 @@ impl Run {
             Mode::Execute => {}
         }
         self.inner.settle_tasks().await;
+        self.unwind(because, None).await
+    }
+
+    /// Unwinds in a task of its own. `resumed` is written first when another process began the run.
+    pub(crate) async fn unwind(&self, because: &str, resumed: Option<Entry>) -> Result<Vec<String>> {
         let (inner, because) = (self.inner.clone(), because.to_owned());
-        tokio::spawn(async move { inner.unwind(&because).await }).await.unwrap_or_else(|join| {
+        tokio::spawn(async move { inner.unwind(&because, resumed).await }).await.unwrap_or_else(|join| {
             Err(Error::new(ErrorKind::Failed, "the rollback's own task ended").caused_by(join.to_string()))
         })
     }
 
     /// Collects the undos of a run that was read back, by running its procedure without effects.
-    pub(crate) async fn register_undos<T>(&self, procedure: impl Future<Output = T>) -> Result<()> {
+    pub(crate) async fn register_undos<T>(&self, procedure: impl Future<Output = T>) {
         let inner = &self.inner;
         tokio::pin!(procedure);
         while !inner.missing_undos().is_empty() {
@@ -112,7 +118,6 @@ impl Run {
                 () = tokio::time::sleep(REGISTRATION_IDLE) => break,
             }
         }
-        Ok(())
     }
 }
 
@@ -128,9 +133,16 @@ impl Inner {
     }
 
     /// Runs the undos.
-    pub(crate) async fn unwind(self: &Arc<Self>, because: &str) -> Result<Vec<String>> {
+    async fn unwind(self: &Arc<Self>, because: &str, resumed: Option<Entry>) -> Result<Vec<String>> {
+        if self.ledger(|l| matches!(l.ended, Some((Outcome::RolledBack, _)))) {
+            return Ok(Vec::new());
+        }
         let steps = self.ledger(super::Ledger::to_undo);
         self.check_can_unwind(&steps)?;
+        self.lock_again().await?;
+        if let Some(resumed) = resumed {
+            self.append(resumed).await?;
+        }
         if !self.ledger(|l| l.rollback) {
             let entry = Entry::RollbackStarted { by: self.operator.clone(), because: because.to_owned() };
             self.append(entry).await?;
@@ -142,6 +154,20 @@ impl Inner {
         }
         self.end(Outcome::RolledBack, None).await?;
         Ok(undone)
+    }
+
+    /// A run that is over gave its locks back.
+    async fn lock_again(&self) -> Result<()> {
+        {
+            let mut local = lock(&self.local_lock);
+            if local.is_none() {
+                *local = Some(LocalLock::acquire(&self.state_dir, &self.system, self.id, self.clock.as_ref())?);
+            }
+        }
+        match &self.system_lock {
+            Some(system_lock) => system_lock.acquire(&self.id).await,
+            None => Ok(()),
+        }
     }
 
     fn check_can_unwind(&self, steps: &[(String, StepEntry)]) -> Result<()> {
