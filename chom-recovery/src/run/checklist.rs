@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Mode, PlanItem, Run, id};
+use super::{Kind, Mode, PlanItem, Run, id};
 use crate::{
     error::{Error, ErrorKind, Result},
     probe::{HealthProbe, Status, ask},
@@ -80,7 +80,7 @@ impl Run {
         let mut paths = Vec::new();
         for item in items {
             id::check_name(&item.name)?;
-            paths.push(self.enter(&item.name, None)?);
+            paths.push(self.enter(Kind::Approval, &item.name, None)?);
         }
         if self.inner.mode == Mode::Unwind {
             return self.replay_checklist(items, &paths).await;

@@ -47,6 +47,8 @@ pub(crate) struct Journal {
     prev: String,
     /// After a failed sync nobody knows what is on the disk: nothing more is written.
     poisoned: Option<String>,
+    /// The disk was full, and the reserve went to an outcome: nothing new is begun before there is a reserve again.
+    is_spent: bool,
 }
 
 /// What a journal needs of a file; tests put a disk that fills up in its place.
@@ -82,7 +84,16 @@ impl Journal {
         make_reserve(directory).map_err(fail)?;
         sync_directory(directory).map_err(fail)?;
         let medium = Box::new(Disk { file, directory: directory.to_owned() });
-        Ok(Self { medium, path, boot: boot(clock), length: 0, seq: 0, prev: "0".repeat(64), poisoned: None })
+        Ok(Self {
+            medium,
+            path,
+            boot: boot(clock),
+            length: 0,
+            seq: 0,
+            prev: "0".repeat(64),
+            poisoned: None,
+            is_spent: false,
+        })
     }
 
     /// Opens the journal in `directory` for writing and repairs its tail.
@@ -110,6 +121,7 @@ impl Journal {
             seq: content.records.len() as u64,
             prev: content.last_hash,
             poisoned: None,
+            is_spent: false,
         };
         let mut records = content.records;
         if content.torn > 0 {
@@ -152,8 +164,10 @@ impl Journal {
             return Err(Error::new(ErrorKind::Failed, format!("journal `{}` is closed: {why}", self.path.display()))
                 .hint("mend the disk, then resume the run"));
         }
-        let mut result = self.medium.write(line);
+        let is_refused = !due && self.is_spent;
+        let mut result = if is_refused { Err(io::ErrorKind::StorageFull.into()) } else { self.medium.write(line) };
         if is_full(&result) && due {
+            self.is_spent = true;
             self.medium
                 .truncate(self.length)
                 .and_then(|()| self.medium.release_reserve())

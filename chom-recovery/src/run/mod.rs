@@ -114,6 +114,15 @@ pub(crate) enum Mode {
     Unwind,
 }
 
+/// What a path names. Steps, decisions and approvals do not get in each other's way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Kind {
+    Step,
+    Decision,
+    /// Approvals and items of checklists: `chom-recovery approve` takes either.
+    Approval,
+}
+
 pub(crate) struct Inner {
     id: RunId,
     mode: Mode,
@@ -134,8 +143,8 @@ pub(crate) struct Inner {
     events: Events,
     /// Step bodies that are running. They belong to the run, not to whoever awaits them.
     tasks: TaskTracker,
-    /// Paths used by this process: a path used twice would mix up two steps.
-    paths: Mutex<HashSet<String>>,
+    /// Paths used by this process: one used twice would mix up two steps.
+    paths: Mutex<HashSet<(Kind, String)>>,
     undos: Mutex<HashMap<String, Registered>>,
     /// Rings in mode unwind when a step was registered.
     registered: Notify,
@@ -242,7 +251,7 @@ impl Run {
     ///
     /// `choose` observes and decides; it changes nothing.
     pub async fn decide<T: StepOutput>(&self, name: &str, choose: impl Future<Output = Result<T>> + Send) -> Result<T> {
-        let path = self.enter(name, None)?;
+        let path = self.enter(Kind::Decision, name, None)?;
         let recorded = self.inner.ledger(|l| l.decisions.get(&path).cloned());
         match (self.inner.mode, recorded) {
             (Mode::Execute | Mode::Unwind, Some(value)) => return from_recorded(&path, value),
@@ -267,7 +276,7 @@ impl Run {
     /// `NeedsConfirmation`: nobody is there to answer; the run pauses. `Denied`: the answer is no.
     /// `Conflict`: what was approved is another plan.
     pub async fn approve<A: Approvable>(&self, ask: &str) -> Result<Approval<A>> {
-        let path = self.enter(A::NAME, None)?;
+        let path = self.enter(Kind::Approval, A::NAME, None)?;
         if self.is_planning() {
             self.inner.plan(PlanItem::Approval { name: path, ask: ask.into() });
             return Ok(Approval::new("plan".into(), self.inner.plan_hash.clone()));
@@ -348,7 +357,7 @@ impl Run {
     }
 
     /// Checks a name and makes the path of a step, decision or approval, which nothing else of this run may have.
-    fn enter(&self, name: &str, key: Option<&str>) -> Result<String> {
+    fn enter(&self, kind: Kind, name: &str, key: Option<&str>) -> Result<String> {
         for part in self.scope.split('/').filter(|p| !p.is_empty()) {
             id::check_name(part)?;
         }
@@ -358,8 +367,8 @@ impl Run {
             id::check_key(key)?;
             path = format!("{path}[{key}]");
         }
-        if !lock(&self.inner.paths).insert(path.clone()) {
-            return Err(Error::new(ErrorKind::InvalidInput, format!("step `{path}` occurs twice in this run"))
+        if !lock(&self.inner.paths).insert((kind, path.clone())) {
+            return Err(Error::new(ErrorKind::InvalidInput, format!("{kind:?} `{path}` occurs twice in this run"))
                 .hint("give it a `key` of its own"));
         }
         Ok(path)

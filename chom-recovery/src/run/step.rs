@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{Inner, Mode, PlanItem, Run, StepCx, from_recorded, lock, panic_text, to_recorded};
+use super::{Inner, Kind, Mode, PlanItem, Run, StepCx, from_recorded, lock, panic_text, to_recorded};
 use crate::{
     error::{Error, ErrorKind, Result},
     run::{
@@ -238,7 +238,7 @@ impl<T: StepOutput> Step<T> {
 
     /// Checks what is said about the step and makes its path.
     fn enter(&mut self) -> Result<String> {
-        let path = self.run.enter(&self.name, self.key.as_deref())?;
+        let path = self.run.enter(Kind::Step, &self.name, self.key.as_deref())?;
         if let Err(error) = &self.input {
             return Err(Error::from(error.to_record()).during(format!("step `{path}`")));
         }

@@ -225,9 +225,8 @@ impl RunSummary {
     pub fn of(records: &[Record], is_running: bool) -> Option<Self> {
         let ledger = Ledger::of(records);
         let first = records.first()?;
-        let Entry::RunStarted {
-            run, system, procedure, request, objective, plan, operator, host, version, ..
-        } = &first.entry
+        let Entry::RunStarted { run, system, procedure, request, objective, plan, operator, host, version, .. } =
+            &first.entry
         else {
             return None;
         };

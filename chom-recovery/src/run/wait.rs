@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{PlanItem, Run, clock::millis, lock};
+use super::{Kind, PlanItem, Run, clock::millis, lock};
 use crate::{
     error::{Error, ErrorKind, Result},
     probe::{Answer, Health, HealthProbe, Status, ask},
@@ -56,12 +56,12 @@ impl Run {
         let name = format!("until-{}", probe.name());
         let mut turn = 1;
         // The same probe may be waited for several times; a wait changes nothing, so its number needs no meaning.
-        while lock(&self.inner.paths).contains(&numbered(&self.path(&name), turn)) {
+        while lock(&self.inner.paths).contains(&(Kind::Step, numbered(&self.path(&name), turn))) {
             turn += 1;
         }
         let key = (turn > 1).then(|| turn.to_string());
         if self.is_planning() {
-            let path = self.enter(&name, key.as_deref())?;
+            let path = self.enter(Kind::Step, &name, key.as_deref())?;
             let probe = probe.name().to_owned();
             self.inner.plan(PlanItem::Wait { name: path, probe: probe.clone(), timeout_ms: millis(wait.timeout) });
             return Ok(Answer { probe, health: Health::inconclusive("not asked: this is a plan"), latency_ms: 0 });

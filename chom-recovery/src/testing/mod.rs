@@ -2,3 +2,6 @@
 
 pub mod sim;
 pub mod store;
+
+pub mod kill;
+pub mod world;

@@ -1,0 +1,195 @@
+//! The kill matrix: a procedure is killed with SIGKILL at every place, taken up again, and its promises are checked.
+//!
+//! A place is every record of the journal (before it, between write and sync, after it), the gap between the end of a
+//! step's body and its record, and whatever else calls [`failpoint::hit`](crate::run::failpoint::hit), as
+//! [`World`](super::world::World) does around every effect. The process that is killed is the test's own program,
+//! begun again for just this test.
+
+use std::{
+    env, fs,
+    os::unix::process::ExitStatusExt,
+    path::Path,
+    process::{Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use crate::{
+    error::{ErrorKind, Result},
+    run::{Engine, NewRun, Run, RunId, failpoint, summary},
+};
+
+const TEST: &str = "CHOM_KILL_TEST";
+const DIRECTORY: &str = "CHOM_KILL_DIRECTORY";
+const AT: &str = "CHOM_KILL_AT";
+/// Where a child writes the place of its death.
+const PLACE: &str = ".killed-at";
+/// More places than any procedure has; a matrix that gets there does not end.
+const MOST_PLACES: u32 = 5_000;
+
+/// One row of the matrix: where the process was killed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Crash {
+    /// Number of the place, from 0.
+    pub at: u32,
+    /// Its name.
+    pub place: String,
+}
+
+/// How often each row is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kills {
+    /// Once, at every place; what takes it up again lives.
+    Once,
+    /// At every place, and then at every place of what takes it up again.
+    Twice,
+}
+
+/// What a test checks.
+pub struct Promises<'a> {
+    /// Runs the procedure in a directory, or takes it up where an earlier process left it; returns when it is done.
+    pub work: &'a dyn Fn(&Path),
+    /// Checks what has to hold at every moment.
+    pub always: &'a dyn Fn(&Path, &Crash),
+    /// Checks what has to hold when it is done.
+    pub at_end: &'a dyn Fn(&Path),
+}
+
+impl std::fmt::Debug for Promises<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Promises")
+    }
+}
+
+/// Runs the matrix and returns the places at which the process was killed.
+///
+/// `test` is the full name of the calling test, which does nothing before this call.
+///
+/// # Panics
+/// When a promise is broken; the message names the place.
+pub fn kill_matrix(test: &str, kills: Kills, promises: &Promises<'_>) -> Vec<String> {
+    if env::var(TEST).as_deref() == Ok(test) {
+        let directory = env::var(DIRECTORY).expect("the directory of a killed child");
+        die_at(env::var(AT).ok().map(|at| at.parse().expect("a number")), Path::new(&directory));
+        (promises.work)(Path::new(&directory));
+        std::process::exit(0);
+    }
+    let mut places = Vec::new();
+    for at in 0..MOST_PLACES {
+        let directory = tempfile::tempdir().expect("a directory");
+        let Some(crash) = child(test, directory.path(), Some(at)) else {
+            (promises.at_end)(directory.path());
+            println!("{test}: killed at each of {} places", places.len());
+            return places;
+        };
+        (promises.always)(directory.path(), &crash);
+        if kills == Kills::Twice {
+            second_kills(test, directory.path(), promises, &crash);
+        }
+        assert_eq!(child(test, directory.path(), None), None, "after {crash:?}");
+        (promises.at_end)(directory.path());
+        places.push(crash.place);
+    }
+    panic!("{test}: more than {MOST_PLACES} places");
+}
+
+fn second_kills(test: &str, after_first: &Path, promises: &Promises<'_>, first: &Crash) {
+    for at in 0..MOST_PLACES {
+        let directory = tempfile::tempdir().expect("a directory");
+        copy(after_first, directory.path());
+        let Some(second) = child(test, directory.path(), Some(at)) else { return };
+        (promises.always)(directory.path(), &second);
+        assert_eq!(child(test, directory.path(), None), None, "after {first:?} and {second:?}");
+        (promises.at_end)(directory.path());
+    }
+    panic!("{test}: more than {MOST_PLACES} places after {first:?}");
+}
+
+/// Runs the test's program for this test only. `None`: it ended by itself, well.
+fn child(test: &str, directory: &Path, at: Option<u32>) -> Option<Crash> {
+    let mut command = Command::new(env::current_exe().expect("the test's own program"));
+    command.args([test, "--exact", "--nocapture", "--test-threads=1"]);
+    command.env(TEST, test).env(DIRECTORY, directory).env_remove(AT).stdin(Stdio::null());
+    if let Some(at) = at {
+        command.env(AT, at.to_string());
+    }
+    let output = command.output().expect("a child");
+    if output.status.success() {
+        return None;
+    }
+    let place = fs::read_to_string(directory.join(PLACE)).unwrap_or_default();
+    assert_eq!(
+        (output.status.signal(), at.is_some()),
+        (Some(9), true),
+        "{test}, place {at:?} `{place}`: the child failed by itself\n{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Some(Crash { at: at.unwrap_or(0), place })
+}
+
+fn die_at(at: Option<u32>, directory: &Path) {
+    let (passed, note) = (AtomicU32::new(0), directory.join(PLACE));
+    failpoint::install(move |place| {
+        if at == Some(passed.fetch_add(1, Ordering::SeqCst)) {
+            let _ = fs::write(&note, place);
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+            // The signal may arrive at another thread first; this one goes no further.
+            loop {
+                std::thread::park();
+            }
+        }
+    });
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).expect("a directory") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            fs::create_dir_all(&target).expect("a directory");
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).expect("a copy");
+        }
+    }
+}
+
+/// What [`take_up`] found.
+#[derive(Debug)]
+pub enum TakenUp {
+    /// A run to go on with, new or resumed.
+    Run(Run),
+    /// An earlier process finished it.
+    Finished(RunId),
+}
+
+/// Resumes the newest run of the engine's directory, or starts one where none has effects yet.
+pub async fn take_up(engine: &Engine, new: NewRun) -> Result<TakenUp> {
+    let newest =
+        summary::list(engine.state_dir())?.into_iter().filter_map(|(id, run)| Some((id, run.ok()?))).next_back();
+    match newest {
+        Some((id, run)) if run.status == summary::RunStatus::Succeeded => Ok(TakenUp::Finished(id)),
+        Some((id, _)) => engine.resume(id).await.map(TakenUp::Run),
+        None => engine.start(new).await.map(TakenUp::Run),
+    }
+}
+
+/// Settles every unknown outcome of a run as a person would who looks at the world. `look` tells whether the step
+/// with that path was applied. Returns how many there were.
+pub fn resolve_all(engine: &Engine, id: RunId, look: impl Fn(&str) -> Option<serde_json::Value>) -> Result<usize> {
+    use crate::run::Verdict;
+    let run = summary::RunSummary::read(engine.state_dir(), id)?;
+    let mut settled = 0;
+    for step in run.unknown_steps() {
+        let (verdict, output) =
+            look(&step.step).map_or((Verdict::NotApplied, serde_json::Value::Null), |o| (Verdict::Applied, o));
+        engine.resolve(id, &step.step, verdict, output, "looked at it")?;
+        settled += 1;
+    }
+    Ok(settled)
+}
+
+/// Tells whether an error pauses a run until a person has looked.
+pub fn is_unknown(error: &crate::Error) -> bool {
+    error.kind() == ErrorKind::OutcomeUnknown
+}
