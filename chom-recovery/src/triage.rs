@@ -537,10 +537,11 @@ fn workers(view: &View<'_>) -> Option<Diagnosis> {
     let containers = view.containers("worker");
     let queue = view.of("queue", &[Class::Backlog]);
     let beat = view.of("scheduler", &[Class::Stale]);
-    let all = joined(&[containers.clone(), queue, beat.clone()]);
-    if all.is_empty() {
+    let failed = view.of("failed-jobs", &[Class::Errors]);
+    if containers.is_empty() && queue.is_empty() && beat.is_empty() {
         return None;
     }
+    let all = joined(&[containers.clone(), queue, beat.clone(), failed]);
     let is_effect = view.database_is_bad() || view.redis_is_bad() || view.disk_is_full();
     let down = !containers.is_empty() || beat.iter().any(|a| a.health.status == Status::Down);
     Some(diagnosis(

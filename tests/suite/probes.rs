@@ -88,6 +88,7 @@ async fn every_probe_is_healthy_on_a_healthy_stack() {
             "redis",
             "queue",
             "scheduler",
+            "failed-jobs",
             "http-health",
             &certificate,
         ] {
@@ -225,4 +226,52 @@ async fn evidence_is_complete_and_holds_no_secret() {
         assert_eq!(content.len() as u64, file.bytes);
         assert!(!String::from_utf8_lossy(&content).contains(password.trim()), "{} holds the password", file.name);
     }
+}
+
+/// A container of this test's own, removed at its end.
+struct Own(String);
+
+impl Own {
+    fn docker(arguments: &[&str]) -> String {
+        let output = std::process::Command::new("docker").args(arguments).output().unwrap();
+        assert!(output.status.success(), "docker {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("docker").args(["rm", "-fv", &self.0]).output();
+    }
+}
+
+#[tokio::test]
+async fn during_a_first_start_nothing_is_believed_and_an_empty_server_is_down() {
+    let name = "during_a_first_start_nothing_is_believed_and_an_empty_server_is_down";
+    let Some(mut bench) = Bench::open(name).await else { return };
+    let own = Own(format!("chomt-probe-{}", std::process::id()));
+    let secret = format!("{}:/run/secrets/db_root_password:ro", bench.stack.db_root_password_file.display());
+    let password = "MYSQL_ROOT_PASSWORD_FILE=/run/secrets/db_root_password";
+    Own::docker(&["run", "-d", "--name", &own.0, "-v", &secret, "-e", password, &bench.stack.db_image]);
+    let address = Own::docker(&["inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", &own.0]);
+    bench.system.database.address = Some(format!("{address}:3306"));
+
+    let end = tokio::time::Instant::now() + Duration::from_mins(3);
+    let mut before = std::collections::BTreeSet::new();
+    let health = loop {
+        assert!(tokio::time::Instant::now() < end, "not up in time; seen before: {before:?}");
+        let health = bench.mysql().await;
+        assert_eq!(health.status, Status::Down, "{health:#?}");
+        if health.class_of() == Some(Class::Empty) {
+            break health;
+        }
+        before.extend(health.class_of());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    // The image makes its data directory first, which takes longer than our first look.
+    assert!(before.contains(&Class::Unreachable), "{before:?}");
+    assert_eq!(health.facts["tables"], "0");
+    let logs = std::process::Command::new("docker").args(["logs", &own.0]).output().unwrap();
+    let logs = String::from_utf8_lossy(&logs.stdout).into_owned() + &String::from_utf8_lossy(&logs.stderr);
+    assert!(logs.contains("port: 3306"), "answered before the real server was ready:\n{logs}");
 }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use chrono::{DateTime, NaiveDateTime, Utc};
 
 use super::{Class, Health, HealthProbe, net};
 use crate::{
@@ -138,6 +139,62 @@ fn judge_tables(report: &CheckReport) -> Health {
         .fact("corrupt", corrupt.len())
         .fact("unchecked", unchecked.len())
         .fact("seconds", format!("{seconds:.1}"))
+}
+
+/// Looks for jobs that failed lately in Laravel's table `failed_jobs`, in whichever schema holds it.
+#[derive(Debug)]
+pub struct FailedJobsProbe {
+    database: Database,
+    backend: Arc<dyn Backend>,
+    since: DateTime<Utc>,
+}
+
+impl FailedJobsProbe {
+    /// Makes the probe `failed-jobs`; a job that failed at or after `since` is degraded.
+    pub fn new(database: Database, backend: Arc<dyn Backend>, since: DateTime<Utc>) -> Self {
+        Self { database, backend, since }
+    }
+
+    async fn ask(&self) -> Result<Health, Health> {
+        let session = Session::open(&self.database, &self.backend).await?;
+        let sizes = session.server.sizes().await.map_err(|e| failure(&e))?;
+        let mut newest = Vec::new();
+        for table in sizes.iter().filter(|t| t.table == "failed_jobs") {
+            let time = session.server.newest_row_time(&table.schema, &table.table, "failed_at").await;
+            newest.extend(time.map_err(|e| failure(&e))?);
+        }
+        Ok(judge_failed_jobs(&newest, self.since))
+    }
+}
+
+#[async_trait]
+impl HealthProbe for FailedJobsProbe {
+    fn name(&self) -> &'static str {
+        "failed-jobs"
+    }
+
+    async fn check(&self) -> Health {
+        self.ask().await.unwrap_or_else(|failure| failure).fact("service", &self.database.service)
+    }
+}
+
+fn judge_failed_jobs(newest: &[String], since: DateTime<Utc>) -> Health {
+    let mut last = None;
+    for text in newest {
+        let Ok(at) = NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f") else {
+            return Health::inconclusive(format!("`{text}` is not the time of a failed job"));
+        };
+        last = last.max(Some(at.and_utc()));
+    }
+    match last {
+        None => Health::healthy("no job has ever failed").class(Class::Ok),
+        Some(at) if at < since => Health::healthy(format!("no job failed since {}", since.to_rfc3339()))
+            .class(Class::Ok)
+            .fact("last", at.to_rfc3339()),
+        Some(at) => Health::degraded(format!("a job failed at {}", at.to_rfc3339()))
+            .class(Class::Errors)
+            .fact("last", at.to_rfc3339()),
+    }
 }
 
 /// A server that was reached, with the endpoint that keeps it reachable.
@@ -379,6 +436,17 @@ mod tests {
         let problem = TableProblem { table: "chom.users".into(), message: "Corrupt".into() };
         let bad = judge_tables(&CheckReport { corrupt: vec![problem], ..partly });
         assert_eq!((bad.status, bad.class_of()), (Status::Down, Some(Class::Corrupt)));
+    }
+
+    #[test]
+    fn a_job_that_failed_lately_is_degraded() {
+        let since = "2026-01-02T02:00:00Z".parse().unwrap();
+        let judge =
+            |times: &[&str]| judge_failed_jobs(&times.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>(), since);
+        assert_eq!(judge(&[]).status, Status::Healthy);
+        assert_eq!(judge(&["2026-01-02 01:59:59"]).status, Status::Healthy);
+        assert_eq!(judge(&["2026-01-02 01:59:59", "2026-01-02 02:00:00.5"]).status, Status::Degraded);
+        assert_eq!(judge(&["yesterday"]).status, Status::Inconclusive);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::{
     disk::DiskProbe,
     http::HttpProbe,
     logs::LogProbe,
-    mysql::{MysqlProbe, TablesProbe},
+    mysql::{FailedJobsProbe, MysqlProbe, TablesProbe},
     queue::{HeartbeatProbe, QueueProbe},
     redis::RedisProbe,
     store::StoreProbe,
@@ -122,8 +122,12 @@ pub fn suite(
             probes.push(Arc::new(HeartbeatProbe::new(redis.clone(), backend.clone())));
         }
     }
+    let since = since.unwrap_or_else(|| Utc::now() - LOG_WINDOW);
+    if system.redis.as_ref().is_some_and(|r| !r.queues.is_empty()) {
+        let probe = FailedJobsProbe::new(system.database.clone(), backend.clone(), since);
+        probes.push(Arc::new(probe));
+    }
     if mode != HealthMode::Monitoring {
-        let since = since.unwrap_or_else(|| Utc::now() - LOG_WINDOW);
         for (service, role) in &services {
             let files = if *role == Role::Application { system.application.logs.clone() } else { Vec::new() };
             probes.push(Arc::new(LogProbe::new(backend.clone(), service, *role, since).files(files)));
