@@ -1,5 +1,7 @@
 //! Fixtures that the real-stack tests share.
 
+pub mod mysql;
+
 use std::path::{Path, PathBuf};
 
 use chom_recovery::{System, system::HttpCheck};

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     info::{Flavour, Position, Version},
     objects::{Account, Objects, Text},
+    quote,
 };
 use crate::error::{Error, ErrorKind};
 
@@ -117,7 +118,7 @@ impl Objects {
             add("schema", s.name.clone(), &[s.create.bytes()]);
         }
         for t in &self.tables {
-            let create = without_auto_increment(t.create.bytes());
+            let create = without_repeated_charset(&without_auto_increment(t.create.bytes()));
             add("table", format!("{}.{}", t.schema, t.name), &[&create]);
         }
         for s in &self.sequences {
@@ -183,6 +184,23 @@ pub(super) fn without_auto_increment(create: &[u8]) -> Vec<u8> {
     [&create[..at], &create[at + WORD.len() + digits..]].concat()
 }
 
+/// Drops ` CHARACTER SET x` in front of ` COLLATE`, which implies it. MySQL writes it for a column whose collation was
+/// given in the statement, as every statement that MySQL wrote itself does, and leaves it out for one that inherited.
+fn without_repeated_charset(create: &[u8]) -> Vec<u8> {
+    const SET: &[u8] = b" CHARACTER SET ";
+    let (mut out, mut from) = (Vec::with_capacity(create.len()), 0);
+    for at in quote::find_all(create, SET) {
+        let name = create[at + SET.len()..].iter().take_while(|b| b.is_ascii_alphanumeric()).count();
+        let end = at + SET.len() + name;
+        if create[end..].starts_with(b" COLLATE ") {
+            out.extend_from_slice(&create[from..at]);
+            from = end;
+        }
+    }
+    out.extend_from_slice(&create[from..]);
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,5 +230,15 @@ mod tests {
         let text = String::from_utf8(without_auto_increment(create)).unwrap();
         assert!(text.ends_with("ENGINE=InnoDB DEFAULT CHARSET=utf8mb4"), "{text}");
         assert!(text.contains("COMMENT ' AUTO_INCREMENT=5'"));
+    }
+
+    #[test]
+    fn a_charset_goes_only_where_a_collation_implies_it() {
+        let create = b"`a` text CHARACTER SET utf8mb4 COLLATE utf8mb4_bin, `b` text CHARACTER SET latin1 COMMENT ' CHARACTER SET x COLLATE y'";
+        let text = String::from_utf8(without_repeated_charset(create)).unwrap();
+        assert_eq!(
+            text,
+            "`a` text COLLATE utf8mb4_bin, `b` text CHARACTER SET latin1 COMMENT ' CHARACTER SET x COLLATE y'"
+        );
     }
 }

@@ -178,7 +178,8 @@ pub async fn compare(server: &Server, baseline: &Baseline, scope: Scope) -> Resu
             differences.push(Difference::Content { table: name.clone() });
         }
         if let Some(next) = want.auto_increment {
-            if table.auto_increment < Some(next) {
+            // A table that never gave an id shows none: the first is 1.
+            if table.auto_increment.unwrap_or(1) < next {
                 differences.push(Difference::AutoIncrement { table: name, want: next, found: table.auto_increment });
             }
         }

@@ -54,38 +54,54 @@ impl Loader {
                 break;
             }
         }
-        for view in waiting {
-            if let Err(error) = self.make_invalid_view(&view).await {
-                self.report.warnings.push(format!(
-                    "view `{}.{}` was invalid at the source and could not be made again: {}",
-                    view.schema,
-                    view.name,
-                    error.message()
-                ));
+        self.make_invalid_views(waiting).await
+    }
+
+    /// Makes what invalid views miss, makes the views, and takes it away again. One may be built on another, so all
+    /// placeholders stay until the last view is made.
+    async fn make_invalid_views(&mut self, mut waiting: Vec<View>) -> Result<()> {
+        let mut made = Placeholders::default();
+        loop {
+            let before = waiting.len();
+            let mut rest = Vec::new();
+            for view in waiting {
+                match self.make_invalid_view(&view, &mut made).await {
+                    Ok(()) => {}
+                    Err(error) => rest.push((view, error)),
+                }
             }
+            if rest.is_empty() || rest.len() == before {
+                for (view, error) in rest {
+                    self.report.warnings.push(format!(
+                        "view `{}.{}` was invalid at the source and could not be made again: {}",
+                        view.schema,
+                        view.name,
+                        error.message()
+                    ));
+                }
+                break;
+            }
+            waiting = rest.into_iter().map(|(view, _)| view).collect();
+        }
+        for drop in made.drops.iter().rev() {
+            self.session.run(drop.as_str()).await?;
         }
         Ok(())
     }
 
-    /// Makes what an invalid view misses, makes the view, and takes it away again.
-    async fn make_invalid_view(&mut self, view: &View) -> Result<()> {
-        let mut made: Vec<String> = Vec::new();
-        let mut tables: Vec<String> = Vec::new();
-        let mut result = Ok(());
+    async fn make_invalid_view(&mut self, view: &View, made: &mut Placeholders) -> Result<()> {
         for _ in 0..PLACEHOLDERS {
-            result = self.make(&view.schema, &view.create, &view.setting, None).await;
-            let Err(error) = &result else { break };
-            let Some(step) = placeholder(error, &view.schema, tables.last().map(String::as_str)) else { break };
+            let Err(error) = self.make(&view.schema, &view.create, &view.setting, None).await else { return Ok(()) };
+            let Some(step) = placeholder(&error, &view.schema, made.tables.last().map(String::as_str)) else {
+                return Err(error);
+            };
             if self.session.run(step.make.as_str()).await.is_err() {
-                break;
+                return Err(error);
             }
-            made.extend(step.drop);
-            tables.extend(step.table);
+            made.drops.extend(step.drop);
+            made.tables.extend(step.table);
         }
-        for drop in made.iter().rev() {
-            self.session.run(drop.as_str()).await?;
-        }
-        result
+        Err(Error::new(ErrorKind::Failed, "too much of what it names is missing"))
     }
 
     /// Runs a `CREATE` under the object's settings, then puts the session's own back.
@@ -170,6 +186,13 @@ impl Collation {
 /// function (1305), schema (1049), or a view that is invalid itself (1356).
 fn unresolved(error: &Error) -> bool {
     matches!(server_code(error), Some(1049 | 1054 | 1146 | 1305 | 1356 | 4162))
+}
+
+/// What stands in for what invalid views miss.
+#[derive(Default)]
+struct Placeholders {
+    drops: Vec<String>,
+    tables: Vec<String>,
 }
 
 struct Placeholder {
