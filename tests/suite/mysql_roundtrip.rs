@@ -1,10 +1,17 @@
 //! Everything that a server holds comes back: fixtures → dump → load into an empty candidate → equal by our own
 //! comparison, by the server's own dump tool, and by the bits of its floats.
 
+use std::sync::Arc;
+
 use chom_recovery::{
     ErrorKind,
-    mysql::{Login, Scope, Server, compare, dump, load},
+    catalog::{
+        BackupReader, BackupWriter, ComponentKind, ComponentSpec, Encryption, HostId, Repository, Signer, logical,
+    },
+    mysql::{Login, Objects, Scope, Server, compare, dump, load},
     secret::Secret,
+    store::{BackupStore, memory::MemoryStore},
+    system::SystemId,
 };
 use chom_recovery_tests::mysql::{Image, MemoryDump, TestServer, fixture};
 use mysql_async::prelude::Queryable;
@@ -32,15 +39,15 @@ async fn everything_a_server_holds_comes_back() {
         source.script(fixture(name));
     }
     let (from, to) = (source.connect().await, candidate.connect().await);
-    let (dumped, summary) = MemoryDump::of(&from, &small_chunks()).await.unwrap();
-    let report = dumped.load(&to).await.unwrap();
-    assert_eq!(report.warnings, Vec::<String>::new());
-    assert_eq!(report.rows, summary.rows);
+    let (loaded, summary) = through_a_backup(&from, &to).await;
+    assert_eq!(loaded.report.warnings, Vec::<String>::new());
+    assert_eq!(loaded.report.rows, summary.rows);
+    assert_eq!(loaded.baseline, summary.baseline);
 
     let comparison = compare(&to, &summary.baseline, Scope::WithoutAccounts).await.unwrap();
     if !comparison.is_equal() {
         let (again, _) = MemoryDump::of(&to, &small_chunks()).await.unwrap();
-        for (a, b) in dumped.objects().tables.iter().zip(&again.objects().tables).filter(|(a, b)| a != b) {
+        for (a, b) in loaded.objects.tables.iter().zip(&again.objects().tables).filter(|(a, b)| a != b) {
             eprintln!("want {a:#?}\nfound {b:#?}");
         }
     }
@@ -48,7 +55,7 @@ async fn everything_a_server_holds_comes_back() {
     assert_eq!(comparison.rows, summary.rows);
     assert!(summary.rows > 100 && comparison.definitions > 60, "{comparison:?}");
 
-    let schemas: Vec<_> = dumped.objects().schemas.iter().map(|s| s.name.clone()).collect();
+    let schemas: Vec<_> = loaded.objects.schemas.iter().map(|s| s.name.clone()).collect();
     let (want, found) = (source.foreign_dump(&schemas), candidate.foreign_dump(&schemas));
     let missing: Vec<_> = want.iter().filter(|l| !found.contains(l)).collect();
     let extra: Vec<_> = found.iter().filter(|l| !want.contains(l)).collect();
@@ -57,7 +64,31 @@ async fn everything_a_server_holds_comes_back() {
     let bits = "SELECT f, d, g, h, fu FROM types.floats ORDER BY id";
     assert_eq!(binary_rows(&source.login(), bits).await, binary_rows(&candidate.login(), bits).await);
     next_ids_are_not_given_twice(&candidate);
-    accounts_come_back(&source, &candidate, &to, &dumped, &summary).await;
+    accounts_come_back(&source, &candidate, &to, &loaded.objects, &summary).await;
+}
+
+/// Dumps into a repository in memory, and loads from what a reader finds there.
+async fn through_a_backup(from: &Server, to: &Server) -> (logical::Loaded, dump::Summary) {
+    let store: Arc<dyn BackupStore> = Arc::new(MemoryStore::new());
+    let state = tempfile::tempdir().unwrap();
+    let system: SystemId = "chom".to_owned().try_into().unwrap();
+    let made = Repository::init(&store, &system, state.path(), Encryption::None).await.unwrap();
+    let repository = Repository::open(store, made.signer.into()).await.unwrap();
+    let signer = Signer::load(state.path(), &system).unwrap();
+
+    let mut backup = BackupWriter::begin(&repository, &signer, &HostId::derive("a test"), &system).await.unwrap();
+    let component = backup.component(ComponentSpec::new("database", ComponentKind::Logical).unwrap()).unwrap();
+    let summary = logical::dump_to(from, &component, &small_chunks(), &mut |_| {}).await.unwrap();
+    let info = backup.finish(logical::facts(from.info(), &summary)).await.unwrap();
+    assert_eq!(info.database.as_ref().unwrap().position.is_some(), from.info().log_bin);
+    assert!(info.point >= summary.begun && info.point <= summary.ended, "{summary:?}");
+
+    let reader = BackupReader::open(&repository, info.place).await.unwrap();
+    let component = reader.component("database").await.unwrap();
+    let mut tables = 0;
+    let loaded = logical::load_from(&component, to, &mut |p| tables = p.tables_done).await.unwrap();
+    assert!(tables > 20, "{tables}");
+    (loaded, summary)
 }
 
 /// Rows over the binary protocol, which sends floats as their bits.
@@ -90,12 +121,12 @@ async fn accounts_come_back(
     source: &TestServer,
     candidate: &TestServer,
     to: &Server,
-    dumped: &MemoryDump,
+    objects: &Objects,
     summary: &dump::Summary,
 ) {
-    let report = load::replace_accounts(to, dumped.objects()).await.unwrap();
+    let report = load::replace_accounts(to, objects).await.unwrap();
     assert_eq!(report.warnings, Vec::<String>::new());
-    assert_eq!(report.accounts, dumped.objects().accounts.len());
+    assert_eq!(report.accounts, objects.accounts.len());
 
     let one_time = Server::connect(candidate.login(), std::time::Duration::ZERO).await.unwrap_err();
     assert_eq!(one_time.kind(), ErrorKind::Authentication);

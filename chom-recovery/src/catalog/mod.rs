@@ -13,6 +13,7 @@ pub mod format {}
 mod id;
 mod index;
 mod layout;
+pub mod logical;
 mod manifest;
 mod reader;
 mod repo;

@@ -48,12 +48,11 @@ impl FromStr for RowHash {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        if text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
-            if let Ok(value) = u128::from_str_radix(text, 16) {
-                return Ok(Self(value));
-            }
+        let digits = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        match u128::from_str_radix(text, 16) {
+            Ok(value) if digits => Ok(Self(value)),
+            _ => Err(Error::new(ErrorKind::Corrupt, format!("`{}` is not a row hash", text.escape_debug()))),
         }
-        Err(Error::new(ErrorKind::Corrupt, format!("`{}` is not a row hash", text.escape_debug())))
     }
 }
 
@@ -209,7 +208,9 @@ mod tests {
     fn the_order_of_rows_does_not_matter_but_their_number_does() {
         let hash = |rows: &[&[u8]]| {
             let mut sum = RowHash::default();
-            rows.iter().for_each(|r| sum.add_row(r));
+            for row in rows {
+                sum.add_row(row);
+            }
             sum
         };
         assert_eq!(hash(&[b"1\n", b"2\n"]), hash(&[b"2\n", b"1\n"]));

@@ -56,7 +56,7 @@ impl Server {
         let mut session = self.session(Role::Read).await?;
         let mut report = CheckReport::default();
         let mut waiting = tables.into_iter();
-        while let Some(table) = waiting.next() {
+        for table in waiting.by_ref() {
             let name = format!("{}.{}", table.schema, table.table);
             let sql = format!("CHECK TABLE {}", quote::qualified(&table.schema, &table.table));
             let rows = match tokio::time::timeout_at(end, session.rows(sql)).await {

@@ -73,6 +73,7 @@ impl fmt::Display for Position {
 
 /// Identity and settings of a server, read once at connect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "they are the server's own switches")]
 pub struct ServerInfo {
     /// MySQL or MariaDB.
     pub flavour: Flavour,

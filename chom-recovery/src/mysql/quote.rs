@@ -55,10 +55,9 @@ pub(super) fn find_all<'a>(statement: &'a [u8], word: &'a [u8]) -> impl Iterator
             match quote {
                 Some(q) if b == b'\\' && q != b'`' => i += 1,
                 Some(q) if b == q => quote = None,
-                Some(_) => {}
                 None if matches!(b, b'\'' | b'"' | b'`') => quote = Some(b),
                 None if statement[at..].starts_with(word) => return Some(at),
-                None => {}
+                _ => {}
             }
         }
         None

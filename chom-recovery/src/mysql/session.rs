@@ -1,7 +1,8 @@
 //! One connection whose settings were pinned and read back. Nothing else in this crate names the driver.
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
+use chrono::{DateTime, Utc};
 use mysql_async::{Conn, DriverError, Error as DriverFailure, IoError, OptsBuilder, Value, prelude::Queryable};
 
 use super::{login::Login, quote};
@@ -177,7 +178,7 @@ impl Session {
             if *name == "tx_isolation" && known.iter().any(|k| k == "transaction_isolation") {
                 continue;
             }
-            set.push_str(&format!(", SESSION {name} = {value}"));
+            let _ = write!(set, ", SESSION {name} = {value}");
         }
         // Bytes come as they are stored: nothing is converted on the way.
         set.push_str(", SESSION character_set_results = NULL");
@@ -248,6 +249,14 @@ impl Session {
     /// Id of this connection on the server.
     pub(super) fn id(&self) -> u32 {
         self.conn.id()
+    }
+
+    /// Reads the server's clock.
+    pub(super) async fn now(&mut self) -> Result<DateTime<Utc>> {
+        let row = self.row("SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS UNSIGNED)").await?;
+        row.map_or(Ok(None), |r| r.number(0))?
+            .and_then(|us| DateTime::from_timestamp_micros(i64::try_from(us).ok()?))
+            .ok_or_else(|| Error::new(ErrorKind::Failed, "the server did not tell the time"))
     }
 
     /// Says goodbye; a server that does not listen is not waited for.

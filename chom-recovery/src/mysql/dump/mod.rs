@@ -18,6 +18,7 @@ use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -131,8 +132,12 @@ pub struct Summary {
     pub rows: u64,
     /// Encoded bytes.
     pub bytes: u64,
-    /// Seconds from begin to end.
-    pub seconds: f64,
+    /// Begin of the dump, by the server's clock.
+    pub begun: DateTime<Utc>,
+    /// The moment whose data the dump holds, by the server's clock.
+    pub point: DateTime<Utc>,
+    /// End of the dump, by the server's clock.
+    pub ended: DateTime<Utc>,
     /// What the dump cannot promise.
     pub warnings: Vec<String>,
 }
@@ -147,8 +152,8 @@ pub struct Summary {
 /// # Cancel
 /// A dropped future closes its connections; the server frees locks and snapshot with them.
 pub async fn dump(server: &Server, options: &Options, sink: &mut dyn DumpSink) -> Result<Summary> {
-    let begun = tokio::time::Instant::now();
     let mut guard = snapshot::Guard::open(server, options).await?;
+    let begun = guard.session.now().await?;
     let mut before = objects::collect(server).await?;
     let mut snapshot = Snapshot::open(server, &mut guard, options).await?;
     before.position = snapshot.position.clone();
@@ -172,6 +177,7 @@ pub async fn dump(server: &Server, options: &Options, sink: &mut dyn DumpSink) -
     snapshot.close().await?;
     let after = objects::collect(server).await?;
     refuse_changed_definitions(&before, &after)?;
+    let ended = guard.session.now().await?;
     guard.close().await?;
 
     for (table, after) in tables.iter_mut().zip(&after.tables) {
@@ -190,7 +196,9 @@ pub async fn dump(server: &Server, options: &Options, sink: &mut dyn DumpSink) -
         chunks: done.chunks,
         rows: done.rows,
         bytes: done.bytes,
-        seconds: begun.elapsed().as_secs_f64(),
+        begun,
+        point: snapshot.point,
+        ended,
         warnings: before.warnings,
     })
 }

@@ -54,7 +54,7 @@ pub(in crate::mysql) async fn collect(server: &Server) -> Result<Objects> {
             "VIEW" | "SYSTEM VIEW" => objects.views.push(reader.view(&name).await?),
             "SEQUENCE" => objects.sequences.push(reader.sequence(&name).await?),
             "BASE TABLE" | "SYSTEM VERSIONED" => {
-                let columns = columns.remove(&(name.schema.clone(), name.name.clone())).unwrap_or_default();
+                let columns = columns.remove(&(name.schema.clone(), name.table.clone())).unwrap_or_default();
                 objects.tables.push(reader.table(name, columns, info.version).await?);
             }
             _ => {}
@@ -78,9 +78,9 @@ pub(in crate::mysql) async fn collect_accounts(server: &Server) -> Result<Vec<Ac
     Ok(accounts)
 }
 
-struct Name {
+struct Named {
     schema: String,
-    name: String,
+    table: String,
     kind: String,
     engine: Option<String>,
     auto_increment: Option<u64>,
@@ -116,7 +116,7 @@ impl Reader<'_> {
         Ok(schemas)
     }
 
-    async fn names(&mut self) -> Result<Vec<Name>> {
+    async fn names(&mut self) -> Result<Vec<Named>> {
         let sql = format!(
             "SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_TYPE, ENGINE, AUTO_INCREMENT, TABLE_COMMENT \
              FROM information_schema.TABLES WHERE TABLE_SCHEMA NOT IN ({}) ORDER BY TABLE_SCHEMA, TABLE_NAME",
@@ -124,9 +124,9 @@ impl Reader<'_> {
         );
         let mut names = Vec::new();
         for row in self.session.rows(sql).await? {
-            names.push(Name {
+            names.push(Named {
                 schema: row.text(0)?,
-                name: row.text(1)?,
+                table: row.text(1)?,
                 kind: row.text(2)?,
                 engine: row.optional(3)?,
                 auto_increment: row.number(4)?,
@@ -134,7 +134,7 @@ impl Reader<'_> {
             });
         }
         // The server orders by its own collation, which differs between versions.
-        names.sort_by(|a, b| (&a.schema, &a.name).cmp(&(&b.schema, &b.name)));
+        names.sort_by(|a, b| (&a.schema, &a.table).cmp(&(&b.schema, &b.table)));
         Ok(names)
     }
 
@@ -160,13 +160,13 @@ impl Reader<'_> {
         Ok(tables)
     }
 
-    async fn table(&mut self, name: Name, columns: Columns, version: Version) -> Result<Table> {
-        let shown = format!("{}.{}", name.schema, name.name);
+    async fn table(&mut self, name: Named, columns: Columns, version: Version) -> Result<Table> {
+        let shown = format!("{}.{}", name.schema, name.table);
         let Some(engine) = name.engine else {
             return Err(Error::new(ErrorKind::Corrupt, format!("table `{shown}` cannot be opened: {}", name.comment))
                 .hint("restore it from a backup, or drop it, before the next backup"));
         };
-        let sql = format!("SHOW CREATE TABLE {}", quote::qualified(&name.schema, &name.name));
+        let sql = format!("SHOW CREATE TABLE {}", quote::qualified(&name.schema, &name.table));
         let create = self.create(&sql, "Create Table").await?.1;
         let data = if NO_ROWS.contains(&engine.as_str()) {
             self.warnings
@@ -193,7 +193,7 @@ impl Reader<'_> {
         }
         Ok(Table {
             schema: name.schema,
-            name: name.name,
+            name: name.table,
             engine,
             create,
             columns: dumped,
@@ -203,27 +203,27 @@ impl Reader<'_> {
         })
     }
 
-    async fn sequence(&mut self, name: &Name) -> Result<Sequence> {
-        let qualified = quote::qualified(&name.schema, &name.name);
+    async fn sequence(&mut self, name: &Named) -> Result<Sequence> {
+        let qualified = quote::qualified(&name.schema, &name.table);
         let create = self.create(&format!("SHOW CREATE SEQUENCE {qualified}"), "Create Table").await?.1;
         let state = self.session.row(format!("SELECT next_not_cached_value, cycle_count FROM {qualified}")).await?;
         let state =
             state.ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("sequence {qualified} has no state")))?;
         Ok(Sequence {
             schema: name.schema.clone(),
-            name: name.name.clone(),
+            name: name.table.clone(),
             create,
             next: state.text(0)?,
             cycles: state.number(1)?.unwrap_or_default(),
         })
     }
 
-    async fn view(&mut self, name: &Name) -> Result<View> {
+    async fn view(&mut self, name: &Named) -> Result<View> {
         // Relative to its schema, so that names inside it stay short and true.
         self.session.run(format!("USE {}", quote::ident(&name.schema))).await?;
-        let sql = format!("SHOW CREATE VIEW {}", quote::ident(&name.name));
+        let sql = format!("SHOW CREATE VIEW {}", quote::ident(&name.table));
         let (row, create) = self.create(&sql, "Create View").await?;
-        Ok(View { schema: name.schema.clone(), name: name.name.clone(), create, setting: setting(&row)? })
+        Ok(View { schema: name.schema.clone(), name: name.table.clone(), create, setting: setting(&row)? })
     }
 
     async fn routines(&mut self) -> Result<Vec<Routine>> {

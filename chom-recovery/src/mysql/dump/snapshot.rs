@@ -1,5 +1,6 @@
 //! The consistent snapshot and the locks around it.
 
+use chrono::{DateTime, Utc};
 use tokio::time::{Duration, Instant};
 
 use super::{LockReport, Options};
@@ -15,7 +16,7 @@ use crate::{
 /// The session that keeps definitions from changing during a dump.
 #[derive(Debug)]
 pub(super) struct Guard {
-    session: Session,
+    pub(super) session: Session,
     definitions_locked: bool,
 }
 
@@ -61,6 +62,7 @@ impl Guard {
 pub(super) struct Snapshot {
     pub(super) reader: Session,
     pub(super) position: Option<Position>,
+    pub(super) point: DateTime<Utc>,
     pub(super) lock: LockReport,
 }
 
@@ -70,12 +72,14 @@ impl Snapshot {
     /// Opens the snapshot.
     pub(super) async fn open(server: &Server, guard: &mut Guard, options: &Options) -> Result<Self> {
         let reader = server.session(Role::Read).await?;
-        let (reader, position, mut lock) = match server.info().flavour {
+        let (mut reader, position, mut lock) = match server.info().flavour {
             Flavour::Mysql => Self::open_locked(reader, guard, options).await?,
             Flavour::Mariadb => Self::open_mariadb(server, reader, guard, options).await?,
         };
         lock.definitions_locked = guard.definitions_locked;
-        Ok(Self { reader, position, lock })
+        // Microseconds after the lock was let go; newer rows than this are not in the snapshot.
+        let point = reader.now().await?;
+        Ok(Self { reader, position, point, lock })
     }
 
     /// MySQL: the global read lock makes snapshot and position one moment.

@@ -160,14 +160,13 @@ async fn check_candidate(server: &Server, session: &mut Session, objects: &Objec
     }
     let found = session
         .row(format!(
-            "SELECT COUNT(*), MIN(CONCAT(TABLE_SCHEMA, '.', TABLE_NAME)) FROM information_schema.TABLES WHERE TABLE_SCHEMA NOT IN ({})",
+            "SELECT MIN(CONCAT(TABLE_SCHEMA, '.', TABLE_NAME)) FROM information_schema.TABLES WHERE TABLE_SCHEMA NOT IN ({})",
             quote::system_schemas()
         ))
         .await?;
-    if let Some(row) = found {
-        if row.number(0)? != Some(0) {
-            return refuse(format!("it has tables already, for example `{}`", row.text(1)?));
-        }
+    let found = found.map_or_else(|| Ok(String::new()), |r| r.text(0))?;
+    if !found.is_empty() {
+        return refuse(format!("it has tables already, for example `{found}`"));
     }
     let local = session.row("SELECT @@global.local_infile").await?.map_or(Ok(None), |r| r.number(0))?;
     if local != Some(1) {

@@ -1,5 +1,7 @@
 //! Makes routines, views, triggers and events again, each under the settings under which it was made first.
 
+use std::fmt::Write as _;
+
 use super::Loader;
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -133,17 +135,18 @@ impl Loader {
 async fn run_under(session: &mut Session, create: &Text, setting: &Setting, clock: Option<u64>) -> Result<()> {
     let mut set = format!("SET SESSION sql_mode = {}", quote::text(setting.sql_mode.as_deref().unwrap_or("")));
     if let Some(zone) = &setting.time_zone {
-        set.push_str(&format!(", SESSION time_zone = {}", quote::text(zone)));
+        let _ = write!(set, ", SESSION time_zone = {}", quote::text(zone));
     }
     if let Some(seconds) = clock.filter(|s| *s > 0) {
-        set.push_str(&format!(", SESSION timestamp = {seconds}"));
+        let _ = write!(set, ", SESSION timestamp = {seconds}");
     }
     if !setting.character_set_client.is_empty() {
-        set.push_str(&format!(
+        let _ = write!(
+            set,
             ", SESSION collation_connection = {}, SESSION character_set_client = {}",
             quote::text(&setting.collation_connection),
             quote::text(&setting.character_set_client)
-        ));
+        );
     }
     session.run(set).await?;
     let done = session.run(create.bytes().to_vec()).await?;

@@ -1,0 +1,228 @@
+//! Logical backups of a database: a dump kept as the parts of a component, and loaded from it.
+//!
+//! Parts, in order: the definitions (`objects`, JSON), the chunks of one table after the other (`rows`), and what a
+//! restored server must equal (`baseline`, JSON), whose presence says that the dump was finished.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use serde::de::DeserializeOwned;
+use tokio::task::JoinSet;
+
+use crate::{
+    catalog::{
+        Baselines, BinlogPosition, Capture, ComponentReader, ComponentWriter, DatabaseFacts, Facts, Flavour, PartMeta,
+        PartRecord, TableBaseline,
+    },
+    error::{Error, ErrorKind, Result},
+    mysql::{
+        self, Baseline, Objects, Server, ServerInfo,
+        dump::{self, Chunk, DumpSink, Progress, Summary},
+        load,
+    },
+    stream,
+};
+
+const OBJECTS: &str = "objects";
+const ROWS: &str = "rows";
+const BASELINE: &str = "baseline";
+
+/// Longest JSON part that is read, in bytes.
+const JSON_LIMIT: usize = 1 << 30;
+
+/// Called with how far the work is.
+pub type OnProgress<'a> = &'a mut (dyn FnMut(&Progress) + Send);
+
+/// Dumps a server into a component that is empty so far.
+///
+/// # Errors
+/// Those of [`dump::dump`] and of the store. After one the component is not a backup: abandon it.
+pub async fn dump_to(
+    server: &Server,
+    component: &ComponentWriter,
+    options: &dump::Options,
+    progress: OnProgress<'_>,
+) -> Result<Summary> {
+    let mut sink = PartSink { component: component.clone(), next: 0, storing: JoinSet::new(), progress };
+    let summary = dump::dump(server, options, &mut sink).await?;
+    sink.settle().await?;
+    sink.put_json(BASELINE, &summary.baseline).await?;
+    Ok(summary)
+}
+
+struct PartSink<'a> {
+    component: ComponentWriter,
+    next: u32,
+    /// The chunk that is being compressed and stored while the next one is read; aborted when dropped.
+    storing: JoinSet<Result<()>>,
+    progress: OnProgress<'a>,
+}
+
+impl PartSink<'_> {
+    fn index(&mut self) -> u32 {
+        self.next += 1;
+        self.next - 1
+    }
+
+    async fn put_json(&mut self, what: &str, value: &(impl serde::Serialize + Sync)) -> Result<()> {
+        let json = serde_json::to_vec(value)
+            .map_err(|e| Error::new(ErrorKind::Failed, format!("cannot encode {what}")).caused_by(e))?;
+        let meta = PartMeta { what: what.into(), ..PartMeta::default() };
+        let index = self.index();
+        self.component.put(index, meta, stream::once(json)).await
+    }
+
+    /// Waits for the chunk that is being stored.
+    async fn settle(&mut self) -> Result<()> {
+        while let Some(stored) = self.storing.join_next().await {
+            stored.map_err(|e| Error::new(ErrorKind::Failed, "storing a chunk ended early").caused_by(e))??;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl DumpSink for PartSink<'_> {
+    async fn objects(&mut self, objects: &Objects) -> Result<()> {
+        self.put_json(OBJECTS, objects).await
+    }
+
+    async fn chunk(&mut self, chunk: Chunk) -> Result<()> {
+        self.settle().await?;
+        let (component, index) = (self.component.clone(), self.index());
+        self.storing.spawn(async move {
+            let meta = PartMeta {
+                what: ROWS.into(),
+                schema: Some(chunk.schema),
+                table: Some(chunk.table),
+                chunk: Some(chunk.number),
+                rows: Some(chunk.rows),
+                row_hash: Some(chunk.row_hash.to_string()),
+                notes: BTreeMap::new(),
+            };
+            component.put(index, meta, stream::once(chunk.bytes)).await
+        });
+        Ok(())
+    }
+
+    fn progress(&mut self, progress: &Progress) {
+        (self.progress)(progress);
+    }
+}
+
+/// What was loaded, and what it must equal.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// Counts, and what could not be made again.
+    pub report: load::Report,
+    /// For [`mysql::compare`].
+    pub baseline: Baseline,
+    /// For [`load::replace_accounts`], which comes after the comparison.
+    pub objects: Objects,
+}
+
+/// Loads a component into an empty candidate, accounts excepted.
+///
+/// # Errors
+/// `Corrupt`: the component is damaged or unfinished. Those of [`load::Loader`]. After one, discard the candidate.
+pub async fn load_from(component: &ComponentReader, candidate: &Server, progress: OnProgress<'_>) -> Result<Loaded> {
+    let objects = read_objects(component).await?;
+    let baseline = read_baseline(component).await?;
+    let tables = objects.tables.len();
+    let mut loader = load::Loader::begin(candidate, objects.clone()).await?;
+    let (mut seen, mut last) = (0, None);
+    let (mut rows, mut bytes) = (0, 0);
+    for part in component.parts().iter().filter(|p| p.meta.what == ROWS) {
+        let incoming = incoming(component, part).await?;
+        let table = (incoming.schema.clone(), incoming.table.clone());
+        if last.as_ref() != Some(&table) {
+            seen += usize::from(last.is_some());
+            last = Some(table.clone());
+        }
+        rows += incoming.rows;
+        loader.chunk(incoming).await?;
+        bytes += part.plain_len;
+        progress(&Progress { schema: table.0, table: table.1, tables_done: seen, tables, rows, bytes });
+    }
+    if rows != baseline.rows() {
+        return Err(Error::new(ErrorKind::Corrupt, format!("the chunks of `{}` are not all there", component.name()))
+            .with("rows", rows)
+            .with("promised", baseline.rows()));
+    }
+    Ok(Loaded { report: loader.finish().await?, baseline, objects })
+}
+
+async fn incoming(component: &ComponentReader, part: &PartRecord) -> Result<load::Incoming> {
+    let bad = || Error::new(ErrorKind::Corrupt, format!("part {} does not say which rows it holds", part.index));
+    let meta = &part.meta;
+    Ok(load::Incoming {
+        schema: meta.schema.clone().ok_or_else(bad)?,
+        table: meta.table.clone().ok_or_else(bad)?,
+        number: meta.chunk.ok_or_else(bad)?,
+        rows: meta.rows.ok_or_else(bad)?,
+        row_hash: Some(meta.row_hash.as_deref().ok_or_else(bad)?.parse()?),
+        bytes: component.read_part(part).await?,
+    })
+}
+
+/// Reads the definitions of a logical component.
+///
+/// # Errors
+/// `Corrupt`: there are none, or they cannot be read.
+pub async fn read_objects(component: &ComponentReader) -> Result<Objects> {
+    read_json(component, OBJECTS).await
+}
+
+/// Reads what a restored server must equal.
+///
+/// # Errors
+/// `Corrupt`: the dump was not finished, or it cannot be read.
+pub async fn read_baseline(component: &ComponentReader) -> Result<Baseline> {
+    read_json(component, BASELINE).await
+}
+
+async fn read_json<T: DeserializeOwned>(component: &ComponentReader, what: &str) -> Result<T> {
+    let part = component.parts().iter().find(|p| p.meta.what == what);
+    let part = part.ok_or_else(|| {
+        Error::new(ErrorKind::Corrupt, format!("component `{}` has no part `{what}`", component.name()))
+    })?;
+    let json = stream::collect(component.read_part(part).await?, JSON_LIMIT).await?;
+    serde_json::from_slice(&json)
+        .map_err(|e| Error::new(ErrorKind::Corrupt, format!("`{what}` cannot be read")).caused_by(e))
+}
+
+/// Makes the manifest's facts from what was dumped.
+pub fn facts(server: &ServerInfo, summary: &Summary) -> Facts {
+    let baseline = &summary.baseline;
+    let position = baseline.position.as_ref();
+    let database = DatabaseFacts {
+        flavour: match server.flavour {
+            mysql::Flavour::Mysql => Flavour::Mysql,
+            mysql::Flavour::Mariadb => Flavour::Mariadb,
+        },
+        version: server.version_text.clone(),
+        server_uuid: server.server_uuid.clone(),
+        position: position.map(|p| BinlogPosition { file: p.file.clone(), offset: p.offset }),
+        gtid_set: position.and_then(|p| p.gtid.clone()),
+        variables: [("lower_case_table_names".to_owned(), server.lower_case_table_names.to_string())].into(),
+    };
+    let tables = baseline
+        .tables
+        .iter()
+        .map(|t| TableBaseline {
+            schema: t.schema.clone(),
+            table: t.table.clone(),
+            rows: t.rows,
+            checksum: Some(t.row_hash.to_string()),
+        })
+        .collect();
+    let count = |names: &BTreeMap<String, String>| names.len() as u64;
+    let objects = baseline.census.iter().filter(|(k, _)| *k != "account").map(|(k, n)| (k.clone(), count(n))).collect();
+    let capture = Capture { begin: summary.begun, point: summary.point, end: summary.ended };
+    Facts {
+        database: Some(database),
+        warnings: summary.warnings.clone(),
+        baselines: Baselines { tables, objects, accounts: baseline.census.get("account").map(count) },
+        ..Facts::new(capture)
+    }
+}
