@@ -3,6 +3,40 @@
 //! A repository is a store with an identity. A backup is a folder of immutable objects in it: parts, an index for
 //! each component, and a signed manifest, which is written last and makes the backup exist. [`format`](mod@format)
 //! describes every object, and how to read a backup with standard tools alone.
+//!
+//! # Examples
+//! ```
+//! # use std::sync::Arc;
+//! use chom_recovery::{catalog::*, store::{BackupStore, memory::MemoryStore}, stream, system::SystemId};
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> chom_recovery::Result<()> {
+//! # let folder = tempfile::tempdir()?;
+//! # let (state_dir, system) = (folder.path(), SystemId::try_from("chom".to_owned())?);
+//! let store: Arc<dyn BackupStore> = Arc::new(MemoryStore::new());
+//! let made = Repository::init(&store, &system, state_dir, Encryption::None).await?;
+//! // `made.signer` goes into `repository.signers` of the configuration.
+//! let repository = Repository::open(store, made.signer.into()).await?;
+//!
+//! let signer = Signer::load(state_dir, &system)?;
+//! let host = HostId::derive("id of the machine or of its Engine");
+//! let begin = repository.ids().now();
+//! let mut writer = BackupWriter::begin(&repository, &signer, &host, &system).await?;
+//! let database = writer.component(ComponentSpec::new("database", ComponentKind::Logical)?)?;
+//! let stored = database.put_part(0, stream::once("1\tann\n")).await?;
+//! database.record(stored, PartMeta { what: "rows".into(), rows: Some(1), ..PartMeta::default() })?;
+//! let capture = Capture { begin, point: begin, end: repository.ids().now() };
+//! let backup = writer.finish(Facts::new(capture)).await?;
+//!
+//! let catalog = Catalog::new(&repository, &system);
+//! assert_eq!(catalog.select(&Selector::Latest).await?.id(), backup.id());
+//! let reader = catalog.open(&backup.place).await?;
+//! let report = verify(&reader, Level::L2, &|_| {}).await?.into_result()?;
+//! record(&repository, &signer, &backup.place, report, None).await?;
+//! let database = reader.component("database").await?;
+//! assert_eq!(stream::collect(database.read_part(&database.parts()[0]).await?, 100).await?, "1\tann\n");
+//! # Ok(())
+//! # }
+//! ```
 
 use chrono::Duration;
 

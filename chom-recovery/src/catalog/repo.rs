@@ -133,7 +133,9 @@ impl Repository {
 
     /// Opens the repository that a system's configuration names.
     pub async fn open_configured(config: &system::Repository) -> Result<Self> {
-        Self::open(crate::store::open(&config.url)?, TrustedSigners::parse(&config.signers)?).await
+        let url = config.url.clone();
+        let store = crate::store::pipe::blocking(move || crate::store::open(&url)).await?;
+        Self::open(store, TrustedSigners::parse(&config.signers)?).await
     }
 
     /// Replaces the clock and the source of randomness.
