@@ -36,14 +36,16 @@ impl HealthProbe for ContainerProbe {
     }
 
     async fn check(&self) -> Health {
-        let health = match self.backend.containers().await {
-            Ok(all) => {
-                let ours: Vec<_> = all.into_iter().filter(|c| c.service == self.service).collect();
-                judge(&self.service, self.role, &ours, Utc::now())
+        let health = net::bounded(net::WHOLE, async {
+            match self.backend.containers().await {
+                Ok(all) => {
+                    let ours: Vec<_> = all.into_iter().filter(|c| c.service == self.service).collect();
+                    judge(&self.service, self.role, &ours, Utc::now())
+                }
+                Err(error) => net::engine(&error),
             }
-            Err(error) => net::engine(&error),
-        };
-        health.fact("service", &self.service).fact(ROLE, self.role)
+        });
+        health.await.fact("service", &self.service).fact(ROLE, self.role)
     }
 }
 

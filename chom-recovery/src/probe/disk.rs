@@ -91,8 +91,11 @@ impl HealthProbe for DiskProbe {
     }
 
     async fn check(&self) -> Health {
-        let (found, missing) = self.measure().await;
-        judge(&found, &missing, self.keep_free)
+        net::bounded(net::WHOLE, async {
+            let (found, missing) = self.measure().await;
+            judge(&found, &missing, self.keep_free)
+        })
+        .await
     }
 }
 

@@ -436,7 +436,7 @@ impl HealthProbe for LogProbe {
     }
 
     async fn check(&self) -> Health {
-        self.ask().await.fact("service", &self.service).fact(ROLE, self.role)
+        net::bounded(net::WHOLE, self.ask()).await.fact("service", &self.service).fact(ROLE, self.role)
     }
 }
 

@@ -86,7 +86,11 @@ impl HealthProbe for MysqlProbe {
     }
 
     async fn check(&self) -> Health {
-        self.ask().await.unwrap_or_else(|failure| failure).fact("service", &self.database.service)
+        net::bounded(net::WHOLE + (LOOK + BETWEEN) * self.looks, async {
+            self.ask().await.unwrap_or_else(|failure| failure)
+        })
+        .await
+        .fact("service", &self.database.service)
     }
 }
 
@@ -119,7 +123,9 @@ impl HealthProbe for TablesProbe {
     }
 
     async fn check(&self) -> Health {
-        self.ask().await.unwrap_or_else(|failure| failure).fact("service", &self.database.service)
+        net::bounded(net::WHOLE + self.cap, async { self.ask().await.unwrap_or_else(|failure| failure) })
+            .await
+            .fact("service", &self.database.service)
     }
 }
 
@@ -174,7 +180,9 @@ impl HealthProbe for FailedJobsProbe {
     }
 
     async fn check(&self) -> Health {
-        self.ask().await.unwrap_or_else(|failure| failure).fact("service", &self.database.service)
+        net::bounded(net::WHOLE, async { self.ask().await.unwrap_or_else(|failure| failure) })
+            .await
+            .fact("service", &self.database.service)
     }
 }
 

@@ -15,6 +15,16 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 /// How long one answer of a server may take.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 
+/// Longest time of a whole probe, where it has no reason for more.
+pub(crate) const WHOLE: Duration = Duration::from_secs(30);
+
+/// Ends a probe that hangs although each of its parts has a limit; its answer is then inconclusive.
+pub(crate) async fn bounded(limit: Duration, work: impl Future<Output = Health> + Send) -> Health {
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        Health::inconclusive(format!("no answer within {} s", limit.as_secs())).class(Class::Stalled)
+    })
+}
+
 /// Finds where to dial a service: the configured address, else what the backend can reach.
 ///
 /// The error is already the probe's answer.
@@ -148,5 +158,11 @@ mod tests {
                 "a configured address wins"
             );
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_hangs_is_ended() {
+        let health = bounded(WHOLE, std::future::pending()).await;
+        assert_eq!((health.status, health.class_of()), (crate::probe::Status::Inconclusive, Some(Class::Stalled)));
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Class, Health, HealthProbe, redis::Session};
+use super::{Class, Health, HealthProbe, net, redis::Session};
 use crate::{backend::Backend, system::Redis};
 
 /// More pending jobs than this is degraded.
@@ -60,7 +60,7 @@ impl HealthProbe for QueueProbe {
     }
 
     async fn check(&self) -> Health {
-        self.ask().await.unwrap_or_else(|failure| failure)
+        net::bounded(net::WHOLE, async { self.ask().await.unwrap_or_else(|failure| failure) }).await
     }
 }
 
@@ -170,7 +170,7 @@ impl HealthProbe for HeartbeatProbe {
     }
 
     async fn check(&self) -> Health {
-        self.ask().await.unwrap_or_else(|failure| failure)
+        net::bounded(net::WHOLE, async { self.ask().await.unwrap_or_else(|failure| failure) }).await
     }
 }
 

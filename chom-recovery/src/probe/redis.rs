@@ -49,7 +49,7 @@ impl HealthProbe for RedisProbe {
     }
 
     async fn check(&self) -> Health {
-        self.ask().await.unwrap_or_else(|failure| failure)
+        net::bounded(net::WHOLE, async { self.ask().await.unwrap_or_else(|failure| failure) }).await
     }
 }
 
