@@ -24,6 +24,7 @@ pub mod mysql;
 pub mod objective;
 pub mod probe;
 pub mod procedure;
+pub mod recovery;
 pub mod report;
 pub mod run;
 pub mod secret;
@@ -35,4 +36,5 @@ pub mod testing;
 pub mod triage;
 
 pub use error::{Error, ErrorKind, ErrorRecord, Result};
+pub use recovery::Recovery;
 pub use system::System;

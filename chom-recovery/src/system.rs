@@ -160,9 +160,17 @@ pub struct Database {
     /// Data directory in the container: the mount point of the volume.
     #[serde(default = "mysql_data_dir")]
     pub data_dir: String,
-    /// Longest time for a clean shutdown before the run stops and asks.
+    /// Longest time for a clean shutdown.
     #[serde(default = "two_minutes", with = "humantime_serde")]
     pub stop_grace: Duration,
+    /// How far AUTO_INCREMENT leaps after a restore where the value before the incident could not be read, so that
+    /// no lost id is given out twice.
+    #[serde(default = "id_gap")]
+    pub id_gap: u64,
+}
+
+fn id_gap() -> u64 {
+    100_000
 }
 
 fn root() -> String {

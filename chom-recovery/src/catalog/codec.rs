@@ -23,9 +23,10 @@ const PIECE: usize = 128 << 10;
 const WINDOW_LOG_MAX: u32 = 23;
 
 /// How the bytes of a part are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Compression {
+    #[default]
     /// One Zstandard frame with a checksum (RFC 8878).
     Zstd,
     /// One gzip member (RFC 1952).

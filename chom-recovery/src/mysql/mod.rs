@@ -9,6 +9,7 @@
 mod baseline;
 mod check;
 mod compare;
+mod counters;
 pub mod dump;
 mod info;
 pub mod load;
@@ -21,6 +22,7 @@ mod session;
 pub use baseline::{Baseline, Census, RowHash, TableBaseline};
 pub use check::{CheckReport, TableProblem};
 pub use compare::{Comparison, Difference, Scope, compare};
+pub use counters::Counter;
 pub use info::{Flavour, Position, ServerInfo, Version};
 pub use login::Login;
 pub use objects::{

@@ -79,6 +79,13 @@ pub struct MaintenanceRecord {
     pub still_served: Vec<String>,
 }
 
+impl MaintenanceRecord {
+    /// What switching it on is expected to find, for plans.
+    pub(crate) fn expected() -> Self {
+        Self { was_down_before: false, method: Method::Application, seen_by: Vec::new(), still_served: Vec::new() }
+    }
+}
+
 /// Asks each container of the application whether maintenance mode is on; stopped containers are looked into as well.
 ///
 /// # Errors

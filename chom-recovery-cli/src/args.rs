@@ -1,0 +1,375 @@
+//! The command line: names and options, nothing else.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use chrono::{DateTime, Utc};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Recovers a Docker Compose web application: every step is journalled, resumable, verified and can be undone.
+#[derive(Debug, Parser)]
+#[command(
+    name = "chom-recovery",
+    version,
+    after_help = "Examples:\n  \
+        chom-recovery                              what is wrong, and what to do next\n  \
+        chom-recovery backup create --tag nightly  take a backup\n  \
+        chom-recovery plan recover database        what a recovery would do, step by step\n  \
+        chom-recovery recover database --latest    do it\n  \
+        chom-recovery resume                       go on after a crash\n  \
+        chom-recovery rollback                     put back what was there before\n\n\
+        Exit codes: 0 ok, 1 failed, 2 usage, 3 incomplete, 4 unhealthy, 5 needs confirmation, 6 precondition,\n\
+        7 corrupt backup, 10 not found, 11 locked, 12 authentication, 13 unreachable, 14 timeout,\n\
+        15 outcome unknown, 130 interrupted."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Configuration file [default: ./chom-recovery.toml upwards, then the user's, then /etc/chom-recovery]
+    #[arg(long, global = true, env = "CHOM_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Engine to speak to, as in DOCKER_HOST
+    #[arg(long, global = true, value_name = "ADDRESS", conflicts_with = "context")]
+    pub(crate) host: Option<String>,
+    /// Docker context
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) context: Option<String>,
+    /// Print JSON: one document for a query, one line an event for a run
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// When to use colour
+    #[arg(long, global = true, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
+    pub(crate) color: ColorChoice,
+    /// More of the log on standard error (-v, -vv)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ColorChoice {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Say what is wrong and which procedure mends it
+    Diagnose,
+    /// Ask every probe of a mode
+    Health {
+        /// full, pre-recovery, post-recovery or monitoring
+        #[arg(long, default_value = "full")]
+        mode: chom_recovery::probe::HealthMode,
+    },
+    /// Take, find and verify backups
+    #[command(subcommand)]
+    Backup(Backup),
+    /// Restore without triage and maintenance mode: same candidate, verification, approval and swap
+    Restore {
+        #[command(flatten)]
+        what: ComponentChoice,
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        consent: Consent,
+    },
+    /// Show what a procedure would do, without doing it
+    Plan {
+        #[command(subcommand)]
+        procedure: PlanProcedure,
+        /// Write the plan here; `recover --plan FILE` then does exactly that
+        #[arg(short, long, value_name = "FILE", global = true)]
+        output: Option<PathBuf>,
+    },
+    /// Run a procedure of the runbook
+    #[command(subcommand)]
+    Recover(Recover),
+    /// Go on with a run that was killed, failed or waits
+    Resume {
+        /// Run; the newest open one by default
+        run: Option<String>,
+        #[command(flatten)]
+        consent: Consent,
+    },
+    /// Undo a run, in reverse order
+    Rollback {
+        /// Run; the newest by default
+        run: Option<String>,
+        #[command(flatten)]
+        consent: Consent,
+    },
+    /// Look at past runs and tidy up after them
+    #[command(subcommand)]
+    Runs(Runs),
+    /// Make a backup repository
+    #[command(subcommand)]
+    Repo(Repo),
+    /// Approve what a waiting run asks for, then `resume` it
+    Approve {
+        /// Run; the newest open one by default
+        run: Option<String>,
+        #[command(flatten)]
+        consent: Consent,
+    },
+    /// Say whether a step whose outcome is unknown took effect
+    Resolve {
+        /// Run
+        run: String,
+        /// Step, as `runs show` names it
+        step: String,
+        /// It took effect
+        #[arg(long, conflicts_with = "not_applied", required_unless_present = "not_applied")]
+        applied: bool,
+        /// It did not take effect
+        #[arg(long)]
+        not_applied: bool,
+        /// How you know
+        #[arg(long, value_name = "TEXT")]
+        because: String,
+    },
+    /// Switch maintenance mode
+    #[command(subcommand)]
+    Maintenance(Maintenance),
+    /// Write, check and show the configuration
+    #[command(subcommand)]
+    Config(Config),
+    /// Print the quick-reference card of this system
+    Card,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Backup {
+    /// Take a backup of the running system
+    Create {
+        #[command(flatten)]
+        what: ComponentChoice,
+        /// Tag to find it by; may be given more than once
+        #[arg(long = "tag", value_name = "TAG")]
+        tags: Vec<String>,
+        /// Compression of the parts
+        #[arg(long, value_enum, default_value_t = CompressionChoice::Zstd)]
+        compression: CompressionChoice,
+    },
+    /// List backups, newest last
+    List {
+        /// Only those with this tag
+        #[arg(long)]
+        tag: Option<String>,
+    },
+    /// Show one backup
+    Show {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Read every byte of a backup and prove it
+    Verify {
+        #[command(flatten)]
+        which: Which,
+        /// l1: hashes of the stored bytes; l2: decompressed and parsed to the end as well
+        #[arg(long, value_enum, default_value_t = Depth::L2)]
+        depth: Depth,
+    },
+    /// Say whether the newest backup is young enough and verified
+    Status,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum CompressionChoice {
+    Zstd,
+    Gzip,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Depth {
+    L1,
+    L2,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ComponentChoice {
+    /// Component
+    #[arg(long, value_enum, default_value_t = Component::Database)]
+    pub(crate) component: Component,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Component {
+    /// The database: schemas, rows, objects, accounts
+    Database,
+}
+
+/// Which backup.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub(crate) struct Which {
+    /// The newest (default)
+    #[arg(long)]
+    pub(crate) latest: bool,
+    /// The one before the newest
+    #[arg(long)]
+    pub(crate) previous: bool,
+    /// The newest taken at or before this time (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) timestamp: Option<DateTime<Utc>>,
+    /// By id, or its unique beginning
+    #[arg(long, value_name = "ID")]
+    pub(crate) backup: Option<String>,
+    /// The newest with this tag
+    #[arg(long = "with-tag", value_name = "TAG")]
+    pub(crate) with_tag: Option<String>,
+}
+
+/// Who says yes, and to what.
+#[derive(Debug, Args)]
+pub(crate) struct Consent {
+    /// Say yes to every approval
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Say yes, if this is the name of the Compose project
+    #[arg(long, value_name = "PROJECT")]
+    pub(crate) confirm: Option<String>,
+    /// Attest a checklist item: ITEM=WHAT YOU KNOW; may be given more than once
+    #[arg(long = "attest", value_name = "ITEM=TEXT", value_parser = pair)]
+    pub(crate) attests: Vec<(String, String)>,
+    /// Waive a checklist item: ITEM=REASON; recorded and shown in the report
+    #[arg(long = "waive", value_name = "ITEM=REASON", value_parser = pair)]
+    pub(crate) waivers: Vec<(String, String)>,
+    /// Name of the person, for the record [default: $SUDO_USER or $USER]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) operator: Option<String>,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((item, rest)) if !item.trim().is_empty() && !rest.trim().is_empty() => {
+            Ok((item.trim().to_owned(), rest.trim().to_owned()))
+        }
+        _ => Err(format!("`{text}` is not ITEM=TEXT")),
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PlanProcedure {
+    /// Plan a recovery
+    #[command(subcommand)]
+    Recover(PlanRecover),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PlanRecover {
+    /// Database recovery (runbook 3.1)
+    Database {
+        #[command(flatten)]
+        which: Which,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Recover {
+    /// Database recovery (runbook 3.1)
+    Database {
+        #[command(flatten)]
+        which: Which,
+        /// Do exactly what this plan says; refused when the plan would be another now
+        #[arg(long, value_name = "FILE")]
+        plan: Option<PathBuf>,
+        /// When the incident began (RFC 3339) [default: now]
+        #[arg(long, value_name = "TIME")]
+        since: Option<DateTime<Utc>>,
+        #[command(flatten)]
+        consent: Consent,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Runs {
+    /// List runs, newest last
+    List,
+    /// Show one run: steps against their budgets, RTO and RPO
+    Show {
+        /// Run; the newest by default
+        run: Option<String>,
+    },
+    /// Remove what finished runs left: old volumes, candidates, journals
+    Prune {
+        /// Only what is older than so many days
+        #[arg(long, default_value_t = 7, value_name = "DAYS")]
+        older_than: u32,
+        /// Only list it
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        consent: Consent,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Repo {
+    /// Make the repository and its signing key
+    Init {
+        /// Encryption of the backups; it must be chosen
+        #[arg(long, value_enum)]
+        encryption: EncryptionChoice,
+        /// Pin the new public key in the configuration file
+        #[arg(long)]
+        pin: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum EncryptionChoice {
+    /// Stored bytes can be read by everybody who reaches the store
+    None,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Maintenance {
+    /// Switch it on and prove it from outside
+    On,
+    /// Switch it off
+    Off,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Write a configuration from a running Compose project
+    Init(ConfigInit),
+    /// Try everything the configuration names
+    Check,
+    /// Print the configuration in force
+    Show,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigInit {
+    /// Compose project
+    #[arg(long)]
+    pub(crate) project: String,
+    /// File to write; an existing one is never overwritten
+    #[arg(long, default_value = "chom-recovery.toml", value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Repository URL
+    #[arg(long, value_name = "URL")]
+    pub(crate) repository: Option<String>,
+    /// State directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// File with the password of the database account
+    #[arg(long, value_name = "FILE")]
+    pub(crate) database_password_file: Option<PathBuf>,
+    /// URL that answers 200 when the application works
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: Option<String>,
+    /// CA certificates to trust for it, besides the system's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Address to connect to instead of what the URL's name resolves to
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) connect_to: Option<SocketAddr>,
+}

@@ -1,0 +1,343 @@
+//! Runbook 3.1, database recovery, the safe way.
+//!
+//! The backup is restored *beside* production, compared with its manifest there, and only then takes production's
+//! place; what production had before stays in a volume named after the run. Each phase is a function of its own, so
+//! that other procedures and drills combine them. The dangerous order does not compile: a phase takes the proof that
+//! an earlier phase returned.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use self::{
+    ops::{Assessment, BackUp, Finding, Production},
+    quiesce::Remembered,
+    report::Facts,
+};
+use super::{Parts, maintenance::MaintenanceRecord};
+use crate::{
+    backend::{BackendExt, VolumeIdentity},
+    catalog::{BackupId, Selector},
+    error::{Error, ErrorKind, Result},
+    probe::{HealthMode, evidence::EvidenceManifest},
+    run::{Approvable, Effect, Item, Run, Undo},
+};
+
+pub mod candidate;
+pub mod jobs;
+pub mod mysql_ops;
+pub mod ops;
+pub mod quiesce;
+mod report;
+mod restore;
+mod service;
+pub mod swap;
+
+pub use candidate::{CandidateRecord, Site};
+pub use report::{Achieved, DatabaseReport, KeptVolume, Restored};
+pub use restore::{
+    Candidate, CheckedBackup, Quiesced, Swapped, VerifiedCandidate, check_backup, quiesce, restore_beside, swap_in,
+    verify_candidate,
+};
+
+/// Name of the procedure in journals.
+pub const PROCEDURE: &str = "recover-database";
+
+const fn mins(minutes: u64) -> Duration {
+    Duration::from_mins(minutes)
+}
+
+/// What to recover from, and how much of the runbook to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Which backup.
+    pub backup: Selector,
+    /// With triage and maintenance mode (`recover`) or without (`restore`).
+    pub extent: Extent,
+    /// When the incident began; `None` takes the begin of the run. The achieved RPO counts back from here.
+    pub incident_began: Option<DateTime<Utc>>,
+}
+
+/// How much of the runbook is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Extent {
+    /// Everything: checklist, triage, maintenance mode, soak, new backup.
+    Recover,
+    /// Candidate, verification, approval and swap, whatever state production is in.
+    Restore,
+}
+
+/// Marks an approval to replace production's data.
+#[derive(Debug)]
+pub struct ReplaceProductionDatabase;
+
+impl Approvable for ReplaceProductionDatabase {
+    const NAME: &'static str = "replace-production-database";
+}
+
+/// Recovers the database: runbook 3.1 from the checklist to the new backup.
+///
+/// # Errors
+/// Where a phase fails, the run stops there in a safe state; `resume` goes on, `rollback` undoes. Among others
+/// `Precondition`: a restore is not the cure (refused credentials, a full disk), `Corrupt`: the chosen backup cannot
+/// be trusted and the hint names the one before it, `NeedsConfirmation`: the run waits for an approval.
+pub async fn recover(run: &Run, parts: &Parts, request: &Request) -> Result<DatabaseReport> {
+    let run = run.scope("database").budget(parts.system.objectives.database.rto);
+    let began = moment(&run, "began").await?;
+    let site = Arc::new(survey(&run, parts).await?);
+
+    let mut maintenance = None;
+    if request.extent == Extent::Recover {
+        checklist(&run, parts).await?;
+        gather_evidence(&run, parts).await?;
+        maintenance = Some(maintenance_on(&run, parts).await?);
+    }
+    let mut assessment = assess(&run, parts, &site).await?;
+    if request.extent == Extent::Recover {
+        let finding = decide_cure(&run, &assessment).await?;
+        if finding == Finding::Stopped {
+            assessment = start_as_found(&run, parts, &site).await?;
+        }
+    }
+
+    let started_is_cured = request.extent == Extent::Recover && assessment.finding == Finding::Healthy;
+    let (restored, proven) = if started_is_cured {
+        let writers = restore::remember_writers(&run, parts).await?;
+        let since = service::prove_database(&run, parts).await?;
+        (None, service::start(&run, parts, &writers, maintenance.as_ref(), since).await?)
+    } else {
+        let (restored, writers, since) = replace(&run, parts, &site, request, &assessment).await?;
+        let proven = service::start(&run, parts, &writers, maintenance.as_ref(), since).await?;
+        (Some(restored), proven)
+    };
+    let new_backup = match request.extent {
+        Extent::Recover => back_up_again(&run, parts, &site).await?,
+        Extent::Restore => None,
+    };
+    let facts = Facts { began, incident_began: request.incident_began, assessment, restored, proven, new_backup };
+    Ok(report::conclude(parts, facts))
+}
+
+/// Puts a backup in the place of production's data, and brings the database up on it.
+async fn replace(
+    run: &Run,
+    parts: &Parts,
+    site: &Arc<Site>,
+    request: &Request,
+    assessment: &Assessment,
+) -> Result<(Restored, Vec<Remembered>, DateTime<Utc>)> {
+    let backup = check_backup(run, parts, site, &request.backup).await?;
+    let candidate = restore_beside(run, site, &backup).await?;
+    let candidate = verify_candidate(run, site, candidate, &backup).await?;
+    let approval = run
+        .approve::<ReplaceProductionDatabase>(&format!(
+            "replace the database of project `{}` on {} with backup {}, whose data is of {}",
+            parts.backend.project(),
+            parts.backend.engine_address(),
+            backup.info().id(),
+            backup.info().point.format("%F %T UTC"),
+        ))
+        .await?;
+    let quiesced = quiesce(run, parts, site).await?;
+    let verified = candidate.verified().clone();
+    let swapped = swap_in(run, parts, site, candidate, &quiesced, approval).await?;
+    service::start_database(run, parts, &swapped).await?;
+    let since = service::prove_database(run, parts).await?;
+    let raised = service::raise_counters(run, parts, site, assessment).await?;
+    let held = service::hold_jobs(run, parts).await?;
+    let kept = restore::measure_kept(run, parts, &swapped).await?;
+    let writers = swapped.server().iter().chain(quiesced.writers()).cloned().collect();
+    let restored = Restored { backup: backup.info().clone(), verified, kept, raised, held };
+    Ok((restored, writers, since))
+}
+
+/// Notes the time, once: a resumed run gets the time of the first.
+async fn moment(run: &Run, name: &str) -> Result<DateTime<Utc>> {
+    run.step(name)
+        .effect(Effect::Idempotent)
+        .undo(Undo::Unnecessary("it only notes the time"))
+        .predict(|| DateTime::UNIX_EPOCH)
+        .run(|_| async { Ok(Utc::now()) })
+        .await
+}
+
+/// Finds the database container and its volume, once: a resumed run works on what the first one saw.
+///
+/// # Errors
+/// `NotFound`: the service has no container. `Precondition`: it has several. `Unsupported`: no volume holds its data.
+pub async fn survey(run: &Run, parts: &Parts) -> Result<Site> {
+    let (production, original): (Production, VolumeIdentity) = run
+        .decide("survey", async {
+            let database = &parts.system.database;
+            let mut containers = parts.backend.service_containers(&database.service).await?;
+            if containers.len() > 1 {
+                return Err(Error::new(
+                    ErrorKind::Precondition,
+                    format!("service `{}` has {} containers; which is production?", database.service, containers.len()),
+                )
+                .hint("scale it to one"));
+            }
+            let container = containers.remove(0);
+            let Some(volume) = container.volume_at(&database.data_dir) else {
+                return Err(Error::new(
+                    ErrorKind::Unsupported,
+                    format!("`{}` has no volume at `{}`", container.name, database.data_dir),
+                )
+                .hint("set `database.data_dir` to the mount point of its volume; a bind mount cannot be swapped"));
+            };
+            let original = parts.backend.volume_identity(volume).await?;
+            Ok((Production::of(&container, &database.data_dir), original))
+        })
+        .await?;
+    Ok(Site {
+        backend: parts.backend.clone(),
+        ops: parts.database.clone(),
+        production,
+        original,
+        run_id: run.id().to_string(),
+    })
+}
+
+/// The runbook's pre-recovery checklist: probes and attestations.
+async fn checklist(run: &Run, parts: &Parts) -> Result<()> {
+    let mut items = vec![
+        Item::attest("incident", "the incident is identified: symptom, begin, impact", "incident commander"),
+        Item::attest("stakeholders", "stakeholders know that a recovery begins", "incident commander"),
+    ];
+    for probe in parts.application.probes(HealthMode::PreRecovery, None) {
+        // What the recovery is there to mend cannot be a condition for beginning it.
+        if matches!(probe.name(), "disk" | "store") {
+            items.push(Item::probe(format!("`{}` is in order", probe.name()), service::tolerant(probe)));
+        }
+    }
+    run.scope("pre-recovery").checklist(&items).await
+}
+
+/// Collects what will be gone after the recovery. Never blocks it: the manifest says what is missing.
+async fn gather_evidence(run: &Run, parts: &Parts) -> Result<EvidenceManifest> {
+    let (application, system) = (parts.application.clone(), parts.system.clone());
+    let directory = run.directory().join("evidence");
+    let nothing = EvidenceManifest {
+        directory: "evidence".into(),
+        system: system.id.to_string(),
+        started: DateTime::UNIX_EPOCH,
+        took_ms: 0,
+        files: Vec::new(),
+        missing: Vec::new(),
+    };
+    run.step("gather-evidence")
+        .effect(Effect::Idempotent)
+        .undo(Undo::Unnecessary("evidence is kept"))
+        .predict(move || nothing)
+        .budget(mins(1))
+        .timeout(system.limits.evidence_deadline + mins(1))
+        .run(async move |_| Ok(application.gather_evidence(&directory).await))
+        .await
+}
+
+async fn maintenance_on(run: &Run, parts: &Parts) -> Result<MaintenanceRecord> {
+    let (on, off) = (parts.application.clone(), parts.application.clone());
+    run.step("maintenance-on")
+        .effect(Effect::Idempotent)
+        .predict(MaintenanceRecord::expected)
+        .budget(mins(1))
+        .timeout(mins(3))
+        .undo_text("switch maintenance mode off, unless it was on before")
+        .undo_with(async move |_, record: Option<MaintenanceRecord>| match record {
+            Some(record) => off.maintenance_off(&record).await,
+            // Nothing was recorded, so nobody knows how it was before: users stay out until somebody says so.
+            None => Ok(()),
+        })
+        .run(async move |_| on.maintenance_on().await)
+        .await
+}
+
+/// Looks at the database from all sides.
+async fn assess(run: &Run, parts: &Parts, site: &Arc<Site>) -> Result<Assessment> {
+    let (catalog, looking) = (parts.catalog.clone(), site.clone());
+    let seen: Assessment = run
+        .step("assess")
+        .effect(Effect::Observe)
+        .budget(mins(5))
+        .timeout(mins(10))
+        .run(async move |_| looking.ops.assess(&looking.production, restore::newest(&catalog).await.as_ref()).await)
+        .await?;
+    // Kept: after the swap the same question has another answer.
+    let (keep, predicted) = (seen.clone(), seen.lasting());
+    run.step("keep-assessment")
+        .effect(Effect::Idempotent)
+        .undo(Undo::Unnecessary("it only takes a note"))
+        .predict(move || predicted)
+        .run(async move |_| Ok(keep))
+        .await
+}
+
+/// Refuses a restore that would not be the cure. The answer is kept for resumed runs.
+async fn decide_cure(run: &Run, assessment: &Assessment) -> Result<Finding> {
+    let refuse = |why: &str, hint: &str| {
+        Err(Error::new(ErrorKind::Precondition, format!("a restore is not the cure: {why}"))
+            .with("seen", &assessment.summary)
+            .hint(hint))
+    };
+    let choose = async {
+        match assessment.finding {
+            Finding::Damaged | Finding::DataMissing | Finding::Stopped | Finding::Unclear => Ok(assessment.finding),
+            Finding::CredentialsRefused => refuse(
+                "the server runs and refuses the credentials of the configuration",
+                "correct `database.password`; no data is lost",
+            ),
+            Finding::DiskFull => refuse("the disk of the database is full", "free space, then look again"),
+            Finding::Healthy => refuse(
+                "the database answers, and nothing of the newest backup is missing or corrupt",
+                "`chom-recovery diagnose` looks for other causes; `chom-recovery restore` replaces healthy data as well",
+            ),
+        }
+    };
+    run.decide("cure", choose).await
+}
+
+/// A server that merely stopped may need no more than a start. What it says then decides.
+async fn start_as_found(run: &Run, parts: &Parts, site: &Arc<Site>) -> Result<Assessment> {
+    let (backend, catalog, site) = (parts.backend.clone(), parts.catalog.clone(), site.clone());
+    let (service, stopping, to_stop) =
+        (parts.system.database.service.clone(), parts.backend.clone(), parts.system.database.clone());
+    run.step("start-as-found")
+        .effect(Effect::Idempotent)
+        // Planned for is the worse case: that starting is not enough.
+        .predict(|| Assessment::of(Finding::Damaged, "planned for"))
+        .budget(mins(2))
+        .timeout(mins(10))
+        .undo_text("stop the database again")
+        .undo_with(async move |_, _| stopping.stop(&to_stop.service, to_stop.stop_grace).await.map(drop))
+        .run(async move |_| {
+            let started = backend.start(&service, mins(2)).await;
+            let mut seen = site.ops.assess(&site.production, restore::newest(&catalog).await.as_ref()).await?;
+            if let Err(error) = started {
+                seen.summary = format!("{}; starting it: {error}", seen.summary);
+                if seen.finding == Finding::Stopped {
+                    seen.finding = Finding::Damaged;
+                }
+            }
+            Ok(seen)
+        })
+        .await
+}
+
+/// Takes and verifies a backup of what now serves: the old ones no longer lead up to it.
+async fn back_up_again(run: &Run, parts: &Parts, site: &Arc<Site>) -> Result<Option<BackupId>> {
+    let (ops, production) = (parts.database.clone(), site.production.clone());
+    let request = BackUp { tags: vec!["after-recovery".into()], run: Some(run.id().to_string()), ..BackUp::default() };
+    run.step("back-up-again")
+        .effect(Effect::Idempotent)
+        .undo(Undo::Unnecessary("a backup harms nobody"))
+        .predict(|| None)
+        .budget(mins(5))
+        .timeout(mins(240))
+        .run(async move |cx| {
+            let progress = Arc::new(move |done, total| cx.progress(done, total));
+            Ok(Some(ops.back_up(&production, &request, progress).await?.id()))
+        })
+        .await
+}

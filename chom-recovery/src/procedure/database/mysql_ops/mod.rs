@@ -1,0 +1,290 @@
+//! MySQL and MariaDB behind the procedure's port.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use super::ops::{Assessment, BackUp, DatabaseOps, Loaded, NextIds, Production, Progress, RaisedCounter, Verified};
+use crate::{
+    backend::{Backend, Endpoint, Mount, MountSource, Network, OneOff, OneOffFile},
+    catalog::{
+        self, BackupInfo, BackupReader, BackupWriter, ComponentKind, ComponentSpec, ComposeFacts, HostId, Level, Name,
+        Repository, Signer, logical,
+    },
+    error::{Error, ErrorKind, Result},
+    mysql::{self, Login, Scope, Server, candidate_args, compare, dump, load},
+    probe::{SharedProbe, mysql::MysqlProbe},
+    secret::Secret,
+    system::System,
+};
+
+mod assess;
+mod raise;
+
+/// Name of the component that holds a logical backup.
+const COMPONENT: &str = "database";
+/// Folder in every image, for the candidate's one-time password.
+const PASSWORD_FILE: &str = "/run/chom-recovery-password";
+/// Longest time for a server's first start.
+const FIRST_START: Duration = Duration::from_mins(5);
+/// User and group of the server in the official images.
+const MYSQL_UID: u32 = 999;
+
+/// A real server in a container of the project.
+#[derive(Debug, Clone)]
+pub struct MySqlOps {
+    system: Arc<System>,
+    backend: Arc<dyn Backend>,
+    repository: Repository,
+}
+
+/// A server with the endpoint that keeps it reachable.
+struct Reached {
+    server: Server,
+    _endpoint: Endpoint,
+}
+
+impl MySqlOps {
+    /// Makes it from what a system is made of.
+    pub fn new(system: Arc<System>, backend: Arc<dyn Backend>, repository: Repository) -> Self {
+        Self { system, backend, repository }
+    }
+
+    /// Reaches production's server with the configured credentials.
+    async fn production(&self, container: &str) -> Result<Reached> {
+        let database = &self.system.database;
+        let endpoint = match &database.address {
+            Some(address) => {
+                let (host, port) = address
+                    .rsplit_once(':')
+                    .and_then(|(host, port)| Some((host, port.parse().ok()?)))
+                    .ok_or_else(|| {
+                    Error::new(ErrorKind::InvalidInput, format!("`database.address` = `{address}` is not host:port"))
+                })?;
+                Endpoint::new(host.trim_matches(['[', ']']), port, None)
+            }
+            None => self.backend.endpoint(container, database.port).await?,
+        };
+        self.reach(endpoint, &database.user, database.password.resolve().await?, Duration::from_secs(15)).await
+    }
+
+    async fn reach(&self, endpoint: Endpoint, user: &str, password: Secret, wait: Duration) -> Result<Reached> {
+        let login = Login::new(endpoint.host.clone(), endpoint.port, user, password);
+        Ok(Reached { server: Server::connect(login, wait).await?, _endpoint: endpoint })
+    }
+
+    /// Waits until the candidate can be dialled, then until it lets us in.
+    async fn candidate_endpoint(&self, name: &str, wait: Duration) -> Result<Endpoint> {
+        let end = tokio::time::Instant::now() + wait;
+        loop {
+            let dead = match self.backend.container(name).await? {
+                None => true,
+                Some(container) => container.finished_at.is_some() && container.exit_code.is_some(),
+            };
+            if dead {
+                return Err(Error::new(ErrorKind::Failed, format!("candidate `{name}` ended during its start"))
+                    .with("log", self.last_lines(name).await));
+            }
+            match self.backend.endpoint(name, self.system.database.port).await {
+                Ok(endpoint) => return Ok(endpoint),
+                Err(e) if tokio::time::Instant::now() > end => {
+                    return Err(e.during(format!("candidate `{name}` did not open its port")));
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(300)).await,
+            }
+        }
+    }
+
+    async fn last_lines(&self, container: &str) -> String {
+        use futures::StreamExt;
+        let request = crate::backend::LogRequest { since: None, tail: Some(8) };
+        let Ok(stream) = self.backend.logs(container, request).await else { return "none".into() };
+        let lines: Vec<_> = stream.filter_map(async |line| line.ok().map(|l| l.text)).collect().await;
+        lines.join(" | ")
+    }
+}
+
+#[async_trait]
+impl DatabaseOps for MySqlOps {
+    async fn assess(&self, production: &Production, newest: Option<&BackupReader>) -> Result<Assessment> {
+        self.look(production, newest).await
+    }
+
+    fn ready(&self) -> SharedProbe {
+        Arc::new(MysqlProbe::new(self.system.database.clone(), self.backend.clone()))
+    }
+
+    async fn check_compatible(&self, backup: &BackupReader, production: &Production) -> Result<()> {
+        let Some(from) = &backup.manifest().facts.database else {
+            return Err(Error::new(ErrorKind::Unsupported, "this backup holds no database"));
+        };
+        // A server that does not answer is judged when the candidate, made from its image, has started.
+        match self.production(&production.container).await {
+            Ok(reached) => check_version(from, reached.server.info()),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn candidate(
+        &self,
+        production: &Production,
+        backup: &BackupReader,
+        name: &str,
+        volume: &str,
+        password: &Secret,
+    ) -> Result<OneOff> {
+        let Some(from) = &backup.manifest().facts.database else {
+            return Err(Error::new(ErrorKind::Unsupported, "this backup holds no database"));
+        };
+        let flavour = match from.flavour {
+            catalog::Flavour::Mysql => mysql::Flavour::Mysql,
+            catalog::Flavour::Mariadb => mysql::Flavour::Mariadb,
+        };
+        let data = Mount {
+            source: MountSource::Volume(volume.to_owned()),
+            target: production.data_dir.clone(),
+            read_only: false,
+        };
+        // The server's own settings decide how data is stored; scripts of its first start and secrets stay out.
+        let settings = production
+            .mounts
+            .iter()
+            .filter(|m| m.target.starts_with("/etc/"))
+            .map(|m| Mount { read_only: true, ..m.clone() });
+        let mut command = production.command.clone();
+        command.extend(candidate_args(flavour));
+        Ok(OneOff {
+            name: name.to_owned(),
+            image: production.image_id.clone(),
+            entrypoint: None,
+            command,
+            // Contract of the official images; MariaDB's takes the names of MySQL's as well.
+            env: vec![
+                ("MYSQL_ROOT_PASSWORD_FILE".into(), PASSWORD_FILE.into()),
+                ("MYSQL_ROOT_HOST".into(), "%".into()),
+            ],
+            user: None,
+            mounts: std::iter::once(data).chain(settings).collect(),
+            files: vec![OneOffFile {
+                path: PASSWORD_FILE.into(),
+                content: password.clone(),
+                mode: 0o400,
+                uid: MYSQL_UID,
+                gid: MYSQL_UID,
+            }],
+            network: Network::Isolated,
+            labels: crate::backend::Labels::new(),
+            memory: Some(self.system.limits.candidate_memory),
+            start: true,
+        })
+    }
+
+    async fn load(
+        &self,
+        candidate: &str,
+        password: &Secret,
+        backup: &BackupReader,
+        progress: Progress,
+    ) -> Result<Loaded> {
+        let endpoint = self.candidate_endpoint(candidate, FIRST_START).await?;
+        let reached = match self.reach(endpoint, "root", password.clone(), FIRST_START).await {
+            Ok(reached) => reached,
+            Err(e) => return Err(e.with("log", self.last_lines(candidate).await)),
+        };
+        if let Some(from) = &backup.manifest().facts.database {
+            check_version(from, reached.server.info())?;
+        }
+        let component = backup.component(COMPONENT).await?;
+        let total = component.parts().iter().map(|p| p.plain_len).sum();
+        let loaded = logical::load_from(&component, &reached.server, &mut |p| progress(p.bytes, Some(total))).await?;
+        // Last: from here on the one-time password opens nothing.
+        let accounts = load::replace_accounts(&reached.server, &loaded.objects).await?;
+        let mut warnings = loaded.report.warnings;
+        warnings.extend(accounts.warnings);
+        Ok(Loaded {
+            rows: loaded.report.rows,
+            bytes: loaded.report.bytes,
+            tables: loaded.report.tables as u64,
+            warnings,
+        })
+    }
+
+    async fn verify(&self, container: &str, backup: &BackupReader, _progress: Progress) -> Result<Verified> {
+        let component = backup.component(COMPONENT).await?;
+        let baseline = logical::read_baseline(&component).await?;
+        let endpoint = self.backend.endpoint(container, self.system.database.port).await?;
+        let database = &self.system.database;
+        let reached = self
+            .reach(endpoint, &database.user, database.password.resolve().await?, Duration::from_secs(30))
+            .await
+            .map_err(|e| match e.kind() {
+                ErrorKind::Authentication => e
+                    .during("the accounts of the backup refuse the configured credentials")
+                    .hint("the password was changed after the backup: configure the one of that time, then resume"),
+                _ => e,
+            })?;
+        let comparison = compare(&reached.server, &baseline, Scope::Everything).await?;
+        comparison.require_equal()?;
+        Ok(Verified {
+            tables: comparison.tables as u64,
+            rows: comparison.rows,
+            definitions: comparison.definitions as u64,
+        })
+    }
+
+    async fn clients(&self, container: &str) -> Result<Vec<String>> {
+        let reached = self.production(container).await?;
+        let clients = reached.server.clients().await?;
+        Ok(clients.iter().map(|c| format!("{}@{} ({}, {})", c.user, c.host, c.schema, c.command)).collect())
+    }
+
+    async fn raise_counters(&self, container: &str, next: &NextIds) -> Result<Vec<RaisedCounter>> {
+        let reached = self.production(container).await?;
+        raise::raise(&reached.server, next, self.system.database.id_gap).await
+    }
+
+    async fn back_up(&self, production: &Production, request: &BackUp, progress: Progress) -> Result<BackupInfo> {
+        let state_dir = self.system.state_dir();
+        let signer = Signer::load(&state_dir, &self.system.id)?;
+        let host = HostId::derive(&self.backend.engine().await?.id);
+        let reached = self.production(&production.container).await?;
+        let expected = reached.server.sizes().await?.iter().map(|t| t.bytes).sum::<u64>();
+
+        let mut writer = BackupWriter::begin(&self.repository, &signer, &host, &self.system.id).await?;
+        let spec = ComponentSpec::new(COMPONENT, ComponentKind::Logical)?.compression(request.compression);
+        let component = writer.component(spec)?;
+        let report = |p: &dump::Progress| progress(p.bytes, Some(expected.max(p.bytes)));
+        let dumped = logical::dump_to(&reached.server, &component, &dump::Options::default(), &mut { report }).await;
+        let summary = match dumped {
+            Ok(summary) => summary,
+            Err(error) => {
+                // Nobody can see it; only the space is of interest, and a sweep gets that back as well.
+                let _ = writer.abandon().await;
+                return Err(error);
+            }
+        };
+        let mut facts = logical::facts(reached.server.info(), &summary);
+        facts.run.clone_from(&request.run);
+        facts.tags = request.tags.iter().map(|tag| tag.parse::<Name>()).collect::<Result<_>>()?;
+        facts.compose = Some(ComposeFacts {
+            project: self.backend.project().to_owned(),
+            config_hash: None,
+            images: [(self.system.database.service.clone(), production.image_id.clone())].into(),
+        });
+        let info = writer.finish(facts).await?;
+
+        let reader = BackupReader::open(&self.repository, info.place.clone()).await?;
+        let verified = catalog::verify(&reader, Level::L2, &|_| {}).await?;
+        catalog::record(&self.repository, &signer, &info.place, verified.clone(), request.run.clone()).await?;
+        verified.into_result()?;
+        Ok(info)
+    }
+}
+
+fn check_version(from: &catalog::DatabaseFacts, to: &mysql::ServerInfo) -> Result<()> {
+    let flavour = match to.flavour {
+        mysql::Flavour::Mysql => catalog::Flavour::Mysql,
+        mysql::Flavour::Mariadb => catalog::Flavour::Mariadb,
+    };
+    catalog::compatible(ComponentKind::Logical, (from.flavour, &from.version), (flavour, &to.version_text))
+}

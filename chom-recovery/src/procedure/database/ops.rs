@@ -1,0 +1,229 @@
+//! What the procedure asks of a database: the port between its phases and a real server.
+//!
+//! [`MySqlOps`](super::mysql_ops::MySqlOps) speaks to MySQL and MariaDB. The kill matrix uses a simulated one, so
+//! that every instant of the procedure can be tried without a server.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    backend::{Container, Mount, OneOff},
+    catalog::{BackupInfo, BackupReader, Compression},
+    error::Result,
+    probe::SharedProbe,
+    secret::Secret,
+};
+
+/// Called with bytes done so far, and all bytes where known.
+pub type Progress = Arc<dyn Fn(u64, Option<u64>) + Send + Sync>;
+
+/// What a recovery needs to know of production's database container; nothing in it changes by the hour.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Production {
+    /// Container name.
+    pub container: String,
+    /// Exact image.
+    pub image_id: String,
+    /// Arguments of the server.
+    pub command: Vec<String>,
+    /// Mounts.
+    pub mounts: Vec<Mount>,
+    /// Where its volume is mounted.
+    pub data_dir: String,
+}
+
+impl Production {
+    /// Takes what lasts from a container.
+    pub fn of(container: &Container, data_dir: &str) -> Self {
+        Self {
+            container: container.name.clone(),
+            image_id: container.image_id.clone(),
+            command: container.command.clone(),
+            mounts: container.mounts.clone(),
+            data_dir: data_dir.to_owned(),
+        }
+    }
+}
+
+/// A database that can be assessed, loaded and compared.
+#[async_trait]
+pub trait DatabaseOps: fmt::Debug + Send + Sync + 'static {
+    /// Looks at the production database from all sides; an unreachable server is an answer, not an error.
+    async fn assess(&self, production: &Production, newest: Option<&BackupReader>) -> Result<Assessment>;
+
+    /// Makes the probe that tells a serving database from one that is still being set up.
+    fn ready(&self) -> SharedProbe;
+
+    /// Refuses a backup that this server cannot take: other flavour, newer version.
+    async fn check_compatible(&self, backup: &BackupReader, production: &Production) -> Result<()>;
+
+    /// Describes the candidate server: production's image, isolated, on `volume`, open to `password` alone.
+    fn candidate(
+        &self,
+        production: &Production,
+        backup: &BackupReader,
+        name: &str,
+        volume: &str,
+        password: &Secret,
+    ) -> Result<OneOff>;
+
+    /// Waits until the candidate answers as itself, then loads the backup into it, accounts last.
+    async fn load(
+        &self,
+        candidate: &str,
+        password: &Secret,
+        backup: &BackupReader,
+        progress: Progress,
+    ) -> Result<Loaded>;
+
+    /// Compares a server, with the accounts of the backup, with the backup's manifest and rows.
+    ///
+    /// # Errors
+    /// `Corrupt`: they differ; the differences are named.
+    async fn verify(&self, container: &str, backup: &BackupReader, progress: Progress) -> Result<Verified>;
+
+    /// Counts the client connections of others.
+    async fn clients(&self, container: &str) -> Result<Vec<String>>;
+
+    /// Raises every counter in `next` that stands lower. Lowers none.
+    async fn raise_counters(&self, container: &str, next: &NextIds) -> Result<Vec<RaisedCounter>>;
+
+    /// Takes a backup of a running server and verifies it to [`Level::L2`](crate::catalog::Level::L2).
+    async fn back_up(&self, production: &Production, request: &BackUp, progress: Progress) -> Result<BackupInfo>;
+}
+
+/// What to back up, and what to write on it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackUp {
+    /// Tags to find it by.
+    #[serde(default)]
+    pub tags: Vec<String>,
+    /// Run that takes it.
+    #[serde(default)]
+    pub run: Option<String>,
+    /// Compression of its parts.
+    #[serde(default)]
+    pub compression: Compression,
+}
+
+/// What is wrong with the production database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assessment {
+    /// The diagnosis that decides whether a restore is the cure.
+    pub finding: Finding,
+    /// What was seen, in a line.
+    pub summary: String,
+    /// Flavour and version, when the server answered.
+    pub server: Option<String>,
+    /// Tables that the newest backup has and the server lacks, as `schema.table`.
+    pub missing_tables: Vec<String>,
+    /// Tables that `CHECK TABLE` calls corrupt.
+    pub corrupt_tables: Vec<String>,
+    /// Next AUTO_INCREMENT values, when they could be read.
+    pub next_ids: NextIds,
+}
+
+impl Assessment {
+    /// Makes an assessment of which only the finding is known.
+    pub fn of(finding: Finding, summary: impl Into<String>) -> Self {
+        Self {
+            finding,
+            summary: summary.into(),
+            server: None,
+            missing_tables: Vec::new(),
+            corrupt_tables: Vec::new(),
+            next_ids: NextIds::new(),
+        }
+    }
+
+    /// Leaves out what changes by the minute, for plans.
+    pub(super) fn lasting(&self) -> Self {
+        Self { next_ids: NextIds::new(), summary: String::new(), ..self.clone() }
+    }
+}
+
+/// Next AUTO_INCREMENT value by `schema.table`.
+pub type NextIds = BTreeMap<String, u64>;
+
+/// What a restore decision hangs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finding {
+    /// Answers, nothing is missing or corrupt.
+    Healthy,
+    /// Does not run, and its log does not say that data is damaged: starting it may be enough.
+    Stopped,
+    /// Runs and refuses our credentials: no case for a restore.
+    CredentialsRefused,
+    /// Its disk is full: no case for a restore.
+    DiskFull,
+    /// Data is damaged, by its log, by `CHECK TABLE` or because it cannot start.
+    Damaged,
+    /// Tables or schemas of the newest backup are gone.
+    DataMissing,
+    /// Nothing certain is known.
+    Unclear,
+}
+
+/// What a load did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loaded {
+    /// Rows loaded.
+    pub rows: u64,
+    /// Bytes of rows, uncompressed.
+    pub bytes: u64,
+    /// Tables loaded.
+    pub tables: u64,
+    /// Things a person should read.
+    pub warnings: Vec<String>,
+}
+
+impl Loaded {
+    /// What a backup's manifest lets expect.
+    pub(super) fn expected(backup: &BackupReader) -> Self {
+        let manifest = backup.manifest();
+        let tables = &manifest.facts.baselines.tables;
+        Self {
+            rows: tables.iter().map(|t| t.rows).sum(),
+            bytes: manifest.plain_len(),
+            tables: tables.len() as u64,
+            warnings: Vec::new(),
+        }
+    }
+}
+
+/// What a comparison covered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// Tables equal, rows and checksums.
+    pub tables: u64,
+    /// Rows compared.
+    pub rows: u64,
+    /// Definitions equal: of schemas, tables, views, triggers, routines, events, accounts.
+    pub definitions: u64,
+}
+
+impl Verified {
+    /// What a backup's manifest lets expect.
+    pub(super) fn expected(backup: &BackupReader) -> Self {
+        let baselines = &backup.manifest().facts.baselines;
+        Self {
+            tables: baselines.tables.len() as u64,
+            rows: baselines.tables.iter().map(|t| t.rows).sum(),
+            definitions: baselines.objects.values().sum(),
+        }
+    }
+}
+
+/// A counter that was raised.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RaisedCounter {
+    /// `schema.table`.
+    pub table: String,
+    /// Value after the restore.
+    pub from: u64,
+    /// Value now.
+    pub to: u64,
+}

@@ -1,0 +1,92 @@
+//! Stopping the writers, and putting them back as they were.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    backend::{Backend, BackendExt, ContainerState, RestartPolicy},
+    error::{Error, ErrorKind, Result},
+};
+
+/// A container as it was before the run touched it. Recorded once, so that a resumed run puts back what was found
+/// and not what it made itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remembered {
+    /// Compose service.
+    pub service: String,
+    /// Container name.
+    pub container: String,
+    /// Whether it ran.
+    pub was_running: bool,
+    /// What the Engine did when it ended.
+    pub restart_policy: RestartPolicy,
+}
+
+/// Notes state and restart policy of every container of `services`.
+pub(super) async fn remember(backend: &dyn Backend, services: &[String]) -> Result<Vec<Remembered>> {
+    let mut found = Vec::new();
+    for container in backend.containers().await? {
+        if services.contains(&container.service) {
+            found.push(Remembered {
+                was_running: matches!(container.state, ContainerState::Running | ContainerState::Restarting),
+                service: container.service,
+                container: container.name,
+                restart_policy: container.restart_policy,
+            });
+        }
+    }
+    found.sort_by(|a, b| (&a.service, &a.container).cmp(&(&b.service, &b.container)));
+    Ok(found)
+}
+
+/// Keeps the Engine from starting them again, then stops them, workers before those they depend on.
+pub(super) async fn stop(backend: &dyn Backend, those: &[Remembered], grace: Duration) -> Result<u32> {
+    for one in those {
+        backend.set_restart_policy(&one.container, &RestartPolicy::No).await?;
+    }
+    let mut services: Vec<_> = those.iter().map(|r| r.service.as_str()).collect();
+    services.dedup();
+    let outcomes = backend.stop_all(&services, grace).await?;
+    Ok(u32::try_from(outcomes.iter().filter(|o| o.was_running).count()).unwrap_or(u32::MAX))
+}
+
+/// Proves that none of them runs.
+///
+/// # Errors
+/// `Conflict`: one runs again; somebody or something else started it.
+pub(super) async fn prove_stopped(backend: &dyn Backend, those: &[Remembered]) -> Result<()> {
+    for container in backend.containers().await? {
+        let ours = those.iter().any(|r| r.service == container.service);
+        if ours
+            && matches!(container.state, ContainerState::Running | ContainerState::Restarting | ContainerState::Paused)
+        {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("`{}` runs again although this run stopped it", container.name),
+            )
+            .with("service", &container.service)
+            .hint("find what starts it (a deploy tool, cron, systemd), stop that, then resume"));
+        }
+    }
+    Ok(())
+}
+
+/// Gives every container its restart policy back.
+pub(super) async fn put_policies_back(backend: &dyn Backend, those: &[Remembered]) -> Result<()> {
+    for one in those {
+        match backend.set_restart_policy(&one.container, &one.restart_policy).await {
+            // A container that was made anew has its policy from the Compose file.
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// Starts the services that ran, in dependency order, and gives them their policies back.
+pub(super) async fn start_again(backend: &Arc<dyn Backend>, those: &[Remembered], wait: Duration) -> Result<()> {
+    let services: Vec<_> = those.iter().filter(|r| r.was_running).map(|r| r.service.as_str()).collect();
+    backend.start_all(&services, wait).await?;
+    put_policies_back(&**backend, those).await
+}

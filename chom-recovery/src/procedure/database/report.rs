@@ -1,0 +1,119 @@
+//! What a database recovery achieved, measured.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    jobs::HeldJobs,
+    ops::{Assessment, RaisedCounter, Verified},
+    service::Proven,
+};
+use crate::{
+    catalog::{BackupId, BackupInfo},
+    procedure::Parts,
+};
+
+/// Result of a database recovery.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DatabaseReport {
+    /// What was wrong.
+    pub assessment: Assessment,
+    /// What took the place of the old data; `None`: starting the server was enough.
+    pub restored: Option<Restored>,
+    /// From the begin of the run to users being served again, seen from outside.
+    pub rto: Achieved,
+    /// From the backup's snapshot to the begin of the incident; `None` where no data was replaced.
+    pub rpo: Option<Achieved>,
+    /// When the database answered steadily.
+    pub database_at: DateTime<Utc>,
+    /// When users were served again.
+    pub service_at: DateTime<Utc>,
+    /// Backup taken and verified after the recovery.
+    pub new_backup: Option<BackupId>,
+    /// What is left for a person to look at.
+    pub to_review: Vec<String>,
+}
+
+/// What took the place of the old data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Restored {
+    /// Backup.
+    pub backup: BackupInfo,
+    /// What was compared with the backup before the swap.
+    pub verified: Verified,
+    /// Volume that now holds the old data.
+    pub kept: KeptVolume,
+    /// Counters that were raised above lost ids.
+    pub raised: Vec<RaisedCounter>,
+    /// Queued jobs set aside.
+    pub held: HeldJobs,
+}
+
+/// A volume that holds what production had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptVolume {
+    /// Full name.
+    pub volume: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+/// An objective beside what was achieved.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Achieved {
+    /// Objective in seconds.
+    pub objective_s: f64,
+    /// Achieved, in seconds.
+    pub achieved_s: f64,
+    /// Whether it is within the objective.
+    pub is_met: bool,
+}
+
+impl Achieved {
+    fn new(objective: Duration, achieved: TimeDelta) -> Self {
+        let achieved = achieved.to_std().unwrap_or_default();
+        Self { objective_s: objective.as_secs_f64(), achieved_s: achieved.as_secs_f64(), is_met: achieved <= objective }
+    }
+}
+
+/// What the phases found and did.
+pub(super) struct Facts {
+    pub(super) began: DateTime<Utc>,
+    pub(super) incident_began: Option<DateTime<Utc>>,
+    pub(super) assessment: Assessment,
+    pub(super) restored: Option<Restored>,
+    pub(super) proven: Proven,
+    pub(super) new_backup: Option<BackupId>,
+}
+
+pub(super) fn conclude(parts: &Parts, facts: Facts) -> DatabaseReport {
+    let objective = parts.system.objectives.database;
+    let incident = facts.incident_began.unwrap_or(facts.began);
+    let mut to_review = Vec::new();
+    if let Some(restored) = &facts.restored {
+        to_review.push(format!(
+            "volume `{}` holds what production had before ({} MiB): `runs prune` removes it",
+            restored.kept.volume,
+            restored.kept.bytes >> 20,
+        ));
+        for key in &restored.held.keys {
+            to_review.push(format!(
+                "{} queued jobs may speak of lost rows and are held: review them, then `RENAME {} {}` in redis",
+                key.jobs, key.held_as, key.key,
+            ));
+        }
+        to_review.extend(restored.backup.warnings.iter().map(|w| format!("the backup says: {w}")));
+    }
+    DatabaseReport {
+        rto: Achieved::new(objective.rto, facts.proven.service_at - facts.began),
+        rpo: facts.restored.as_ref().map(|r| Achieved::new(objective.rpo, incident - r.backup.point)),
+        database_at: facts.proven.database_at,
+        service_at: facts.proven.service_at,
+        assessment: facts.assessment,
+        restored: facts.restored,
+        new_backup: facts.new_backup,
+        to_review,
+    }
+}

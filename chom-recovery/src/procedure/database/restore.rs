@@ -1,0 +1,332 @@
+//! The phases that put a backup in production's place, and the proofs that keep them in order.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    KeptVolume, ReplaceProductionDatabase,
+    candidate::{CandidateRecord, Site},
+    mins,
+    ops::{Loaded, Verified},
+    quiesce::{self, Remembered},
+    swap::Exchange,
+};
+use crate::{
+    backend::VolumeIdentity,
+    catalog::{self, BackupInfo, BackupReader, Catalog, Level, Selector, VerifyReport},
+    error::{Error, ErrorKind, Result},
+    procedure::Parts,
+    run::{Approval, Effect, Run, Undo},
+};
+
+/// A backup whose bytes were all hashed, decompressed and parsed to their end, and which fits this system.
+#[derive(Debug)]
+pub struct CheckedBackup {
+    reader: Arc<BackupReader>,
+    info: BackupInfo,
+}
+
+impl CheckedBackup {
+    /// Tells what the catalogue knows of it.
+    pub fn info(&self) -> &BackupInfo {
+        &self.info
+    }
+}
+
+/// A server on a new volume, isolated, with a restored backup that nobody has compared yet.
+#[derive(Debug)]
+pub struct Candidate {
+    record: CandidateRecord,
+}
+
+/// A candidate found equal to its backup.
+#[derive(Debug)]
+pub struct VerifiedCandidate {
+    record: CandidateRecord,
+    verified: Verified,
+}
+
+impl VerifiedCandidate {
+    /// Tells what was compared.
+    pub fn verified(&self) -> &Verified {
+        &self.verified
+    }
+}
+
+/// Writers are stopped, known, and will not start by themselves.
+#[derive(Debug)]
+pub struct Quiesced {
+    writers: Vec<Remembered>,
+}
+
+impl Quiesced {
+    /// Lists the writers as they were before.
+    pub fn writers(&self) -> &[Remembered] {
+        &self.writers
+    }
+}
+
+/// Production's name leads to the restored data; the exchange tells where the old data is.
+#[derive(Debug)]
+pub struct Swapped {
+    exchange: Exchange,
+    server: Vec<Remembered>,
+}
+
+impl Swapped {
+    /// Tells which volumes were exchanged.
+    pub fn exchange(&self) -> &Exchange {
+        &self.exchange
+    }
+
+    /// Lists the database's containers as they were before.
+    pub fn server(&self) -> &[Remembered] {
+        &self.server
+    }
+}
+
+/// Opens the newest backup for comparison, where there is a readable one.
+pub(super) async fn newest(catalog: &Catalog) -> Option<BackupReader> {
+    let info = catalog.select(&Selector::Latest).await.ok()?;
+    catalog.open(&info.place).await.ok()
+}
+
+/// Chooses a backup and proves its bytes.
+///
+/// # Errors
+/// `Corrupt`: it cannot be trusted; the hint names the one before it and what falling back to it would cost.
+/// `Conflict`: it belongs to another system. `Unsupported`: this server cannot take it.
+pub async fn check_backup(run: &Run, parts: &Parts, site: &Site, wanted: &Selector) -> Result<CheckedBackup> {
+    // Kept: a resumed run must not slide to a backup that was taken in between.
+    let place = run.decide("choose-backup", async { Ok(parts.catalog.select(wanted).await?.place) }).await?;
+    let info = parts.catalog.select(&Selector::Id(place.id.to_string())).await?;
+
+    let (catalog, ops, production) = (parts.catalog.clone(), site.ops.clone(), site.production.clone());
+    let input = place.clone();
+    let checked: Result<VerifyReport> = run
+        .step("verify-backup")
+        .effect(Effect::Observe)
+        .input(&input)
+        .budget(mins(5))
+        .timeout(mins(60))
+        .run(async move |cx| {
+            let reader = catalog.open(&place).await?;
+            ops.check_compatible(&reader, &production).await?;
+            let progress = |p: catalog::Progress| cx.progress(p.done, Some(p.total));
+            catalog::verify(&reader, Level::L2, &progress).await?.into_result()
+        })
+        .await;
+    match checked {
+        Ok(_) => Ok(CheckedBackup { reader: Arc::new(parts.catalog.open(&info.place).await?), info }),
+        Err(e) if e.kind() == ErrorKind::Corrupt => Err(offer_previous(parts, &info, e).await),
+        Err(e) => Err(e),
+    }
+}
+
+/// Adds the way out to the error of a backup that cannot be trusted: an older one, and what it costs.
+async fn offer_previous(parts: &Parts, bad: &BackupInfo, error: Error) -> Error {
+    let error = error.during(format!("backup {} cannot be trusted", bad.id()));
+    match parts.catalog.select(&Selector::Before(bad.id())).await {
+        Ok(previous) => error.hint(format!(
+            "production is untouched; `--backup {}` is the one before, of {}: it loses {} min more",
+            previous.id(),
+            previous.point.format("%F %T UTC"),
+            (bad.point - previous.point).num_minutes().max(1),
+        )),
+        Err(_) => error.hint("production is untouched; there is no older backup in this repository"),
+    }
+}
+
+/// Restores a backup into a server beside production. Needs no outage.
+pub async fn restore_beside(run: &Run, site: &Arc<Site>, backup: &CheckedBackup) -> Result<Candidate> {
+    let (building, clearing, reader) = (site.clone(), site.clone(), backup.reader.clone());
+    let expected = CandidateRecord {
+        container: site.container_name(),
+        volume: VolumeIdentity { volume: site.volume_name(), device: 0, inode: 0 },
+        loaded: Loaded::expected(&backup.reader),
+    };
+    let record = run
+        .step("restore-beside")
+        // Building begins by removing what an earlier attempt left, so doing it again is harmless.
+        .effect(Effect::Idempotent)
+        .input(&backup.info.id())
+        .predict(move || expected)
+        .budget(mins(10))
+        .timeout(mins(240))
+        .undo_text("remove the candidate's container; its volume stays until `runs prune`")
+        .undo_with(async move |_, _| clearing.backend.remove_container(&clearing.container_name()).await)
+        .run(async move |cx| building.build(&reader, Arc::new(move |done, total| cx.progress(done, total))).await)
+        .await?;
+    Ok(Candidate { record })
+}
+
+/// Compares the candidate with its backup: schemas, tables, rows, checksums, objects, accounts.
+///
+/// # Errors
+/// `Corrupt`: they differ; the differences are named.
+pub async fn verify_candidate(
+    run: &Run,
+    site: &Arc<Site>,
+    candidate: Candidate,
+    backup: &CheckedBackup,
+) -> Result<VerifiedCandidate> {
+    let (comparing, reader, container) = (site.clone(), backup.reader.clone(), candidate.record.container.clone());
+    let expected = Verified::expected(&backup.reader);
+    let verified = run
+        .step("verify-candidate")
+        // Kept, not asked again on resume: after the swap the candidate is gone.
+        .effect(Effect::Idempotent)
+        .undo(Undo::Unnecessary("it only reads"))
+        .input(&candidate.record.volume)
+        .predict(move || expected)
+        .budget(mins(5))
+        .timeout(mins(120))
+        .run(async move |cx| {
+            let progress = Arc::new(move |done, total| cx.progress(done, total));
+            comparing.ops.verify(&container, &reader, progress).await
+        })
+        .await?;
+    Ok(VerifiedCandidate { record: candidate.record, verified })
+}
+
+/// Notes every writer as it is, once.
+pub(super) async fn remember_writers(run: &Run, parts: &Parts) -> Result<Vec<Remembered>> {
+    let services: Vec<String> = parts.system.writers().into_iter().map(str::to_owned).collect();
+    run.decide("remember-writers", async { quiesce::remember(&*parts.backend, &services).await }).await
+}
+
+/// Stops the writers and proves that nobody is connected.
+///
+/// # Errors
+/// `Conflict`: a writer runs again, or a client is still connected.
+pub async fn quiesce(run: &Run, parts: &Parts, site: &Arc<Site>) -> Result<Quiesced> {
+    let writers = remember_writers(run, parts).await?;
+    let (stopping, starting, proving) = (parts.backend.clone(), parts.backend.clone(), site.clone());
+    let (to_stop, to_start, to_prove) = (writers.clone(), writers.clone(), writers.clone());
+    let grace = parts.system.application.stop_grace;
+    run.step("stop-writers")
+        .effect(Effect::Idempotent)
+        .input(&writers)
+        .predict(|| 0)
+        .budget(mins(2))
+        .timeout(grace * 4 + mins(2))
+        .undo_text("start the writers that ran, with their restart policies")
+        .undo_with(async move |_, _: Option<u32>| quiesce::start_again(&starting, &to_start, mins(5)).await)
+        .run(async move |_| quiesce::stop(&*stopping, &to_stop, grace).await)
+        .verify(async move |_, _| {
+            quiesce::prove_stopped(&*proving.backend, &to_prove).await?;
+            prove_no_clients(&proving).await
+        })
+        .await?;
+    Ok(Quiesced { writers })
+}
+
+/// Proves by the server's own list that nobody else is connected; a server that does not answer has nobody.
+async fn prove_no_clients(site: &Site) -> Result<String> {
+    let name = &site.production.container;
+    if !site.backend.container(name).await?.is_some_and(|c| c.is_ready()) {
+        return Ok("the server does not serve".into());
+    }
+    let end = tokio::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        match site.ops.clients(name).await {
+            Ok(clients) if clients.is_empty() => return Ok("no client is connected".into()),
+            Ok(clients) if tokio::time::Instant::now() > end => {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    "clients are still connected although the writers stopped",
+                )
+                .with("clients", clients.join("; "))
+                .hint("stop them, or name their services in `application.workers`, then resume"));
+            }
+            // A damaged server may not answer; the writers that are known do not run.
+            Err(e) => return Ok(format!("the server could not be asked: {e}")),
+            Ok(_) => tokio::time::sleep(Duration::from_millis(500)).await,
+        }
+    }
+}
+
+/// Puts the candidate's data in production's place; what production had stays under the candidate's volume name.
+///
+/// # Errors
+/// `Failed`: the candidate did not shut down cleanly. `Conflict`: a volume is not what it was, or in use.
+pub async fn swap_in(
+    run: &Run,
+    parts: &Parts,
+    site: &Arc<Site>,
+    candidate: VerifiedCandidate,
+    _quiesced: &Quiesced,
+    approval: Approval<ReplaceProductionDatabase>,
+) -> Result<Swapped> {
+    let grace = parts.system.database.stop_grace;
+    let retiring = site.clone();
+    run.step("retire-candidate")
+        .effect(Effect::Idempotent)
+        .undo(Undo::Unnecessary("the candidate's volume stays"))
+        .predict(|| ())
+        .budget(mins(1))
+        .timeout(grace + mins(2))
+        .run(async move |_| retiring.retire(grace).await)
+        .await?;
+    let server = stop_database(run, parts).await?;
+
+    let exchange = Exchange { production: site.original.clone(), candidate: candidate.record.volume };
+    let (making, looking, undoing) = (parts.backend.clone(), parts.backend.clone(), parts.backend.clone());
+    let (to_make, to_look, to_undo, predicted) =
+        (exchange.clone(), exchange.clone(), exchange.clone(), exchange.clone());
+    let service = parts.system.database.service.clone();
+    let exchange = run
+        .step("swap-volumes")
+        .effect(Effect::Destructive)
+        .approved(approval)
+        .input(&exchange)
+        .predict(move || predicted)
+        .budget(mins(1))
+        .timeout(mins(5))
+        .undo_text("stop the database and exchange the volumes' contents back: the old data is in place again")
+        .undo_with(async move |_, _| {
+            undoing.stop(&service, grace).await?;
+            to_undo.take_back(&*undoing).await
+        })
+        .reconcile(async move |_| to_look.observe(&*looking).await)
+        .run(async move |_| {
+            to_make.make(&*making).await?;
+            Ok(to_make)
+        })
+        .await?;
+    Ok(Swapped { exchange, server })
+}
+
+async fn stop_database(run: &Run, parts: &Parts) -> Result<Vec<Remembered>> {
+    let service = [parts.system.database.service.clone()];
+    let server = run.decide("remember-database", async { quiesce::remember(&*parts.backend, &service).await }).await?;
+    let grace = parts.system.database.stop_grace;
+    let (stopping, starting, to_stop, to_start) =
+        (parts.backend.clone(), parts.backend.clone(), server.clone(), server.clone());
+    run.step("stop-database")
+        .effect(Effect::Idempotent)
+        .input(&server)
+        .predict(|| 0)
+        .budget(mins(1))
+        .timeout(grace + mins(2))
+        .undo_text("start the database if it ran, with its restart policy")
+        .undo_with(async move |_, _: Option<u32>| quiesce::start_again(&starting, &to_start, mins(5)).await)
+        .run(async move |_| quiesce::stop(&*stopping, &to_stop, grace).await)
+        .await?;
+    Ok(server)
+}
+
+/// Measures the volume that now holds the old data.
+pub(super) async fn measure_kept(run: &Run, parts: &Parts, swapped: &Swapped) -> Result<KeptVolume> {
+    let (backend, volume) = (parts.backend.clone(), swapped.exchange.candidate.volume.clone());
+    let predicted = KeptVolume { volume: volume.clone(), bytes: 0 };
+    run.step("measure-kept-volume")
+        .effect(Effect::Observe)
+        .predict(move || predicted)
+        .budget(mins(1))
+        .timeout(mins(10))
+        .run(async move |_| {
+            let bytes = backend.measure_volume(&volume).await?.bytes;
+            Ok(KeptVolume { volume, bytes })
+        })
+        .await
+}

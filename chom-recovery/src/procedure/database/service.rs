@@ -1,0 +1,198 @@
+//! From a swapped volume back to a proven service: staged start, counters, jobs, maintenance off, soak.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    candidate::Site,
+    jobs::HeldJobs,
+    mins, moment,
+    ops::{Assessment, RaisedCounter},
+    quiesce::{self, Remembered},
+    restore::Swapped,
+};
+use crate::{
+    backend::BackendExt,
+    error::Result,
+    probe::{HealthMode, SharedProbe, Status, all_of, map},
+    procedure::{Parts, maintenance::MaintenanceRecord},
+    run::{Effect, Run, Undo, Wait},
+};
+
+/// Three answers in a row, two seconds apart: one good answer may come from a server that is about to restart.
+const STEADY: Wait = Wait::new(Duration::from_secs(2), 3, mins(5));
+
+/// When the service was proven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Proven {
+    /// The database answered steadily.
+    pub(super) database_at: DateTime<Utc>,
+    /// Users were served again, seen from outside.
+    pub(super) service_at: DateTime<Utc>,
+}
+
+/// Starts the database on the restored volume.
+pub(super) async fn start_database(run: &Run, parts: &Parts, swapped: &Swapped) -> Result<()> {
+    let (backend, service) = (parts.backend.clone(), parts.system.database.service.clone());
+    run.step("start-database")
+        .effect(Effect::Idempotent)
+        .input(swapped.exchange())
+        .predict(|| ())
+        .budget(mins(2))
+        .timeout(mins(15))
+        .undo(Undo::Unnecessary("undoing the swap stops it"))
+        .run(async move |_| backend.start(&service, mins(10)).await)
+        .await
+}
+
+/// Waits until the database answers steadily, as itself, and notes when.
+pub(super) async fn prove_database(run: &Run, parts: &Parts) -> Result<DateTime<Utc>> {
+    run.until_healthy(parts.database.ready(), STEADY).await?;
+    moment(run, "database-proven").await
+}
+
+/// Raises AUTO_INCREMENT above every id that was handed out and lost: mails, caches and other systems still know
+/// them.
+pub(super) async fn raise_counters(
+    run: &Run,
+    parts: &Parts,
+    site: &Arc<Site>,
+    assessment: &Assessment,
+) -> Result<Vec<RaisedCounter>> {
+    let (ops, container, next) =
+        (parts.database.clone(), site.production.container.clone(), assessment.next_ids.clone());
+    run.step("raise-counters")
+        .effect(Effect::Idempotent)
+        .predict(Vec::new)
+        .budget(mins(1))
+        .timeout(mins(10))
+        .undo(Undo::Unnecessary("a gap in ids harms nothing"))
+        .run(async move |_| ops.raise_counters(&container, &next).await)
+        .await
+}
+
+/// Sets queued jobs aside that may speak of rows which are gone.
+pub(super) async fn hold_jobs(run: &Run, parts: &Parts) -> Result<HeldJobs> {
+    let (holding, releasing, id) = (parts.application.clone(), parts.application.clone(), run.id().to_string());
+    let same = id.clone();
+    run.step("hold-jobs")
+        .effect(Effect::Idempotent)
+        .predict(HeldJobs::default)
+        .budget(mins(1))
+        .timeout(mins(3))
+        .undo_text("put the held jobs back into their queues")
+        .undo_with(async move |_, _| releasing.release_jobs(&same).await.map(drop))
+        .run(async move |_| holding.hold_jobs(&id).await)
+        .await
+}
+
+/// Starts the application, proves it behind maintenance mode, serves users, and only then starts the workers.
+pub(super) async fn start(
+    run: &Run,
+    parts: &Parts,
+    found: &[Remembered],
+    maintenance: Option<&MaintenanceRecord>,
+    database_at: DateTime<Utc>,
+) -> Result<Proven> {
+    let of = |wanted: &dyn Fn(&str) -> bool| -> Vec<Remembered> {
+        found.iter().filter(|r| wanted(&r.service)).cloned().collect()
+    };
+    let application = &parts.system.application;
+    let is_worker = |service: &str| application.workers.iter().any(|w| w == service);
+
+    start_step(run, parts, "start-application", of(&|s| s == application.service)).await?;
+    if let Some(record) = maintenance {
+        // Behind maintenance mode HTTP answers 503: what lies below it is judged first.
+        let inner = pick(parts, database_at, |name| !is_outer(name) && !is_about(name, &application.workers));
+        run.until_healthy(all_of("application", inner), STEADY).await?;
+        maintenance_off(run, parts, record).await?;
+    }
+    let outer = pick(parts, database_at, is_outer);
+    if !outer.is_empty() {
+        run.until_healthy(all_of("outside", outer), STEADY).await?;
+    }
+    let service_at = moment(run, "service-proven").await?;
+
+    start_step(run, parts, "start-workers", of(&is_worker)).await?;
+    put_policies_back(run, parts, found).await?;
+    let every = pick(parts, database_at, |_| true);
+    run.until_healthy(all_of("post-recovery", every.clone()), STEADY).await?;
+    let soak = application.soak;
+    run.until_healthy(all_of("soak", every), Wait::soak(soak, Duration::from_secs(5), soak * 2 + mins(1))).await?;
+    Ok(Proven { database_at, service_at })
+}
+
+fn pick(parts: &Parts, since: DateTime<Utc>, wanted: impl Fn(&str) -> bool) -> Vec<SharedProbe> {
+    let mut probes = parts.application.probes(HealthMode::PostRecovery, Some(since));
+    probes.retain(|probe| wanted(probe.name()));
+    probes.into_iter().map(tolerant).collect()
+}
+
+/// A service that works, but not as it should, must not hold a recovery open: its answer says so and counts.
+pub(super) fn tolerant(probe: SharedProbe) -> SharedProbe {
+    map(probe.name().to_owned(), probe, |mut health| {
+        if health.status == Status::Degraded {
+            health.status = Status::Healthy;
+            health.summary = format!("degraded, and good enough to go on: {}", health.summary);
+        }
+        health
+    })
+}
+
+fn is_outer(name: &str) -> bool {
+    name.starts_with("http-") || name.starts_with("certificate-")
+}
+
+fn is_about(name: &str, workers: &[String]) -> bool {
+    matches!(name, "queue" | "scheduler" | "heartbeat")
+        || workers.iter().any(|w| name == format!("container-{w}") || name == format!("logs-{w}"))
+}
+
+async fn start_step(run: &Run, parts: &Parts, name: &str, those: Vec<Remembered>) -> Result<()> {
+    let (starting, stopping, to_stop) = (parts.backend.clone(), parts.backend.clone(), those.clone());
+    let grace = parts.system.application.stop_grace;
+    // What was found crashed is started as well: the recovery ends with a working service.
+    let mut services: Vec<String> = those.into_iter().map(|r| r.service).collect();
+    services.dedup();
+    run.step(name)
+        .effect(Effect::Idempotent)
+        .input(&services)
+        .predict(|| ())
+        .budget(mins(2))
+        .timeout(mins(15))
+        .undo_text("stop it again")
+        .undo_with(async move |_, _: Option<()>| quiesce::stop(&*stopping, &to_stop, grace).await.map(drop))
+        .run(async move |_| {
+            let services: Vec<_> = services.iter().map(String::as_str).collect();
+            starting.start_all(&services, mins(5)).await
+        })
+        .await
+}
+
+async fn maintenance_off(run: &Run, parts: &Parts, record: &MaintenanceRecord) -> Result<()> {
+    let (off, on, record) = (parts.application.clone(), parts.application.clone(), record.clone());
+    run.step("maintenance-off")
+        .effect(Effect::Idempotent)
+        .predict(|| ())
+        .budget(mins(1))
+        .timeout(mins(3))
+        .undo_text("switch maintenance mode on again")
+        .undo_with(async move |_, _: Option<()>| on.maintenance_on().await.map(drop))
+        .run(async move |_| off.maintenance_off(&record).await)
+        .await
+}
+
+async fn put_policies_back(run: &Run, parts: &Parts, found: &[Remembered]) -> Result<()> {
+    let (backend, found) = (parts.backend.clone(), found.to_vec());
+    run.step("put-restart-policies-back")
+        .effect(Effect::Idempotent)
+        .input(&found)
+        .predict(|| ())
+        .budget(mins(1))
+        .timeout(mins(3))
+        .undo(Undo::Unnecessary("undoing the stops sets them again"))
+        .run(async move |_| quiesce::put_policies_back(&*backend, &found).await)
+        .await
+}

@@ -1,0 +1,349 @@
+//! The way in: one protected system, with everything that can be done to it.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    backend::{
+        Backend,
+        docker::{DockerBackend, DockerOptions},
+    },
+    catalog::{
+        BackupInfo, Catalog, Encryption, Initialized, Level, Listing, Repository, Selector, VerifyReport, verify,
+    },
+    error::{Error, ErrorKind, Result},
+    probe::{HealthMode, HealthReport, run_suite, suite},
+    procedure::{
+        Parts,
+        application_ops::StackApplication,
+        backup,
+        database::{self, DatabaseReport, Request, mysql_ops::MySqlOps, ops::BackUp},
+        lock::EngineLock,
+    },
+    run::{
+        Approver, AskLater, Engine, EventStream, NewRun, Plan, Run, RunId, Supersede, Verdict, Waiver,
+        summary::{self, RunSummary},
+    },
+    store::{self, BackupStore},
+    system::System,
+    triage::{Diagnosis, diagnose},
+};
+
+/// One protected system. Cheap to clone.
+///
+/// # Examples
+/// ```no_run
+/// use chom_recovery::{Recovery, System, catalog::Selector, procedure::database::{Extent, Request}, recovery::RunOptions};
+///
+/// # async fn example() -> chom_recovery::Result<()> {
+/// let recovery = Recovery::open(System::load("chom-recovery.toml".as_ref())?).await?;
+/// let request = Request { backup: Selector::Latest, extent: Extent::Recover, incident_began: None };
+/// let report = recovery.recover_database(request, RunOptions::default()).await?.finish().await?;
+/// println!("{report:?}");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Recovery {
+    system: Arc<System>,
+    backend: Arc<dyn Backend>,
+    store: Arc<dyn BackupStore>,
+}
+
+/// Who runs something, and who is asked.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// Name of the person, for the journal; `None` takes the name of the login.
+    pub operator: Option<String>,
+    /// Who answers questions. The default asks nobody: the run pauses until [`Recovery::approve`].
+    pub approver: Arc<dyn Approver>,
+    /// Checklist items that somebody takes responsibility for.
+    pub waivers: Vec<Waiver>,
+    /// Plan that the run is held to: it is refused when something else would be done now.
+    pub plan: Option<Plan>,
+    /// Stops the run at the next step boundary.
+    pub cancellation: CancellationToken,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        Self {
+            operator: None,
+            approver: Arc::new(AskLater),
+            waivers: Vec::new(),
+            plan: None,
+            cancellation: CancellationToken::new(),
+        }
+    }
+}
+
+/// What a run achieved.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "procedure", rename_all = "kebab-case")]
+pub enum Report {
+    /// A database recovery.
+    RecoverDatabase(Box<DatabaseReport>),
+    /// A backup.
+    BackUp(Box<BackupInfo>),
+}
+
+/// A run that is going on in a task of its own: dropping this does not stop it.
+pub struct Going {
+    id: RunId,
+    events: Option<EventStream>,
+    cancellation: CancellationToken,
+    task: JoinHandle<Result<Report>>,
+}
+
+impl std::fmt::Debug for Going {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Going").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Going {
+    /// Returns the run's id.
+    pub fn id(&self) -> RunId {
+        self.id
+    }
+
+    /// Takes the stream of what happens; `None` the second time.
+    pub fn events(&mut self) -> Option<EventStream> {
+        self.events.take()
+    }
+
+    /// Returns the token that stops the run at the next step boundary.
+    pub fn cancellation(&self) -> CancellationToken {
+        self.cancellation.clone()
+    }
+
+    /// Waits for the end.
+    pub async fn finish(self) -> Result<Report> {
+        self.task
+            .await
+            .unwrap_or_else(|e| Err(Error::new(ErrorKind::Failed, "the run's task ended").caused_by(e.to_string())))
+    }
+}
+
+impl Recovery {
+    /// Connects to the Engine and opens the store. The repository is opened when it is needed.
+    ///
+    /// # Errors
+    /// `Unreachable`: no Engine answers. `InvalidInput`: the configuration names something impossible.
+    pub async fn open(system: System) -> Result<Self> {
+        let backend = Arc::new(DockerBackend::connect(&system.compose, DockerOptions::default()).await?);
+        let store = store::open(&system.repository.url)?;
+        Ok(Self::with_ports(system, backend, store))
+    }
+
+    /// Makes it from ports of the caller's choice.
+    pub fn with_ports(system: System, backend: Arc<dyn Backend>, store: Arc<dyn BackupStore>) -> Self {
+        Self { system: Arc::new(system), backend, store }
+    }
+
+    /// Returns the configuration.
+    pub fn system(&self) -> &System {
+        &self.system
+    }
+
+    /// Returns the backend.
+    pub fn backend(&self) -> &Arc<dyn Backend> {
+        &self.backend
+    }
+
+    /// Opens what procedures work with.
+    ///
+    /// # Errors
+    /// `NotFound`: there is no repository yet. `Precondition`: no trusted signer is configured.
+    pub async fn parts(&self) -> Result<Parts> {
+        let repository = self.repository().await?;
+        let catalog = Arc::new(Catalog::new(&repository, &self.system.id));
+        let database = MySqlOps::new(self.system.clone(), self.backend.clone(), repository);
+        Ok(Parts {
+            system: self.system.clone(),
+            backend: self.backend.clone(),
+            database: Arc::new(database),
+            application: Arc::new(StackApplication::new(self.system.clone(), self.backend.clone(), self.store.clone())),
+            catalog,
+        })
+    }
+
+    async fn repository(&self) -> Result<Repository> {
+        Repository::open_configured(&self.system.repository).await
+    }
+
+    // ---- health ------------------------------------------------------------------------------------------------
+
+    /// Asks every probe of a mode, at once, under the configured deadline.
+    pub async fn health(&self, mode: HealthMode) -> HealthReport {
+        let probes = suite(&self.system, &self.backend, Some(&self.store), mode);
+        run_suite(mode, probes, self.system.limits.health_deadline).await
+    }
+
+    /// Says what is wrong and which procedure mends it, most probable first.
+    pub async fn diagnose(&self) -> (HealthReport, Vec<Diagnosis>) {
+        let report = self.health(HealthMode::Full).await;
+        let found = diagnose(&report);
+        (report, found)
+    }
+
+    // ---- backups -----------------------------------------------------------------------------------------------
+
+    /// Makes the repository and, where there is none yet, this host's signing key.
+    ///
+    /// # Errors
+    /// `AlreadyExists`: there is a repository.
+    pub async fn init_repository(&self, encryption: Encryption) -> Result<Initialized> {
+        Repository::init(&self.store, &self.system.id, &self.system.state_dir(), encryption).await
+    }
+
+    /// Lists the backups of the system, oldest first.
+    pub async fn backups(&self) -> Result<Listing> {
+        Catalog::new(&self.repository().await?, &self.system.id).list().await
+    }
+
+    /// Finds one backup.
+    pub async fn backup(&self, which: &Selector) -> Result<BackupInfo> {
+        Catalog::new(&self.repository().await?, &self.system.id).select(which).await
+    }
+
+    /// Reads every byte of a backup, and keeps a signed record of what was found.
+    pub async fn verify_backup(
+        &self,
+        which: &Selector,
+        level: Level,
+        progress: &(dyn Fn(crate::catalog::Progress) + Send + Sync),
+    ) -> Result<VerifyReport> {
+        let repository = self.repository().await?;
+        let catalog = Catalog::new(&repository, &self.system.id);
+        let info = catalog.select(which).await?;
+        let reader = catalog.open(&info.place).await?;
+        let report = verify(&reader, level, progress).await?;
+        let signer = crate::catalog::Signer::load(&self.system.state_dir(), &self.system.id)?;
+        crate::catalog::record(&repository, &signer, &info.place, report.clone(), None).await?;
+        Ok(report)
+    }
+
+    /// Takes a backup.
+    pub async fn back_up(&self, request: BackUp, options: RunOptions) -> Result<Going> {
+        let new =
+            NewRun::new(self.system.id.as_str(), backup::PROCEDURE, &request)?.supersede(Supersede::SameProcedure);
+        let run = self.engine(&options).start(new).await?;
+        self.go(run, options).await
+    }
+
+    // ---- recoveries --------------------------------------------------------------------------------------------
+
+    /// Finds out what a database recovery would do now, without doing it.
+    pub async fn plan_database(&self, request: &Request) -> Result<Plan> {
+        self.plan(request, &RunOptions::default()).await
+    }
+
+    async fn plan(&self, request: &Request, options: &RunOptions) -> Result<Plan> {
+        let parts = self.parts().await?;
+        self.engine(options)
+            .plan(&self.new_database(request)?, async move |run: Run| database::recover(&run, &parts, request).await)
+            .await
+    }
+
+    /// Recovers the database.
+    ///
+    /// # Errors
+    /// `Conflict`: the plan in the options no longer fits. `Locked`: another run is going on or unfinished.
+    pub async fn recover_database(&self, request: Request, options: RunOptions) -> Result<Going> {
+        let mut new = self.new_database(&request)?;
+        if let Some(plan) = &options.plan {
+            plan.check_same(&self.plan(&request, &options).await?)?;
+            new = new.planned(plan);
+        }
+        let run = self.engine(&options).start(new).await?;
+        self.go(run, options).await
+    }
+
+    fn new_database(&self, request: &Request) -> Result<NewRun> {
+        Ok(NewRun::new(self.system.id.as_str(), database::PROCEDURE, request)?
+            .objective(self.system.objectives.database))
+    }
+
+    /// Goes on with a run that was killed, failed or waits.
+    pub async fn resume(&self, id: RunId, options: RunOptions) -> Result<Going> {
+        let run = self.engine(&options).resume(id).await?;
+        self.go(run, options).await
+    }
+
+    /// Undoes a run, in reverse order. Returns the steps undone.
+    pub async fn roll_back(&self, id: RunId, because: &str, options: RunOptions) -> Result<Vec<String>> {
+        let parts = self.parts().await?;
+        self.engine(&options).roll_back(id, because, async move |run: Run| perform(&run, &parts).await).await
+    }
+
+    /// Records somebody's yes to what a paused run waits for. Returns what was approved.
+    pub fn approve(&self, id: RunId, name: Option<&str>, by: &str) -> Result<String> {
+        self.engine(&RunOptions::default()).approve(id, name, by)
+    }
+
+    /// Records what somebody found out about a step whose outcome is unknown.
+    pub fn resolve(&self, id: RunId, step: &str, verdict: Verdict, because: &str) -> Result<()> {
+        self.engine(&RunOptions::default()).resolve(id, step, verdict, serde_json::Value::Null, because)
+    }
+
+    /// Gives a run up: nothing is undone, its journal stays.
+    pub async fn abandon(&self, id: RunId, because: &str) -> Result<()> {
+        self.engine(&RunOptions::default()).abandon(id, because).await
+    }
+
+    /// Tells the runs of this system, oldest first, and what is wrong with those that cannot be read.
+    pub fn runs(&self) -> Result<(Vec<RunSummary>, Vec<(RunId, Error)>)> {
+        let (mut runs, mut unreadable) = (Vec::new(), Vec::new());
+        for (id, summary) in summary::list(&self.system.state_dir())? {
+            match summary {
+                Ok(one) if one.system == self.system.id.as_str() => runs.push(one),
+                Ok(_) => {}
+                Err(error) => unreadable.push((id, error)),
+            }
+        }
+        Ok((runs, unreadable))
+    }
+
+    fn engine(&self, options: &RunOptions) -> Engine {
+        let lock = EngineLock::new(self.backend.clone(), self.system.database.service.clone());
+        let mut engine = Engine::new(self.system.state_dir())
+            .approver(options.approver.clone())
+            .system_lock(Arc::new(lock))
+            .waive(options.waivers.iter().cloned())
+            .cancellation(options.cancellation.clone());
+        if let Some(operator) = &options.operator {
+            engine = engine.operator(operator);
+        }
+        engine
+    }
+
+    async fn go(&self, run: Run, options: RunOptions) -> Result<Going> {
+        let (id, events) = (run.id(), Some(run.events()));
+        let this = self.clone();
+        let task = tokio::spawn(async move {
+            let inner = run.clone();
+            run.execute(async move { perform(&inner, &this.parts().await?).await }).await
+        });
+        Ok(Going { id, events, cancellation: options.cancellation, task })
+    }
+}
+
+/// Runs the procedure that a run is about.
+async fn perform(run: &Run, parts: &Parts) -> Result<Report> {
+    match run.procedure() {
+        database::PROCEDURE => {
+            let request: Request = run.request()?;
+            Ok(Report::RecoverDatabase(Box::new(database::recover(run, parts, &request).await?)))
+        }
+        backup::PROCEDURE => {
+            let request: BackUp = run.request()?;
+            Ok(Report::BackUp(Box::new(backup::create(run, parts, &request).await?)))
+        }
+        other => Err(Error::new(ErrorKind::Unsupported, format!("this version knows no procedure `{other}`"))
+            .hint("use the version that began the run; `chom-recovery runs show` tells it")),
+    }
+}
