@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use chom_recovery::{
     Recovery, System,
-    backend::{Backend, BackendExt},
     catalog::{Encryption, Selector},
     probe::{HealthMode, Status},
-    procedure::database::{DatabaseReport, Extent, Request, ops::BackUp, ops::Finding},
+    procedure::database::{DatabaseReport, Extent, Request, ops::BackUp},
     recovery::{Report, RunOptions},
     run::AlwaysYes,
 };

@@ -1,6 +1,8 @@
 //! Fixtures that the real-stack tests share.
 
+pub mod chaos;
 pub mod mysql;
+pub mod sql;
 
 use std::path::{Path, PathBuf};
 
