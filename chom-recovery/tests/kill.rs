@@ -195,13 +195,13 @@ fn a_run_killed_twice_anywhere_goes_on_and_nothing_happens_twice() {
                         n => Observed::Applied(n),
                     })
                 })
-                .verify(async move |_, n: Arc<u32>| if *n == 1 { Ok(()) } else { Err(ErrorKind::Corrupt).map_err(bad) })
+                .verify(async move |_, n: Arc<u32>| if *n == 1 { Ok(()) } else { Err(bad()) })
                 .run(async move |_| Ok(w.count_up("beside")?));
             assert_eq!(run.execute(async { step.await }).await.unwrap(), 1);
         });
     }
-    fn bad(kind: ErrorKind) -> Error {
-        Error::new(kind, "loaded twice")
+    fn bad() -> Error {
+        Error::new(ErrorKind::Corrupt, "loaded twice")
     }
     let at_end = |d: &Path| assert_eq!(world(d).count("beside").unwrap(), 1);
     let places = kill_matrix(
@@ -308,4 +308,56 @@ fn a_killed_run_rolls_back_from_wherever_it_was() {
         Kills::Once,
         &Promises { work: &work, always: &|d, crash| always(d, crash), at_end: &as_before },
     );
+}
+
+/// The other process of the test below: begins a run, acts, and waits until it is killed.
+const HOLDER: &str = "CHOM_TEST_HOLDER";
+
+#[test]
+fn a_second_process_is_refused_and_takes_over_only_by_resuming_after_the_first_has_died() {
+    const NAME: &str = "a_second_process_is_refused_and_takes_over_only_by_resuming_after_the_first_has_died";
+    let procedure = async |run: Run, ready: Option<std::path::PathBuf>| -> Result<u32> {
+        let n = run.step("act").undo(Undo::Pivot).run(async |_| Ok(1)).await?;
+        if let Some(ready) = ready {
+            std::fs::write(ready, "")?;
+            std::future::pending::<()>().await;
+        }
+        Ok(n)
+    };
+    if let Ok(directory) = std::env::var(HOLDER) {
+        let directory = Path::new(&directory);
+        block_on(async {
+            let run = engine(directory).start(new_run()).await.unwrap();
+            run.execute(procedure(run.clone(), Some(directory.join("ready")))).await.unwrap();
+        });
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut holder = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([NAME, "--exact", "--nocapture"])
+        .env(HOLDER, dir.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_mins(1);
+    while !dir.path().join("ready").exists() {
+        assert!(std::time::Instant::now() < deadline, "the other process did not begin");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let (id, run) = newest(dir.path()).unwrap();
+    assert_eq!(run.status, RunStatus::Running);
+    block_on(async {
+        let engine = engine(dir.path());
+        for refused in [engine.start(new_run()).await.unwrap_err(), engine.resume(id).await.unwrap_err()] {
+            assert_eq!(refused.kind(), ErrorKind::Locked, "{refused}");
+            assert!(refused.to_string().contains(&id.to_string()), "{refused}");
+        }
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        assert_eq!(newest(dir.path()).unwrap().1.status, RunStatus::Interrupted);
+        assert_eq!(engine.start(new_run()).await.unwrap_err().kind(), ErrorKind::Locked, "it is unfinished");
+        let run = engine.resume(id).await.unwrap();
+        assert_eq!(run.execute(procedure(run.clone(), None)).await.unwrap(), 1);
+        drop(run);
+        engine.start(new_run()).await.unwrap();
+    });
 }

@@ -165,6 +165,10 @@ impl<T: StepOutput> Step<T> {
     }
 
     /// Shows the approval that a destructive step needs.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "showing an approval uses it up; a clone says that it covers more"
+    )]
     pub fn approved<A>(mut self, approval: Approval<A>) -> Self {
         self.approval = Some((approval.by().to_owned(), approval.plan_hash().to_owned()));
         self

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures::StreamExt;
+use sha2::Digest;
 
 use super::{
     summary::{RunStatus, RunSummary, StepStatus},
@@ -379,7 +380,6 @@ async fn secrets_reach_neither_journal_nor_evidence_nor_events() {
     assert_eq!(summary.attachments.len(), 2);
     for attachment in summary.attachments {
         let bytes = std::fs::read(f.engine.run_directory(id).join(&attachment.file)).unwrap();
-        use sha2::Digest;
         assert_eq!(hex::encode(sha2::Sha256::digest(&bytes)), attachment.sha256);
     }
 }

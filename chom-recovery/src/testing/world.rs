@@ -32,12 +32,12 @@ impl World {
         // Unfinished things have names that nothing looks at.
         let fresh = self.root.join(format!(".new-{name}-{}", std::process::id()));
         fs::write(&fresh, content)?;
-        self.change("put", || fs::rename(&fresh, self.root.join(name)))
+        change("put", || fs::rename(&fresh, self.root.join(name)))
     }
 
     /// Takes a thing away; one that is not there is fine.
     pub fn remove(&self, name: &str) -> io::Result<()> {
-        self.change("remove", || match fs::remove_file(self.root.join(name)) {
+        change("remove", || match fs::remove_file(self.root.join(name)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result,
         })
@@ -45,7 +45,7 @@ impl World {
 
     /// Puts two things in each other's place.
     pub fn exchange(&self, first: &str, second: &str) -> io::Result<()> {
-        self.change("exchange", || {
+        change("exchange", || {
             Ok(renameat_with(CWD, self.root.join(first), CWD, self.root.join(second), RenameFlags::EXCHANGE)?)
         })
     }
@@ -55,9 +55,9 @@ impl World {
         let count = self.count(name)?;
         let next = self.root.join(format!("{name}#{}", count + 1));
         if count == 0 {
-            self.change("count", || fs::write(&next, ""))?;
+            change("count", || fs::write(&next, ""))?;
         } else {
-            self.change("count", || fs::rename(self.root.join(format!("{name}#{count}")), &next))?;
+            change("count", || fs::rename(self.root.join(format!("{name}#{count}")), &next))?;
         }
         Ok(count + 1)
     }
@@ -96,11 +96,11 @@ impl World {
     pub fn root(&self) -> &Path {
         &self.root
     }
+}
 
-    fn change(&self, what: &str, change: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        failpoint::hit(&format!("before {what}"));
-        change()?;
-        failpoint::hit(&format!("after {what}"));
-        Ok(())
-    }
+fn change(what: &str, change: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    failpoint::hit(&format!("before {what}"));
+    change()?;
+    failpoint::hit(&format!("after {what}"));
+    Ok(())
 }

@@ -1,6 +1,6 @@
 use async_trait::async_trait;
 
-use super::*;
+use super::{ItemVerdict as V, *};
 use crate::probe::{Health, HealthProbe};
 
 struct Swap;
@@ -80,7 +80,7 @@ impl HealthProbe for Script {
 #[tokio::test(start_paused = true)]
 async fn only_healthy_answers_in_a_row_end_a_wait() {
     let f = Fixture::new();
-    let wait = Wait::new(Duration::from_secs(1), 3, Duration::from_secs(60));
+    let wait = Wait::new(Duration::from_secs(1), 3, Duration::from_mins(1));
     let begun = tokio::time::Instant::now();
     let (_, result) = f.run(async |run| run.until_healthy(Script::probe("web", "xhhdhhihhh"), wait).await).await;
     assert_eq!(result.unwrap().health.summary, "fine");
@@ -102,7 +102,7 @@ async fn a_wait_for_what_never_becomes_healthy_ends_with_its_last_answer() {
 #[tokio::test(start_paused = true)]
 async fn a_soak_needs_health_for_a_whole_window() {
     let f = Fixture::new();
-    let soak = Wait::soak(Duration::from_secs(30), Duration::from_secs(5), Duration::from_secs(120));
+    let soak = Wait::soak(Duration::from_secs(30), Duration::from_secs(5), Duration::from_mins(2));
     let begun = tokio::time::Instant::now();
     let (_, result) = f
         .run(async |run| {
@@ -139,7 +139,6 @@ async fn a_checklist_names_everything_that_is_not_in_order_and_records_waivers()
     let run = engine.resume(id).await.unwrap();
     run.execute(async { run.checklist(&items()).await }).await.unwrap();
     let verdicts: Vec<_> = f.summary(id).checks.iter().map(|c| c.verdict).collect();
-    use ItemVerdict as V;
     assert_eq!(verdicts, [V::Waived, V::Passed, V::Waived, V::Attested]);
     assert_eq!(f.summary(id).checks[0].evidence, "gone; waived by ann: known");
     let plan = f.engine.plan(&new_run(), async |run| run.checklist(&items()).await).await.unwrap();

@@ -11,7 +11,7 @@ async fn procedure(run: Run, world: Counter, looks: Counter) -> Result<u32> {
     run.decide("branch", async { Ok(seen > 0) }).await?;
     let (w, undo) = (world.clone(), world.clone());
     run.step("load")
-        .budget(Duration::from_secs(600))
+        .budget(Duration::from_mins(10))
         .estimate(Duration::from_secs(50))
         .undo_with(async move |_, _| {
             undo.bump();

@@ -102,7 +102,7 @@ async fn steps_and_scopes_stand_beside_their_budgets() {
     let f = Fixture::new();
     let run = f.engine.start(new_run().objective(Objective::minutes(30, 15))).await.unwrap();
     let (id, events) = (run.id(), run.events());
-    let scope = run.scope("db").budget(Duration::from_secs(60));
+    let scope = run.scope("db").budget(Duration::from_mins(1));
     let step = scope.step("act").budget(Duration::from_secs(5)).undo(Undo::Unnecessary("a test")).run(async |_| {
         tokio::time::sleep(Duration::from_secs(8)).await;
         Ok(())
