@@ -1,5 +1,6 @@
 //! Helps to test: conformance suites, simulated implementations, faults.
 
+pub mod backend;
 pub mod sim;
 pub mod store;
 

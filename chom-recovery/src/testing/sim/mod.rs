@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -18,6 +19,8 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 
 mod fault;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub use fault::{Call, Fault, Moment, Op};
 use fault::{Faults, injected};
@@ -56,6 +59,25 @@ pub struct SimCommand {
     pub files: PathBuf,
 }
 
+/// A start of a container, as the closure that stands for its program sees it.
+#[derive(Debug, Clone)]
+pub struct SimStart {
+    /// The container.
+    pub container: Container,
+    /// Entry point and arguments.
+    pub argv: Vec<String>,
+    /// The container's own files; volumes are at [`SimBackend::volume_folder`].
+    pub files: PathBuf,
+    printed: Vec<LogLine>,
+}
+
+impl SimStart {
+    /// Prints a line.
+    pub fn print(&mut self, text: impl Into<String>, is_stderr: bool) {
+        self.printed.push(LogLine { at: Some(Utc::now()), is_stderr, text: text.into() });
+    }
+}
+
 /// What a program does after its container was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SimLife {
@@ -66,7 +88,7 @@ pub enum SimLife {
 }
 
 type CommandFn = Arc<dyn Fn(SimCommand) -> BoxFuture<'static, Result<ExecResult>> + Send + Sync>;
-type ProgramFn = Arc<dyn Fn(&Container) -> SimLife + Send + Sync>;
+type ProgramFn = Arc<dyn Fn(&mut SimStart) -> SimLife + Send + Sync>;
 
 /// The simulated backend.
 ///
@@ -167,7 +189,7 @@ impl SimBackend {
     }
 
     /// Says what containers of an image do when they are started; without it they run and are healthy.
-    pub fn program(&self, image: &str, run: impl Fn(&Container) -> SimLife + Send + Sync + 'static) {
+    pub fn program(&self, image: &str, run: impl Fn(&mut SimStart) -> SimLife + Send + Sync + 'static) {
         self.programs.lock().unwrap_or_else(PoisonError::into_inner).insert(image.into(), Arc::new(run));
     }
 
@@ -303,7 +325,17 @@ impl SimBackend {
             self.world.project()?.services.iter().any(|s| s.name == container.service && s.has_health_check);
         let healthy = if has_check { HealthCheck::Healthy } else { HealthCheck::Absent };
         (container.started_at, container.finished_at, container.exit_code) = (Some(Utc::now()), None, None);
-        match program.map_or(SimLife::Runs(healthy), |program| program(container)) {
+        let mut start = SimStart {
+            container: container.clone(),
+            argv: record.argv.clone(),
+            files: self.world.files_of(&container.name),
+            printed: Vec::new(),
+        };
+        let life = program.map_or(SimLife::Runs(healthy), |program| program(&mut start));
+        for line in &start.printed {
+            self.world.append_log(&container.name, line)?;
+        }
+        match life {
             SimLife::Runs(health) => (container.state, container.health) = (ContainerState::Running, health),
             SimLife::Ends(code) => {
                 container.state = ContainerState::Exited;
@@ -407,6 +439,7 @@ fn add_replica(world: &World, project: &str, service: &Service, number: u32) -> 
             command: Vec::new(),
             labels: labels.map(|(key, value)| (key.to_owned(), value)).into(),
         },
+        argv: Vec::new(),
         usage: Usage::default(),
     })
 }
@@ -719,13 +752,13 @@ impl Backend for SimBackend {
                     command: spec.command.clone(),
                     labels: spec.labels.clone(),
                 },
+                argv: spec.entrypoint.iter().flatten().chain(&spec.command).cloned().collect(),
                 usage: Usage::default(),
             };
             self.world.add(&record)?;
             let files = self.world.files_of(&spec.name);
             std::fs::create_dir_all(&files)?;
             for file in &spec.files {
-                use std::os::unix::fs::PermissionsExt;
                 let path = files.join(file.path.trim_start_matches('/'));
                 if let Some(folder) = path.parent() {
                     std::fs::create_dir_all(folder)?;

@@ -3,10 +3,11 @@
 
 use std::{
     io::Write,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -18,6 +19,7 @@ use crate::{
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Record {
     pub(super) container: Container,
+    pub(super) argv: Vec<String>,
     pub(super) usage: Usage,
 }
 
@@ -124,7 +126,6 @@ impl World {
         std::fs::create_dir_all(making.join(CONTENT))?;
         let record = VolumeRecord { labels: labels.clone(), created_at: chrono::Utc::now() };
         std::fs::write(making.join("volume.json"), serde_json::to_vec(&record).map_err(std::io::Error::from)?)?;
-        use rustix::fs::{CWD, RenameFlags, renameat_with};
         let made = renameat_with(CWD, &making, CWD, self.volumes().join(name), RenameFlags::NOREPLACE);
         if let Err(error) = made {
             std::fs::remove_dir_all(&making)?;
@@ -195,7 +196,6 @@ fn write_atomically<T: Serialize>(path: &Path, value: &T, new: bool) -> Result<(
     if !new {
         return Ok(std::fs::rename(&temporary, path)?);
     }
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
     let renamed = renameat_with(CWD, &temporary, CWD, path, RenameFlags::NOREPLACE);
     if let Err(error) = renamed {
         std::fs::remove_file(&temporary)?;
@@ -283,7 +283,6 @@ pub(super) fn unpack(root: &Path, path: &str, tar: &[u8]) -> Result<()> {
             return Err(Error::new(ErrorKind::InvalidInput, format!("the archive leads out of its folder: `{name}`")));
         }
         if entry.header().entry_type().is_dir() && matches!(&*entry.path_bytes(), b"." | b"./") {
-            use std::os::unix::fs::PermissionsExt;
             let header = entry.header();
             if is_root {
                 let number = |id: u64| u32::try_from(id).ok();
