@@ -1,6 +1,8 @@
 //! Fixtures that the real-stack tests share.
 
 pub mod chaos;
+pub mod engine;
+pub mod fake_engine;
 pub mod mysql;
 pub mod sql;
 
