@@ -6,7 +6,9 @@
 //!
 //! | module | idea |
 //! |---|---|
-//! | [`report`] | renderers of what a run recorded |
+//! | [`recovery`] | the way in: one system and everything that can be done to it |
+//! | [`configuration`] | finds, drafts, checks and edits `chom-recovery.toml` |
+//! | [`report`] | what a run recorded, ready to be printed |
 //! | [`procedure`] | one file per runbook procedure |
 //! | [`triage`] | probe results → diagnoses → procedure |
 //! | [`run`] | runs and steps: journal, plan, approval, undo |
@@ -19,6 +21,7 @@
 
 pub mod backend;
 pub mod catalog;
+pub mod configuration;
 pub mod error;
 pub mod mysql;
 pub mod objective;

@@ -12,7 +12,8 @@ use crate::{
         docker::{DockerBackend, DockerOptions},
     },
     catalog::{
-        BackupInfo, Catalog, Encryption, Initialized, Level, Listing, Repository, Selector, VerifyReport, verify,
+        BackupInfo, Catalog, Encryption, Initialized, Level, Listing, Repository, Selector, TrustedSigners, VerifyReport,
+        verify,
     },
     error::{Error, ErrorKind, Result},
     probe::{HealthMode, HealthReport, run_suite, suite},
@@ -23,6 +24,7 @@ use crate::{
         database::{self, DatabaseReport, Request, mysql_ops::MySqlOps, ops::BackUp},
         lock::EngineLock,
     },
+    report::ACHIEVED,
     run::{
         Approver, AskLater, Engine, EventStream, NewRun, Plan, Run, RunId, Supersede, Verdict, Waiver,
         summary::{self, RunSummary},
@@ -31,6 +33,14 @@ use crate::{
     system::System,
     triage::{Diagnosis, diagnose},
 };
+
+mod leftovers;
+mod overview;
+mod upkeep;
+
+pub use leftovers::{Kept, LeftoverContainer, LeftoverVolume, Leftovers, Pruned};
+pub use overview::{BackupStatus, NextStep, OpenRun, Overview, UnreadableRun};
+pub use upkeep::MaintenanceSwitch;
 
 /// One protected system. Cheap to clone.
 ///
@@ -88,6 +98,11 @@ pub enum Report {
     RecoverDatabase(Box<DatabaseReport>),
     /// A backup.
     BackUp(Box<BackupInfo>),
+    /// A rollback.
+    RollBack {
+        /// Steps that were undone, in the order in which they were.
+        undone: Vec<String>,
+    },
 }
 
 /// A run that is going on in a task of its own: dropping this does not stop it.
@@ -172,7 +187,7 @@ impl Recovery {
     }
 
     async fn repository(&self) -> Result<Repository> {
-        Repository::open_configured(&self.system.repository).await
+        Repository::open(self.store.clone(), TrustedSigners::parse(&self.system.repository.signers)?).await
     }
 
     // ---- health ------------------------------------------------------------------------------------------------
@@ -326,7 +341,12 @@ impl Recovery {
         let this = self.clone();
         let task = tokio::spawn(async move {
             let inner = run.clone();
-            run.execute(async move { perform(&inner, &this.parts().await?).await }).await
+            run.execute(async move {
+                let report = perform(&inner, &this.parts().await?).await?;
+                // Kept in the journal, so that it can be shown again.
+                inner.decide(ACHIEVED, async { Ok(report) }).await
+            })
+            .await
         });
         Ok(Going { id, events, cancellation: options.cancellation, task })
     }

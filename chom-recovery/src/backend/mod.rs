@@ -21,6 +21,7 @@ use crate::{
     stream::ByteStream,
 };
 
+pub(crate) mod absent;
 pub mod compose;
 pub mod docker;
 pub(crate) mod exchange;
@@ -56,6 +57,12 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
     /// Finds any container by name or id, of the project or ours.
     async fn container(&self, name: &str) -> Result<Option<Container>>;
+
+    /// Reads the environment that a container was made with: its image's and its own.
+    ///
+    /// # Errors
+    /// `NotFound`: there is no such container.
+    async fn environment(&self, container: &str) -> Result<ContainerEnvironment>;
 
     /// Starts every container of a service and waits until each is running and, where it has a health check, healthy.
     /// Nothing happens when they are already. Dependencies are the caller's affair: see [`BackendExt::start_all`].
@@ -161,6 +168,42 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// `Precondition`: nothing reaches that port from here; the hint says what to configure.
     async fn endpoint(&self, container: &str, port: u16) -> Result<Endpoint>;
+}
+
+/// Variables of a container. Their values may be secrets: it prints names alone and cannot be serialised.
+///
+/// # Examples
+/// ```
+/// use chom_recovery::backend::ContainerEnvironment;
+/// let environment: ContainerEnvironment = [("MYSQL_PASSWORD", "correct horse")].into_iter().collect();
+/// assert_eq!(environment.get("MYSQL_PASSWORD"), Some("correct horse"));
+/// assert!(!format!("{environment:?}").contains("horse"));
+/// ```
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct ContainerEnvironment(BTreeMap<String, String>);
+
+impl ContainerEnvironment {
+    /// Returns the value of a variable.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// Lists the names, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+}
+
+impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for ContainerEnvironment {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(variables: I) -> Self {
+        Self(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
+impl fmt::Debug for ContainerEnvironment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.names()).finish()
+    }
 }
 
 /// Labels of an Engine object.

@@ -168,5 +168,5 @@ fn check(path: &str, item: &Item, verdict: Option<ItemVerdict>, evidence: &str) 
 
 fn not_in_order(failed: &[String]) -> Error {
     Error::new(ErrorKind::Precondition, format!("checklist: not in order: {}", failed.join(", ")))
-        .hint("mend it, or take the responsibility: --waive ITEM --because REASON")
+        .hint("mend it, or take the responsibility: --waive ITEM=REASON")
 }

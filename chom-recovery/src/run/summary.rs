@@ -59,6 +59,8 @@ pub struct RunSummary {
     pub resumes: u32,
     /// Where it stands.
     pub status: RunStatus,
+    /// Whether it is over: it does not run, and leaves nothing that has to be resumed or undone before another begins.
+    pub is_over: bool,
     /// Why, unless it goes well.
     pub error: Option<ErrorRecord>,
     /// Steps, in the order of their first intents.
@@ -246,6 +248,7 @@ impl RunSummary {
             crossed_boot: false,
             resumes: 0,
             status: status(&ledger, is_running),
+            is_over: ledger.is_closed() && !is_running,
             error: ledger.ended.as_ref().and_then(|(_, error)| error.clone()),
             steps: Vec::new(),
             scopes: Vec::new(),
@@ -461,6 +464,41 @@ pub(crate) fn directory(state_dir: &Path, run: RunId) -> PathBuf {
     runs_directory(state_dir).join(run.to_string())
 }
 
+/// The run of a journal that is held: it is over since long enough, and nobody can take it up meanwhile.
+#[derive(Debug)]
+pub(crate) struct Closed {
+    directory: PathBuf,
+    doomed: PathBuf,
+    _lock: File,
+}
+
+impl Closed {
+    /// Holds a run that ended well or was given up longer than `keep` ago; `None`: it did not, or it is being used.
+    pub(crate) fn hold(state_dir: &Path, id: RunId, keep: Duration, clock: &dyn Clock) -> Result<Option<Self>> {
+        let directory = directory(state_dir, id);
+        let path = directory.join(journal::FILE);
+        let Ok(file) = File::open(&path) else { return Ok(None) };
+        if file.try_lock().is_err() {
+            return Ok(None);
+        }
+        let Ok(records) = journal::read(&path) else { return Ok(None) };
+        let Some(last) = records.last() else { return Ok(None) };
+        let is_old = (clock.now() - last.time).to_std().is_ok_and(|age| age > keep);
+        if !is_old || !Ledger::of(&records).is_closed() {
+            return Ok(None);
+        }
+        let doomed = runs_directory(state_dir).join(format!("{PRUNED}{id}"));
+        Ok(Some(Self { directory, doomed, _lock: file }))
+    }
+
+    /// Removes its directory; it has lost its name before anything in it is gone.
+    pub(crate) fn remove(self) -> Result<()> {
+        std::fs::rename(&self.directory, &self.doomed)
+            .and_then(|()| std::fs::remove_dir_all(&self.doomed))
+            .map_err(|e| Error::from(e).during(format!("cannot remove `{}`", self.directory.display())))
+    }
+}
+
 pub(crate) fn prune(state_dir: &Path, keep: Duration, clock: &dyn Clock) -> Result<Vec<RunId>> {
     let runs = runs_directory(state_dir);
     let fail = |e: std::io::Error| Error::from(e).during(format!("cannot prune runs in `{}`", runs.display()));
@@ -468,25 +506,12 @@ pub(crate) fn prune(state_dir: &Path, keep: Duration, clock: &dyn Clock) -> Resu
     for name in names(state_dir)?.iter().filter(|name| name.starts_with(PRUNED)) {
         std::fs::remove_dir_all(runs.join(name)).map_err(fail)?;
     }
-    let now = clock.now();
     let mut pruned = Vec::new();
     for id in ids(state_dir)? {
-        let path = directory(state_dir, id).join(journal::FILE);
-        // Held until the directory has lost its name, so that nobody takes the run up meanwhile.
-        let Ok(file) = File::open(&path) else { continue };
-        if file.try_lock().is_err() {
-            continue;
+        if let Some(closed) = Closed::hold(state_dir, id, keep, clock)? {
+            closed.remove()?;
+            pruned.push(id);
         }
-        let Ok(records) = journal::read(&path) else { continue };
-        let Some(last) = records.last() else { continue };
-        let is_old = (now - last.time).to_std().is_ok_and(|age| age > keep);
-        if !is_old || !Ledger::of(&records).is_closed() {
-            continue;
-        }
-        let doomed = runs.join(format!("{PRUNED}{id}"));
-        std::fs::rename(directory(state_dir, id), &doomed).map_err(fail)?;
-        std::fs::remove_dir_all(&doomed).map_err(fail)?;
-        pruned.push(id);
     }
     Ok(pruned)
 }

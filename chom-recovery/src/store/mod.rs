@@ -16,6 +16,7 @@ use crate::{
     stream::ByteStream,
 };
 
+pub(crate) mod absent;
 pub mod local;
 pub mod memory;
 pub(crate) mod pipe;

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use super::{
-    Backend, BackendExt, Condition, Container, Endpoint, Engine, Exec, ExecRequest, Labels, LogRequest, LogStream,
+    Backend, BackendExt, Condition, Container, ContainerEnvironment, Endpoint, Engine, Exec, ExecRequest, Labels, LogRequest, LogStream,
     OneOff, Place, Project, RUN_LABEL, RestartPolicy, StopOutcome, Usage, Volume, VolumeContent, VolumeIdentity,
 };
 use crate::{
@@ -130,6 +130,11 @@ impl Backend for DockerBackend {
 
     async fn container(&self, name: &str) -> Result<Option<Container>> {
         optional(self.connection.container(name).await)
+    }
+
+    async fn environment(&self, container: &str) -> Result<ContainerEnvironment> {
+        let config = self.connection.inspect(container).await?.config.unwrap_or_default();
+        Ok(config.env.unwrap_or_default().iter().filter_map(|line| line.split_once('=')).collect())
     }
 
     async fn start(&self, service: &str, wait: Duration) -> Result<()> {

@@ -7,7 +7,7 @@ use futures::StreamExt;
 
 use crate::{
     backend::{
-        Backend, Container, ContainerState, Endpoint, Engine, Exec, ExecRequest, HealthCheck, Labels, LogLine,
+        Backend, Container, ContainerEnvironment, ContainerState, Endpoint, Engine, Exec, ExecRequest, HealthCheck, Labels, LogLine,
         LogRequest, LogStream, OneOff, Place, Project, RestartPolicy, StopOutcome, Usage, Volume, VolumeContent,
         VolumeIdentity,
     },
@@ -88,6 +88,10 @@ impl Backend for Told {
 
     async fn container(&self, _name: &str) -> Result<Option<Container>> {
         unsupported("container")
+    }
+
+    async fn environment(&self, _container: &str) -> Result<ContainerEnvironment> {
+        unsupported("environment")
     }
 
     async fn start(&self, _service: &str, _wait: Duration) -> Result<()> {

@@ -19,6 +19,7 @@ pub enum Op {
     Model,
     Containers,
     Container,
+    Environment,
     Start,
     Stop,
     SetRestartPolicy,

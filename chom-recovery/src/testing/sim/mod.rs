@@ -28,7 +28,7 @@ use state::{Record, World, append, pack, read_lines, unpack};
 
 use crate::{
     backend::{
-        Backend, Container, ContainerState, Endpoint, Engine, Exec, ExecOutput, ExecRequest, ExecResult, HealthCheck,
+        Backend, Container, ContainerEnvironment, ContainerState, Endpoint, Engine, Exec, ExecOutput, ExecRequest, ExecResult, HealthCheck,
         Labels, LogLine, LogRequest, LogStream, MountSource, OneOff, Place, Project, RUN_LABEL, RestartPolicy, Service,
         StopOutcome, Usage, Volume, VolumeContent, VolumeIdentity, compose,
         exchange::{LocalFolders, exchange},
@@ -218,6 +218,16 @@ impl SimBackend {
     pub fn set_usage(&self, container: &str, usage: Usage) -> Result<()> {
         let mut record = self.record(container)?;
         record.usage = usage;
+        self.world.put(&record)
+    }
+
+    /// Sets a variable that a container was made with.
+    ///
+    /// # Errors
+    /// `NotFound`: there is no such container.
+    pub fn set_variable(&self, container: &str, name: &str, value: &str) -> Result<()> {
+        let mut record = self.record(container)?;
+        record.environment.insert(name.into(), value.into());
         self.world.put(&record)
     }
 
@@ -441,6 +451,7 @@ fn add_replica(world: &World, project: &str, service: &Service, number: u32) -> 
         },
         argv: Vec::new(),
         usage: Usage::default(),
+        environment: std::collections::BTreeMap::new(),
     })
 }
 
@@ -491,6 +502,10 @@ impl Backend for SimBackend {
 
     async fn container(&self, name: &str) -> Result<Option<Container>> {
         self.look(Op::Container, name, || Ok(self.world.record(name)?.map(|record| record.container))).await
+    }
+
+    async fn environment(&self, container: &str) -> Result<ContainerEnvironment> {
+        self.look(Op::Environment, container, || Ok(self.record(container)?.environment.into_iter().collect())).await
     }
 
     async fn start(&self, service: &str, wait: Duration) -> Result<()> {
@@ -754,6 +769,7 @@ impl Backend for SimBackend {
                 },
                 argv: spec.entrypoint.iter().flatten().chain(&spec.command).cloned().collect(),
                 usage: Usage::default(),
+                environment: spec.env.iter().cloned().collect(),
             };
             self.world.add(&record)?;
             let files = self.world.files_of(&spec.name);

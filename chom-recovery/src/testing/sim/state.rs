@@ -21,6 +21,8 @@ pub(super) struct Record {
     pub(super) container: Container,
     pub(super) argv: Vec<String>,
     pub(super) usage: Usage,
+    #[serde(default)]
+    pub(super) environment: std::collections::BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -1,0 +1,113 @@
+//! The text of a draft.
+
+use std::{fmt::Write, path::Path};
+
+use super::look::Found;
+use crate::system::Compose;
+
+/// Quotes a string for TOML.
+fn quote(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+fn path(path: &Path) -> String {
+    quote(&path.to_string_lossy())
+}
+
+fn list(items: &[String]) -> String {
+    format!("[{}]", items.iter().map(|i| quote(i)).collect::<Vec<_>>().join(", "))
+}
+
+/// Writes the file. Everything in it can be read back.
+pub(super) fn write(compose: &Compose, found: &Found) -> String {
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let _ = compose_file(&mut out, compose, found);
+    out
+}
+
+fn compose_file(out: &mut String, compose: &Compose, found: &Found) -> std::fmt::Result {
+    writeln!(out, "# Drafted by `chom-recovery config init` from what ran. Look it through, then try it:")?;
+    writeln!(out, "#   chom-recovery config check")?;
+    if !found.missing.is_empty() {
+        writeln!(out, "#\n# To be filled in:")?;
+        for line in &found.missing {
+            writeln!(out, "# - {line}")?;
+        }
+    }
+    writeln!(out, "\n# Names the system in backups, journals and locks. Never change it: its backups would not be found.")?;
+    writeln!(out, "id = {}", quote(&found.id))?;
+    writeln!(out, "# Journals and keys. Not on the disk of the database: a full one would stop a recovery.")?;
+    match &found.state_dir {
+        Some(dir) => writeln!(out, "state_dir = {}", path(dir))?,
+        None => writeln!(out, "# state_dir = \"/var/lib/chom-recovery\"")?,
+    }
+    writeln!(out, "\n[compose]\nproject = {}", quote(&compose.project))?;
+    match (&compose.host, &compose.context) {
+        (Some(host), _) => writeln!(out, "host = {}", quote(host))?,
+        (None, Some(context)) => writeln!(out, "context = {}", quote(context))?,
+        (None, None) => writeln!(out, "# host = \"ssh://user@host\"   # else DOCKER_HOST, DOCKER_CONTEXT, local socket")?,
+    }
+    database(out, found)?;
+    application(out, found)?;
+    redis(out, found)?;
+    http(out, found)?;
+    writeln!(out, "\n[repository]\n# `chom-recovery repo init --encryption none --pin` makes it and adds `signers`.")?;
+    writeln!(out, "url = {}", quote(&found.repository))?;
+    writeln!(out, "\n[objectives]\n# Longest downtime, and largest loss, that the business tolerates.")?;
+    writeln!(out, "database = {{ rto = \"30m\", rpo = \"15m\" }}\nbackup_age = \"24h\"")?;
+    writeln!(out, "\n# Printed by `chom-recovery card`.")?;
+    writeln!(out, "# [[contacts]]\n# role = \"DevOps Lead\"\n# reach = \"+00 000 0000\"\n# when = \"at once\"")
+}
+
+fn database(out: &mut String, found: &Found) -> std::fmt::Result {
+    let database = &found.database;
+    writeln!(out, "\n[database]\nservice = {}", quote(&database.service))?;
+    writeln!(out, "# Reads everything, locks, creates accounts: root, or one with the same rights.")?;
+    writeln!(out, "user = \"root\"\npassword = {{ file = {} }}", path(&database.password_file))?;
+    writeln!(out, "data_dir = {}", quote(&database.data_dir))
+}
+
+fn application(out: &mut String, found: &Found) -> std::fmt::Result {
+    let application = &found.application;
+    writeln!(out, "\n[application]\nservice = {}", quote(&application.service))?;
+    writeln!(out, "web_service = {}", quote(&application.web_service))?;
+    writeln!(out, "# Every other service that writes to the database: they are stopped for a swap.")?;
+    writeln!(out, "workers = {}", list(&application.workers))?;
+    if let Some(directory) = &application.directory {
+        writeln!(out, "logs = {}", list(&[format!("{directory}/storage/logs/laravel.log")]))?;
+    }
+    writeln!(out, "# Table and time column that tell what was written last: they measure what a restore loses.")?;
+    writeln!(out, "# newest_row = [\"schema.audit_log.created_at\"]")?;
+    match &application.directory {
+        Some(directory) => {
+            writeln!(out, "maintenance = {{ kind = \"laravel\", directory = {} }}", quote(directory))
+        }
+        None => writeln!(out, "maintenance = {{ kind = \"none\" }}"),
+    }
+}
+
+fn redis(out: &mut String, found: &Found) -> std::fmt::Result {
+    let Some(redis) = &found.redis else { return Ok(()) };
+    writeln!(out, "\n[redis]\nservice = {}", quote(&redis.service))?;
+    writeln!(out, "database = {}\nprefix = {}", redis.database, quote(&redis.prefix))?;
+    writeln!(out, "queues = {}", list(std::slice::from_ref(&redis.queue)))?;
+    match &redis.heartbeat_key {
+        Some(key) => writeln!(out, "heartbeat_key = {}", quote(key)),
+        None => writeln!(out, "# heartbeat_key = \"scheduler:heartbeat\""),
+    }
+}
+
+fn http(out: &mut String, found: &Found) -> std::fmt::Result {
+    let Some(http) = &found.http else {
+        return writeln!(out, "\n# [[http]]\n# name = \"health\"\n# url = \"https://example.org/health\"");
+    };
+    writeln!(out, "\n[[http]]\nname = \"health\"\nurl = {}", quote(&http.url))?;
+    if let Some(file) = &http.ca_file {
+        writeln!(out, "ca_file = {}", path(file))?;
+    }
+    if let Some(address) = &http.connect_to {
+        writeln!(out, "connect_to = {}", quote(&address.to_string()))?;
+    }
+    Ok(())
+}

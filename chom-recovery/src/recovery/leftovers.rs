@@ -1,0 +1,243 @@
+//! What finished runs left behind: old volumes, containers, journals.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::Recovery;
+use crate::{
+    backend::{Container, Labels, MountSource, ROLE_LABEL, RUN_LABEL},
+    error::{Error, ErrorKind, Result},
+    run::{RunId, SystemClock, summary},
+};
+
+/// What may be removed, and what is kept although it looks old.
+///
+/// Only what carries the label of a run of this system that is over since long enough; nothing that a container uses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leftovers {
+    /// Only runs that are over for longer than this, in seconds.
+    pub older_than_s: u64,
+    /// Volumes, with what they hold.
+    pub volumes: Vec<LeftoverVolume>,
+    /// Containers.
+    pub containers: Vec<LeftoverContainer>,
+    /// Runs whose journals and evidence are removed once nothing else of theirs is left.
+    pub runs: Vec<RunId>,
+    /// What stays.
+    pub kept: Vec<Kept>,
+}
+
+impl Leftovers {
+    /// Tells whether there is nothing to remove.
+    pub fn is_empty(&self) -> bool {
+        self.volumes.is_empty() && self.containers.is_empty() && self.runs.is_empty()
+    }
+
+    /// Adds up the sizes of the volumes, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.volumes.iter().filter_map(|v| v.bytes).sum()
+    }
+}
+
+/// A volume of a finished run: mostly what production had before it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftoverVolume {
+    /// Full name.
+    pub volume: String,
+    /// Run that made it.
+    pub run: RunId,
+    /// Bytes allocated; `None`: it could not be measured.
+    pub bytes: Option<u64>,
+    /// When it was made.
+    pub created_at: Option<DateTime<Utc>>,
+}
+
+/// A container of a finished run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftoverContainer {
+    /// Name.
+    pub container: String,
+    /// Run that made it.
+    pub run: RunId,
+    /// What it was for.
+    pub role: String,
+}
+
+/// Something of ours that is not removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Volume, container or run.
+    pub what: String,
+    /// Why.
+    pub because: String,
+}
+
+/// What was removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruned {
+    /// Volumes.
+    pub volumes: Vec<String>,
+    /// Containers.
+    pub containers: Vec<String>,
+    /// Runs.
+    pub runs: Vec<RunId>,
+    /// Bytes that the volumes held.
+    pub bytes: u64,
+    /// What was asked for and is still there.
+    pub kept: Vec<Kept>,
+}
+
+impl Recovery {
+    /// Lists what runs that are over for longer than `older_than` left behind. Removes nothing.
+    pub async fn leftovers(&self, older_than: Duration) -> Result<Leftovers> {
+        let (known, unreadable) = self.runs()?;
+        let now = Utc::now();
+        let mut kept: Vec<Kept> = unreadable
+            .iter()
+            .map(|(run, e)| Kept { what: format!("run {run}"), because: format!("its journal cannot be read: {e}") })
+            .collect();
+        let mut old = BTreeMap::new();
+        for run in &known {
+            let is_old = (now - run.last).to_std().is_ok_and(|age| age > older_than);
+            let verdict = match (run.is_over, is_old) {
+                (false, _) => Err("its run is not over"),
+                (true, false) => Err("its run ended not long enough ago"),
+                (true, true) => Ok(run.run),
+            };
+            old.insert(run.run.to_string(), verdict);
+        }
+        let judge = |labels: &Labels| match labels.get(RUN_LABEL).and_then(|run| old.get(run)) {
+            Some(verdict) => *verdict,
+            None => Err("its run is not known on this host"),
+        };
+        let own = self.backend.own_containers().await?;
+        let containers = self.leftover_containers(&own, judge, &mut kept);
+        let mut volumes = Vec::new();
+        let users = self.users_of_volumes(&own, &containers).await?;
+        for volume in self.backend.volumes().await?.into_iter().filter(|v| v.labels.contains_key(RUN_LABEL)) {
+            let verdict = match users.get(&volume.name) {
+                Some(user) => Err(format!("container `{user}` uses it")),
+                None => judge(&volume.labels).map_err(str::to_owned),
+            };
+            match verdict {
+                Ok(run) => {
+                    let bytes = self.backend.measure_volume(&volume.name).await.ok().map(|content| content.bytes);
+                    volumes.push(LeftoverVolume { volume: volume.name, run, bytes, created_at: volume.created_at });
+                }
+                Err(because) => kept.push(Kept { what: format!("volume `{}`", volume.name), because }),
+            }
+        }
+        let runs = old.values().filter_map(|verdict| verdict.ok()).collect();
+        Ok(Leftovers { older_than_s: older_than.as_secs(), volumes, containers, runs, kept })
+    }
+
+    /// Removes what was listed, and looks again before that: what has come into use since stays.
+    ///
+    /// A run's journal goes last, when nothing else of it is left. It is held meanwhile, so that nobody rolls back a
+    /// run whose old data is being removed.
+    ///
+    /// # Cancel
+    /// Some of it may be gone; calling again goes on.
+    pub async fn prune(&self, listed: &Leftovers) -> Result<Pruned> {
+        let older_than = Duration::from_secs(listed.older_than_s);
+        let now = self.leftovers(older_than).await?;
+        let mut pruned = Pruned::default();
+        for run in now.runs.iter().filter(|run| listed.runs.contains(run)) {
+            let Some(closed) = summary::Closed::hold(&self.system.state_dir(), *run, older_than, &SystemClock)? else {
+                pruned.kept.push(Kept { what: format!("run {run}"), because: "it was taken up again".into() });
+                continue;
+            };
+            let is_whole = self.prune_run(*run, listed, &now, &mut pruned).await;
+            if is_whole {
+                closed.remove()?;
+                pruned.runs.push(*run);
+            }
+        }
+        Ok(pruned)
+    }
+
+    /// Removes the containers and volumes of a run; tells whether nothing of it is left.
+    async fn prune_run(&self, run: RunId, listed: &Leftovers, now: &Leftovers, pruned: &mut Pruned) -> bool {
+        let mut is_whole = true;
+        let mut failed = |pruned: &mut Pruned, what: String, error: &Error| {
+            is_whole = false;
+            pruned.kept.push(Kept { what, because: error.to_string() });
+        };
+        let changed = || Error::new(ErrorKind::Conflict, "it was not in the list that was agreed to");
+        for one in now.containers.iter().filter(|c| c.run == run) {
+            let removed = match listed.containers.contains(one) {
+                true => self.backend.remove_container(&one.container).await,
+                false => Err(changed()),
+            };
+            match removed {
+                Ok(()) => pruned.containers.push(one.container.clone()),
+                Err(error) => failed(pruned, format!("container `{}`", one.container), &error),
+            }
+        }
+        for one in now.volumes.iter().filter(|v| v.run == run) {
+            let removed = match listed.volumes.iter().any(|v| v.volume == one.volume) {
+                true => self.backend.remove_volume(&one.volume).await,
+                false => Err(changed()),
+            };
+            match removed {
+                Ok(()) => {
+                    pruned.bytes += one.bytes.unwrap_or(0);
+                    pruned.volumes.push(one.volume.clone());
+                }
+                Err(error) => failed(pruned, format!("volume `{}`", one.volume), &error),
+            }
+        }
+        // Something of the run that stays for another reason, a volume in use, still needs its journal.
+        is_whole && !self.has_more(run).await
+    }
+
+    async fn has_more(&self, run: RunId) -> bool {
+        let is_of = |labels: &Labels| labels.get(RUN_LABEL).is_some_and(|of| *of == run.to_string());
+        match (self.backend.own_containers().await, self.backend.volumes().await) {
+            (Ok(containers), Ok(volumes)) => {
+                containers.iter().any(|c| is_of(&c.labels)) || volumes.iter().any(|v| is_of(&v.labels))
+            }
+            _ => true,
+        }
+    }
+
+    fn leftover_containers(
+        &self,
+        own: &[Container],
+        judge: impl Fn(&Labels) -> Result<RunId, &'static str>,
+        kept: &mut Vec<Kept>,
+    ) -> Vec<LeftoverContainer> {
+        let mut found = Vec::new();
+        for container in own {
+            let role = container.labels.get(ROLE_LABEL).cloned().unwrap_or_default();
+            match judge(&container.labels) {
+                Ok(run) => found.push(LeftoverContainer { container: container.name.clone(), run, role }),
+                Err(because) => {
+                    kept.push(Kept { what: format!("container `{}`", container.name), because: because.into() });
+                }
+            }
+        }
+        found
+    }
+
+    /// Names a container for each volume in use, leaving out those that are removed first.
+    async fn users_of_volumes(
+        &self,
+        own: &[Container],
+        leaving: &[LeftoverContainer],
+    ) -> Result<BTreeMap<String, String>> {
+        let of_project = self.backend.containers().await?;
+        let staying = own.iter().filter(|c| !leaving.iter().any(|l| l.container == c.name));
+        let mut users = BTreeMap::new();
+        for container in of_project.iter().chain(staying) {
+            for mount in &container.mounts {
+                if let MountSource::Volume(volume) = &mount.source {
+                    users.insert(volume.clone(), container.name.clone());
+                }
+            }
+        }
+        Ok(users)
+    }
+}

@@ -1,0 +1,299 @@
+//! Where a system stands, and what to do next: what an operator sees first.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::Recovery;
+use crate::{
+    backend::Engine,
+    catalog::{BackupInfo, Level, Listing},
+    error::{Error, ErrorKind, ErrorRecord, Result},
+    probe::{HealthMode, HealthReport, Status},
+    report,
+    run::{
+        RunId,
+        summary::{RunStatus, RunSummary},
+    },
+    triage::{Diagnosis, Selected, diagnose},
+};
+
+/// Where a system stands. What could not be found out is an error beside what could.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Overview {
+    /// System.
+    pub system: String,
+    /// Compose project.
+    pub project: String,
+    /// Address of the Engine.
+    pub engine_address: String,
+    /// The Engine; `None` when it does not answer.
+    pub engine: Option<Engine>,
+    /// Why it does not answer.
+    pub engine_error: Option<ErrorRecord>,
+    /// Backups.
+    pub backups: BackupStatus,
+    /// Runs that are not over, oldest first.
+    pub open_runs: Vec<OpenRun>,
+    /// Runs whose journal cannot be read.
+    pub unreadable_runs: Vec<UnreadableRun>,
+    /// Answers of the monitoring suite.
+    pub health: HealthReport,
+    /// What may be broken, the most probable first.
+    pub diagnoses: Vec<Diagnosis>,
+    /// What to do, the most urgent first.
+    pub next: Vec<NextStep>,
+}
+
+/// A run that is not over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenRun {
+    /// Run.
+    pub run: RunId,
+    /// Procedure.
+    pub procedure: String,
+    /// Where it stands.
+    pub status: RunStatus,
+    /// When it began.
+    pub began: DateTime<Utc>,
+    /// Why it stands.
+    pub error: Option<ErrorRecord>,
+}
+
+/// A run whose journal cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnreadableRun {
+    /// Run.
+    pub run: RunId,
+    /// Why.
+    pub error: ErrorRecord,
+}
+
+/// Something to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextStep {
+    /// Command to type; `None` where `because` says what a person has to do.
+    pub command: Option<String>,
+    /// Why.
+    pub because: String,
+}
+
+impl NextStep {
+    fn run(command: impl Into<String>, because: impl Into<String>) -> Self {
+        Self { command: Some(command.into()), because: because.into() }
+    }
+}
+
+/// Whether the newest backup would do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BackupStatus {
+    /// Healthy: young enough and verified. Degraded: not verified, or others are damaged. Down: none, or too old.
+    /// Inconclusive: the repository could not be read.
+    pub status: Status,
+    /// The newest usable backup.
+    pub newest: Option<BackupInfo>,
+    /// Number of usable backups.
+    pub usable: u64,
+    /// Age of its data in seconds.
+    pub age_s: Option<u64>,
+    /// Oldest age allowed, in seconds.
+    pub allowed_age_s: u64,
+    /// What is not as it should be.
+    pub findings: Vec<String>,
+    /// Why the repository could not be read.
+    pub error: Option<ErrorRecord>,
+}
+
+impl BackupStatus {
+    fn unreadable(error: &Error, allowed_age_s: u64) -> Self {
+        Self {
+            status: Status::Inconclusive,
+            newest: None,
+            usable: 0,
+            age_s: None,
+            allowed_age_s,
+            findings: vec![error.to_string()],
+            error: Some(error.to_record()),
+        }
+    }
+
+    fn of(listing: Listing, allowed_age_s: u64) -> Self {
+        let mut findings = Vec::new();
+        let mut status = Status::Healthy;
+        let mut worse = |findings: &mut Vec<String>, to: Status, text: String| {
+            status = status.max(to);
+            findings.push(text);
+        };
+        let usable = listing.backups.len() as u64;
+        let newest = listing.backups.into_iter().rfind(|b| !b.is_future_dated);
+        let age_s = newest.as_ref().map(|b| b.age(listing.now).as_secs());
+        match (&newest, age_s) {
+            (Some(backup), Some(age)) => {
+                if age > allowed_age_s {
+                    worse(
+                        &mut findings,
+                        Status::Down,
+                        format!("the newest backup {} is older than the objective allows", backup.id()),
+                    );
+                }
+                if backup.level < Some(Level::L2) {
+                    worse(&mut findings, Status::Degraded, format!("backup {} is not verified", backup.id()));
+                }
+            }
+            _ => worse(&mut findings, Status::Down, "there is no usable backup".into()),
+        }
+        for damaged in &listing.damaged {
+            worse(
+                &mut findings,
+                Status::Degraded,
+                format!("backup {} cannot be used: {}", damaged.place.id, damaged.error.message),
+            );
+        }
+        for problem in &listing.problems {
+            worse(&mut findings, Status::Inconclusive, format!("a part could not be listed: {}", problem.message));
+        }
+        Self { status, newest, usable, age_s, allowed_age_s, findings, error: None }
+    }
+}
+
+impl Recovery {
+    /// Says whether the newest backup is young enough and verified.
+    ///
+    /// # Errors
+    /// As [`Recovery::backups`].
+    pub async fn backup_status(&self) -> Result<BackupStatus> {
+        Ok(BackupStatus::of(self.backups().await?, self.system.objectives.backup_age.as_secs()))
+    }
+
+    /// Looks at everything that an operator needs first, and says what to do next.
+    ///
+    /// # Errors
+    /// The state directory cannot be read. Anything else that fails is part of the answer.
+    pub async fn overview(&self) -> Result<Overview> {
+        let (engine, health, backups) =
+            tokio::join!(self.backend.engine(), self.health(HealthMode::Monitoring), self.backup_status());
+        let (engine, engine_error) = match engine {
+            Ok(engine) => (Some(engine), None),
+            Err(error) => (None, Some(error.to_record())),
+        };
+        let backups = backups
+            .unwrap_or_else(|error| BackupStatus::unreadable(&error, self.system.objectives.backup_age.as_secs()));
+        let (runs, unreadable) = self.runs()?;
+        let open: Vec<RunSummary> = runs.into_iter().filter(|run| !run.is_over).collect();
+        let diagnoses = diagnose(&health);
+        Ok(Overview {
+            system: self.system.id.to_string(),
+            project: self.system.compose.project.clone(),
+            engine_address: self.backend.engine_address(),
+            engine,
+            engine_error,
+            next: next_steps(&open, &health, &diagnoses, &backups),
+            backups,
+            open_runs: open.into_iter().map(OpenRun::from).collect(),
+            unreadable_runs: unreadable
+                .into_iter()
+                .map(|(run, error)| UnreadableRun { run, error: error.to_record() })
+                .collect(),
+            health,
+            diagnoses,
+        })
+    }
+}
+
+impl From<RunSummary> for OpenRun {
+    fn from(run: RunSummary) -> Self {
+        Self { run: run.run, procedure: run.procedure, status: run.status, began: run.began, error: run.error }
+    }
+}
+
+/// Ranks what to do: what was begun is brought to its end before anything new begins.
+fn next_steps(
+    open: &[RunSummary],
+    health: &HealthReport,
+    diagnoses: &[Diagnosis],
+    backups: &BackupStatus,
+) -> Vec<NextStep> {
+    let mut next = Vec::new();
+    for run in open {
+        let because = format!("run {} of `{}` {}", run.run, run.procedure, report::standing(run.status));
+        next.extend(report::next_commands(run).into_iter().map(|command| NextStep::run(command, because.clone())));
+    }
+    let is_down = health.overall > Status::Degraded;
+    if let Some(first) = diagnoses.first().filter(|_| is_down && next.is_empty()) {
+        let command = match first.procedure {
+            Selected::Database => Some("chom-recovery plan recover database".to_owned()),
+            _ => Some("chom-recovery diagnose".to_owned()),
+        };
+        let because = format!("{} ({} %): {}", first.hypothesis, first.confidence, first.advice);
+        next.push(NextStep { command, because });
+    }
+    match (&backups.error, &backups.newest) {
+        (Some(error), _) if error.kind == ErrorKind::NotFound => next.push(NextStep::run(
+            "chom-recovery repo init --encryption none --pin",
+            format!("there is no backup repository: {}", error.message),
+        )),
+        (Some(error), _) => {
+            let because = error.hint.clone().map_or_else(String::new, |hint| format!(": {hint}"));
+            next.push(NextStep::run("chom-recovery config check", format!("{}{because}", error.message)));
+        }
+        // A backup of something broken would be kept as if it were good.
+        (None, _) if is_down => {}
+        (None, Some(backup)) if backups.status == Status::Degraded && backup.level < Some(Level::L2) => next.push(
+            NextStep::run(format!("chom-recovery backup verify --backup {}", backup.id()), "it was never proven"),
+        ),
+        (None, _) if backups.status >= Status::Down => {
+            next.push(NextStep::run("chom-recovery backup create", backups.findings.join("; ")));
+        }
+        _ => {}
+    }
+    next
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::probe::{Answer, Class, Health};
+
+    fn health(status: Status, class: Class) -> HealthReport {
+        let health = Health::new(status, "as told").class(class);
+        let answer = Answer { probe: "mysql-tables".into(), health, latency_ms: 1 };
+        HealthReport::new(HealthMode::Monitoring, vec![answer], Utc::now(), Duration::ZERO)
+    }
+
+    fn backups(status: Status) -> BackupStatus {
+        BackupStatus { status, newest: None, usable: 0, age_s: None, allowed_age_s: 60, findings: vec![], error: None }
+    }
+
+    fn commands(next: &[NextStep]) -> Vec<&str> {
+        next.iter().filter_map(|n| n.command.as_deref()).collect()
+    }
+
+    #[test]
+    fn damage_leads_to_a_plan_and_never_to_a_backup_of_the_damage() {
+        let health = health(Status::Down, Class::Corrupt);
+        let next = next_steps(&[], &health, &diagnose(&health), &backups(Status::Down));
+        assert_eq!(commands(&next), ["chom-recovery plan recover database"]);
+    }
+
+    #[test]
+    fn a_healthy_system_without_a_backup_is_told_to_take_one() {
+        let health = health(Status::Healthy, Class::Ok);
+        let next = next_steps(&[], &health, &diagnose(&health), &backups(Status::Down));
+        assert_eq!(commands(&next), ["chom-recovery backup create"]);
+        assert!(next_steps(&[], &health, &diagnose(&health), &backups(Status::Healthy)).is_empty());
+    }
+
+    #[test]
+    fn a_missing_repository_is_made_and_an_unreadable_one_is_looked_into() {
+        let health = health(Status::Healthy, Class::Ok);
+        for (kind, wanted) in [
+            (ErrorKind::NotFound, "chom-recovery repo init --encryption none --pin"),
+            (ErrorKind::Precondition, "chom-recovery config check"),
+        ] {
+            let status = BackupStatus::unreadable(&Error::new(kind, "as told"), 60);
+            assert_eq!(status.status, Status::Inconclusive);
+            assert_eq!(commands(&next_steps(&[], &health, &diagnose(&health), &status)), [wanted]);
+        }
+    }
+}
