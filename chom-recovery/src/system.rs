@@ -382,6 +382,17 @@ impl System {
         Ok(system)
     }
 
+    /// Reads and checks a configuration that a program made: the same keys, as JSON.
+    ///
+    /// # Errors
+    /// `InvalidInput`: as for [`System::parse`].
+    pub fn from_json(text: &str) -> Result<Self> {
+        let system: Self = serde_json::from_str(text)
+            .map_err(|e| Error::new(ErrorKind::InvalidInput, format!("configuration: {e}")))?;
+        system.check()?;
+        Ok(system)
+    }
+
     /// Reads a configuration file.
     pub fn load(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| {

@@ -1,0 +1,307 @@
+"""The facade."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, Self, TypeAlias
+
+from . import models
+from ._decode import decode
+from ._native import NativeRecovery
+from ._runs import Approver, Asker, Event, EventCallback, follow
+from .exceptions import InvalidInputError, UnsupportedError
+
+__all__ = ["Approver", "Backups", "Event", "EventCallback", "Recovery"]
+
+Which: TypeAlias = str | datetime | models.BackupInfo
+
+
+class Recovery:
+    """One protected system, with everything that can be done to it. Made by `Recovery.open`.
+
+    Attributes:
+        backups: The backups of the system.
+    """
+
+    __slots__ = ("_native", "backups")
+
+    backups: Backups
+
+    def __init__(self, native: NativeRecovery) -> None:
+        """Wraps the extension's object; use `Recovery.open`."""
+        self._native = native
+        self.backups = Backups(native)
+
+    @classmethod
+    async def open(cls, config: str | os.PathLike[str] | Mapping[str, Any]) -> Self:
+        """Connects to the Engine of a system.
+
+        The repository is opened when it is needed.
+
+        Args:
+            config: Path of a `chom-recovery.toml`, or its content as nested mappings; paths and `timedelta`s are
+                welcome there.
+
+        Raises:
+            NotFoundError: There is no such file. Also a `FileNotFoundError`.
+            InvalidInputError: The configuration is wrong; the key is named. Also a `ValueError`.
+            UnreachableError: No Engine answers. Also a `ConnectionError`.
+        """
+        if isinstance(config, Mapping):
+            return cls(await NativeRecovery.open_json(json.dumps(config, default=_plain)))
+        return cls(await NativeRecovery.open_file(os.fspath(config)))
+
+    def __repr__(self) -> str:
+        return f"Recovery(system={self.system!r}, project={self.project!r}, engine={self.engine!r})"
+
+    @property
+    def system(self) -> str:
+        """Id of the system."""
+        return self._native.system
+
+    @property
+    def project(self) -> str:
+        """Compose project."""
+        return self._native.project
+
+    @property
+    def engine(self) -> str:
+        """Address of the Engine."""
+        return self._native.engine
+
+    async def init_repository(self, *, encryption: Literal["none"]) -> models.Initialized:
+        """Makes the repository and, where there is none yet, this host's signing key.
+
+        Args:
+            encryption: How parts are protected; there is no default. `none`: whoever can read the store can read
+                the data.
+
+        Raises:
+            AlreadyExistsError: There is a repository; nothing was changed.
+        """
+        return decode(models.Initialized, json.loads(await self._native.init_repository(json.dumps(encryption))))
+
+    async def health(self, mode: models.HealthMode | str = models.HealthMode.FULL) -> models.HealthReport:
+        """Asks every probe of a mode, at once, under the configured deadline.
+
+        What is broken is in the answers; it does not raise.
+        """
+        return decode(models.HealthReport, json.loads(await self._native.health(json.dumps(str(mode)))))
+
+    async def diagnose(self) -> models.Triage:
+        """Says what is wrong and which procedure mends it, most probable first."""
+        health, diagnoses = json.loads(await self._native.diagnose())
+        return decode(models.Triage, {"health": health, "diagnoses": diagnoses})
+
+    async def recover_database(
+        self,
+        backup: Which = "latest",
+        *,
+        extent: Literal["recover", "restore"] = "recover",
+        incident_began: datetime | None = None,
+        confirm: str | None = None,
+        approve: Approver | None = None,
+        waive: Mapping[str, str] | None = None,
+        operator: str | None = None,
+        on_event: EventCallback | None = None,
+    ) -> models.DatabaseReport:
+        """Recovers the database: restores a backup beside it, verifies that, and swaps it in.
+
+        Nobody is asked by default: the run then pauses before each thing that a person has to vouch for or approve,
+        raises `NeedsConfirmation`, and goes on after `approve` and `resume`. Cancelling the await stops the run at a
+        safe point, see the package.
+
+        Args:
+            backup: `"latest"`, `"previous"`, an id or the begin of one, `"tag:NAME"` for the newest with a tag, an
+                aware `datetime` for the newest whose data is not later, or an item of `backups.list()`.
+            extent: `"recover"` is the whole runbook, with checklist, triage, maintenance mode and soak; `"restore"`
+                only replaces the data, whatever state it is in.
+            incident_began: Aware time from which the loss of data is counted back; the begin of the run by default.
+            confirm: Name of the Compose project: says yes to every question beforehand.
+            approve: Answers questions instead.
+            waive: Items of the checklist to go on without, with the reason.
+            operator: Name of the person, for the journal; the login's by default.
+            on_event: Called with each event.
+
+        Raises:
+            NeedsConfirmation: The run waits for a person.
+            PreconditionError: A restore is not the cure, or something is missing.
+            CorruptError: The chosen backup cannot be trusted; the hint names the one before it.
+            LockedError: Another run is going on or unfinished.
+            InvalidInputError: `confirm` is not the project's name; nothing was started.
+        """
+        request = {"backup": _selector(backup), "extent": extent, "incident_began": _moment(incident_began)}
+        options, asker = self._options(confirm, approve, waive, operator)
+        ongoing = self._native.recover_database(json.dumps(request), options, asker)
+        return decode(models.DatabaseReport, await follow(ongoing, on_event, asker))
+
+    async def resume(
+        self,
+        run_id: str,
+        *,
+        confirm: str | None = None,
+        approve: Approver | None = None,
+        waive: Mapping[str, str] | None = None,
+        operator: str | None = None,
+        on_event: EventCallback | None = None,
+    ) -> models.DatabaseReport | models.BackupInfo:
+        """Goes on with a run that was killed, cancelled or failed, or that waits.
+
+        Steps that are done are not done again. Arguments are those of `recover_database`.
+
+        Raises:
+            NotFoundError: There is no such run.
+            LockedError: A process is at it.
+            NeedsConfirmation: It waits for a person, still or again.
+        """
+        options, asker = self._options(confirm, approve, waive, operator)
+        report = await follow(self._native.resume(run_id, options, asker), on_event, asker)
+        procedure = report["procedure"]
+        if procedure == "recover-database":
+            return decode(models.DatabaseReport, report)
+        if procedure == "back-up":
+            return decode(models.BackupInfo, report)
+        raise UnsupportedError(f"this version cannot show the report of `{procedure}`", code="unsupported", run_id=run_id)
+
+    async def rollback(self, run_id: str, *, because: str, operator: str | None = None) -> tuple[str, ...]:
+        """Undoes a run, in reverse order.
+
+        Returns:
+            The steps undone.
+        """
+        options, _ = self._options(None, None, None, operator)
+        steps: list[str] = await follow(self._native.roll_back(run_id, because, options))
+        return tuple(steps)
+
+    async def approve(self, run_id: str, name: str | None = None, *, by: str | None = None) -> str:
+        """Records a person's yes to what a paused run waits for; `resume` then goes on.
+
+        Args:
+            run_id: The run, as `NeedsConfirmation` names it.
+            name: What is approved, where the run waits for several things.
+            by: Name of the person; the login's by default.
+
+        Returns:
+            What was approved.
+        """
+        text: str = json.loads(await self._native.approve(run_id, name, by or _login()))
+        return text
+
+    async def runs(self) -> models.Runs:
+        """Lists the runs of the system, oldest first."""
+        runs, unreadable = json.loads(await self._native.runs())
+        return decode(models.Runs, {"runs": runs, "unreadable": unreadable})
+
+    def _options(
+        self,
+        confirm: str | None,
+        approve: Approver | None,
+        waive: Mapping[str, str] | None,
+        operator: str | None,
+    ) -> tuple[str, Asker | None]:
+        if confirm is not None and approve is not None:
+            raise InvalidInputError("`confirm` and `approve` exclude each other", code="invalid_input")
+        if confirm is not None and confirm != self.project:
+            raise InvalidInputError(
+                f"`confirm` is `{confirm}`, and the project is `{self.project}`",
+                code="invalid_input",
+                hint="check that this is the system you mean; nothing was started",
+            )
+        by = operator or _login()
+        return _options(by, waive, is_confirmed=confirm is not None), Asker(approve, by) if approve else None
+
+
+class Backups:
+    """The backups of a system."""
+
+    __slots__ = ("_native",)
+
+    def __init__(self, native: NativeRecovery) -> None:
+        """Wraps the extension's object; use `Recovery.backups`."""
+        self._native = native
+
+    async def create(
+        self,
+        tags: Iterable[str] = (),
+        *,
+        operator: str | None = None,
+        on_event: EventCallback | None = None,
+    ) -> models.BackupInfo:
+        """Takes a backup of the running system and verifies its bytes.
+
+        Args:
+            tags: Tags to find it by.
+            operator: Name of the person, for the journal; the login's by default.
+            on_event: Called with each event.
+
+        Raises:
+            LockedError: A recovery is going on.
+            NoSpaceError: The store is full; nothing of the backup is visible then. Also an `OSError`.
+        """
+        if isinstance(tags, str):
+            raise TypeError("`tags` is one string; put it into a list")
+        request = json.dumps({"tags": list(tags)})
+        ongoing = self._native.back_up(request, _options(operator or _login(), None, is_confirmed=False))
+        return decode(models.BackupInfo, await follow(ongoing, on_event))
+
+    async def list(self) -> models.Listing:
+        """Lists the backups, oldest first, with those that are damaged.
+
+        Raises:
+            NotFoundError: There is no repository yet.
+        """
+        return decode(models.Listing, json.loads(await self._native.backups()))
+
+
+def _options(by: str, waive: Mapping[str, str] | None, *, is_confirmed: bool) -> str:
+    waivers = [{"item": item, "because": because, "by": by} for item, because in (waive or {}).items()]
+    return json.dumps({"operator": by, "waivers": waivers, "confirmed": is_confirmed})
+
+
+def _selector(which: Which) -> str | dict[str, Any]:
+    if isinstance(which, models.BackupInfo):
+        return {"id": which.id}
+    if isinstance(which, datetime):
+        return {"timestamp": _moment(which)}
+    if which == "latest":
+        return "latest"
+    if which == "previous":
+        return {"previous": 1}
+    if which.startswith("tag:"):
+        return {"tag": which.removeprefix("tag:")}
+    return {"id": which}
+
+
+def _moment(time: datetime | None) -> str | None:
+    if time is None:
+        return None
+    if time.tzinfo is None:
+        raise InvalidInputError(
+            f"`{time}` has no time zone", code="invalid_input", hint="make it aware: `datetime.now(UTC)`"
+        )
+    return time.astimezone(UTC).isoformat()
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, timedelta):
+        return f"{value // timedelta(milliseconds=1)}ms"
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"a configuration cannot hold {type(value).__name__}")
+
+
+def _login() -> str:
+    # The person behind `sudo`, not the account that it lends.
+    if name := os.environ.get("SUDO_USER"):
+        return name
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # No name for this uid, as in many containers.
+        return f"uid {os.getuid()}"

@@ -1,0 +1,436 @@
+"""What the library returns: frozen values, compared by content. Times are aware, in UTC."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any
+
+__all__ = [
+    "Achieved",
+    "Answer",
+    "Assessment",
+    "BackupInfo",
+    "CheckSummary",
+    "Damaged",
+    "DatabaseFacts",
+    "DatabaseReport",
+    "Diagnosis",
+    "ErrorRecord",
+    "Finding",
+    "HealthMode",
+    "HealthReport",
+    "HeldJobs",
+    "HeldKey",
+    "Initialized",
+    "KeptVolume",
+    "Listing",
+    "Place",
+    "Question",
+    "RaisedCounter",
+    "Restored",
+    "RunStatus",
+    "RunSummary",
+    "Runs",
+    "Status",
+    "StepSummary",
+    "Triage",
+    "Verified",
+]
+
+
+def _nothing() -> Mapping[str, str]:
+    return MappingProxyType({})
+
+
+class HealthMode(enum.StrEnum):
+    """What a health suite is for."""
+
+    FULL = "full"
+    """Everything."""
+    PRE_RECOVERY = "pre-recovery"
+    """Everything that tells what is broken."""
+    POST_RECOVERY = "post-recovery"
+    """Everything that proves the service."""
+    MONITORING = "monitoring"
+    """Cheap enough to be asked every minute."""
+
+
+class Status(enum.StrEnum):
+    """The four answers of a probe."""
+
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    INCONCLUSIVE = "inconclusive"
+    """The probe could not tell; never counted as healthy."""
+    DOWN = "down"
+
+
+class Finding(enum.StrEnum):
+    """What a restore decision hangs on."""
+
+    HEALTHY = "healthy"
+    STOPPED = "stopped"
+    CREDENTIALS_REFUSED = "credentials_refused"
+    DISK_FULL = "disk_full"
+    DAMAGED = "damaged"
+    DATA_MISSING = "data_missing"
+    UNCLEAR = "unclear"
+
+
+class RunStatus(enum.StrEnum):
+    """Where a run stands."""
+
+    RUNNING = "running"
+    """A process is at it."""
+    INTERRUPTED = "interrupted"
+    """Its process ended without a word: resume it."""
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    PAUSED = "paused"
+    """Waits for a person."""
+    ROLLING_BACK = "rolling_back"
+    ROLLED_BACK = "rolled_back"
+    ABANDONED = "abandoned"
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRecord:
+    """An error that is part of an answer."""
+
+    kind: str
+    message: str
+    context: tuple[tuple[str, str], ...] = ()
+    hint: str | None = None
+    causes: tuple[str, ...] = ()
+
+
+# ---- health ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Answer of one probe."""
+
+    probe: str
+    status: Status
+    summary: str
+    latency_ms: int
+    facts: Mapping[str, str] = field(default_factory=_nothing)
+
+
+@dataclass(frozen=True, slots=True)
+class HealthReport:
+    """Answers of a suite. `overall` is the worst; inconclusive counts as worse than degraded."""
+
+    mode: HealthMode
+    overall: Status
+    answers: tuple[Answer, ...]
+    started: datetime
+    took_ms: int
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether every probe found its object as it should be."""
+        return self.overall is Status.HEALTHY
+
+    def answer(self, probe: str) -> Answer | None:
+        """Finds an answer by the name of its probe."""
+        return next((a for a in self.answers if a.probe == probe), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """A hypothesis about what is broken. `confidence` is in percent, for ranking only."""
+
+    hypothesis: str
+    procedure: str
+    confidence: int
+    evidence: tuple[str, ...]
+    disproved_by: str
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class Triage:
+    """What was seen, and what it may mean, most probable first."""
+
+    health: HealthReport
+    diagnoses: tuple[Diagnosis, ...]
+
+
+# ---- backups ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Initialized:
+    """A new repository. `signer` belongs into `repository.signers` of the configuration."""
+
+    repository: str
+    signer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a backup lies, and whose it is."""
+
+    host: str
+    system: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseFacts:
+    """The server that a backup was made from."""
+
+    flavour: str
+    version: str
+    server_uuid: str | None
+    gtid_set: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class BackupInfo:
+    """A backup. Lengths are in bytes.
+
+    Attributes:
+        point: The moment whose data it holds.
+        committed: When it became complete, by the store's clock.
+        stored_len: Bytes in the store.
+        plain_len: Bytes once decompressed.
+        level: Deepest verification that it passed, `L1` to `L4`; `None`: never verified, or the newest one failed.
+        is_future_dated: Its id lies in the store's future, so that it is never chosen as latest.
+    """
+
+    id: str
+    system: str
+    host: str
+    repository: str
+    point: datetime
+    committed: datetime
+    stored_len: int
+    plain_len: int
+    components: tuple[str, ...]
+    database: DatabaseFacts | None
+    tags: tuple[str, ...]
+    warnings: tuple[str, ...]
+    level: str | None
+    verified: datetime | None
+    signer: str
+    is_future_dated: bool
+    manifest_damage: ErrorRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A backup that is there and cannot be used."""
+
+    id: str
+    system: str
+    host: str
+    error: ErrorRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All backups of a system that a repository holds, oldest first.
+
+    Attributes:
+        now: Time of the store when they were listed.
+        problems: What could not be listed: while there is something here, a newer backup may exist.
+    """
+
+    system: str
+    now: datetime
+    backups: tuple[BackupInfo, ...]
+    damaged: tuple[Damaged, ...]
+    others: tuple[Place, ...]
+    problems: tuple[ErrorRecord, ...]
+
+
+# ---- recoveries ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a person is asked."""
+
+    run: str
+    name: str
+    ask: str
+    role: str | None = None
+    """Role that has to answer; `None`: whoever operates."""
+    plan: str | None = None
+    """Hash of the plan, where one is approved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Achieved:
+    """An objective beside what was measured, in seconds."""
+
+    objective_s: float
+    achieved_s: float
+    is_met: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """What was wrong with the database."""
+
+    finding: Finding
+    summary: str
+    server: str | None
+    missing_tables: tuple[str, ...]
+    corrupt_tables: tuple[str, ...]
+    next_ids: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was compared with the backup before the swap, and found equal."""
+
+    tables: int
+    rows: int
+    definitions: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeptVolume:
+    """The volume that holds what production had before; `bytes` is its size."""
+
+    volume: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RaisedCounter:
+    """An AUTO_INCREMENT value that was raised above lost ids."""
+
+    table: str
+    from_: int
+    to: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldKey:
+    """A queue that was set aside as a whole."""
+
+    key: str
+    held_as: str
+    jobs: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldJobs:
+    """Queued jobs set aside for review."""
+
+    keys: tuple[HeldKey, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of jobs."""
+        return sum(key.jobs for key in self.keys)
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What took the place of the old data."""
+
+    backup: BackupInfo
+    verified: Verified
+    kept: KeptVolume
+    raised: tuple[RaisedCounter, ...]
+    held: HeldJobs
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseReport:
+    """What a database recovery achieved, measured.
+
+    Attributes:
+        restored: `None`: starting the server was enough.
+        rto: From the begin of the run to users being served again.
+        rpo: From the backup's snapshot to the begin of the incident; `None` where no data was replaced.
+        new_backup: Backup taken and verified after the recovery.
+        to_review: What is left for a person to look at.
+    """
+
+    assessment: Assessment
+    restored: Restored | None
+    rto: Achieved
+    rpo: Achieved | None
+    database_at: datetime
+    service_at: datetime
+    new_backup: str | None
+    to_review: tuple[str, ...]
+
+
+# ---- runs ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StepSummary:
+    """A step of a run. Times are in milliseconds."""
+
+    step: str
+    effect: str
+    status: str
+    attempts: int
+    offset_ms: int
+    ms: int | None
+    budget_ms: int | None
+    approved_by: str | None = None
+    error: ErrorRecord | None = None
+
+    @property
+    def is_over_budget(self) -> bool:
+        """Whether it took longer than its budget."""
+        return self.ms is not None and self.budget_ms is not None and self.ms > self.budget_ms
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSummary:
+    """An item of a checklist."""
+
+    item: str
+    text: str
+    verdict: str
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """A run, as its journal tells."""
+
+    run: str
+    system: str
+    procedure: str
+    request: Any
+    plan: str
+    operator: str
+    host: str
+    version: str
+    began: datetime
+    last: datetime
+    elapsed_ms: int
+    resumes: int
+    status: RunStatus
+    error: ErrorRecord | None
+    steps: tuple[StepSummary, ...]
+    checks: tuple[CheckSummary, ...]
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """The runs of a system, oldest first, and those whose journals cannot be read, with the reason."""
+
+    runs: tuple[RunSummary, ...]
+    unreadable: tuple[tuple[str, ErrorRecord], ...]
+
+    def find(self, run: str) -> RunSummary | None:
+        """Finds a run by its id."""
+        return next((r for r in self.runs if r.run == run), None)

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from chom_recovery import models
+from chom_recovery._decode import decode
+
+BACKUP: dict[str, Any] = {
+    "host": "web-1",
+    "system": "chom",
+    "id": "01K9A6V3C4D5E6F7G8H9J0KMNP",
+    "repository": "0123",
+    "point": "2026-11-23T10:00:00.123456789Z",
+    "committed": "2026-11-23T10:00:09Z",
+    "stored_len": 10,
+    "plain_len": 100,
+    "components": ["database"],
+    "database": {"flavour": "mysql", "version": "9.7.4", "server_uuid": None, "position": None, "gtid_set": ""},
+    "tags": [],
+    "warnings": [],
+    "level": None,
+    "verified": None,
+    "signer": "ab",
+    "is_future_dated": False,
+    "manifest_damage": None,
+}
+
+
+def test_times_are_aware_and_nested_values_are_objects() -> None:
+    backup = decode(models.BackupInfo, BACKUP)
+    assert backup.point == datetime(2026, 11, 23, 10, 0, 0, 123456, tzinfo=UTC)
+    assert backup.database == models.DatabaseFacts("mysql", "9.7.4", None, "")
+
+
+def test_what_a_newer_version_adds_is_left_out() -> None:
+    assert decode(models.BackupInfo, {**BACKUP, "new": 1}) == decode(models.BackupInfo, BACKUP)
+
+
+def test_equal_values_are_equal_and_frozen() -> None:
+    backup = decode(models.BackupInfo, BACKUP)
+    assert hash(backup) == hash(decode(models.BackupInfo, BACKUP))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        backup.id = "another"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stored_len": "10"}, "BackupInfo.stored_len is str, not int"),
+        ({"stored_len": True}, "BackupInfo.stored_len is bool, not int"),
+        ({"tags": ["a", 1]}, r"BackupInfo.tags\[1\] is int, not str"),
+        ({"database": {"flavour": "mysql"}}, r"BackupInfo\.database\.version is missing"),
+    ],
+)
+def test_what_does_not_fit_is_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        decode(models.BackupInfo, {**BACKUP, **change})
+
+
+def test_an_unknown_status_is_no_status() -> None:
+    answer = {"probe": "mysql", "status": "splendid", "summary": "", "latency_ms": 1}
+    with pytest.raises(TypeError, match=r"Answer\.status"):
+        decode(models.Answer, answer)
+
+
+def test_from_is_a_field_in_json_and_a_keyword_in_python() -> None:
+    raised = decode(models.RaisedCounter, {"table": "chom.orders", "from": 5, "to": 9})
+    assert (raised.from_, raised.to) == (5, 9)
+
+
+def test_a_report_finds_answers_by_probe() -> None:
+    down = {"probe": "mysql", "status": "down", "summary": "no", "latency_ms": 1, "facts": {"errno": "2002"}}
+    report = decode(
+        models.HealthReport,
+        {"mode": "full", "overall": "down", "answers": [down], "started": "2026-11-23T10:00:00Z", "took_ms": 3},
+    )
+    assert not report.is_healthy
+    found = report.answer("mysql")
+    assert found is not None
+    assert found.facts["errno"] == "2002"
+    assert report.answer("redis") is None

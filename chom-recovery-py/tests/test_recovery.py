@@ -1,0 +1,93 @@
+"""The main job from Python on the reference stack: back up, break, recover, look."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from chom_recovery import NeedsConfirmation, Recovery, Status
+from chom_recovery.exceptions import AlreadyExistsError, InvalidInputError, LockedError
+from chom_recovery.models import DatabaseReport, Finding, RunStatus
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from conftest import Stack
+
+FINGERPRINT = "SELECT COUNT(*), SUM(CRC32(CONCAT_WS('|', id, user_id, total, created_at))) FROM orders"
+
+
+async def test_a_dropped_table_comes_back_through_approval_cancelling_and_resuming(
+    stack: Stack, tmp_path: Path
+) -> None:
+    made = await (await Recovery.open(stack.config(tmp_path))).init_repository(encryption="none")
+    recovery = await Recovery.open(stack.config(tmp_path, signers=(made.signer,)))
+    assert recovery.project == stack.project
+    with pytest.raises(AlreadyExistsError):
+        await recovery.init_repository(encryption="none")
+
+    before = stack.sql(FINGERPRINT)
+    assert int(before.split()[0]) > 0
+    backup = await recovery.backups.create(tags=["from-python"])
+    assert backup.level == "L2", "a backup that nobody verified is none"
+    assert (await recovery.backups.list()).backups == (backup,)
+
+    stack.sql("SET FOREIGN_KEY_CHECKS = 0; DROP TABLE orders")
+
+    with pytest.raises(InvalidInputError, match="the project is"):
+        await recovery.recover_database(confirm="another")
+    assert [r.procedure for r in (await recovery.runs()).runs] == ["back-up"], "a wrong name starts nothing"
+
+    with pytest.raises(NeedsConfirmation) as needed:
+        await recovery.recover_database("tag:from-python")
+    run = needed.value.run_id
+    assert run is not None
+    with pytest.raises(LockedError):
+        await recovery.recover_database(confirm=stack.project)
+    assert "incident" in await recovery.approve(run, by="the tests")
+
+    # Stopped while the candidate is being loaded, long before production is touched.
+    loading = asyncio.Event()
+
+    def wait_for_load(event: dict[str, Any]) -> None:
+        if event["type"] == "step_started" and event["step"].endswith("/load"):
+            loading.set()
+
+    going = asyncio.create_task(recovery.resume(run, confirm=stack.project, on_event=wait_for_load))
+    async with asyncio.timeout(300):
+        waiting = asyncio.create_task(loading.wait())
+        await asyncio.wait({going, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        assert loading.is_set(), await going
+        going.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await going
+    stopped = (await recovery.runs()).find(run)
+    assert stopped is not None
+    assert stopped.status is RunStatus.PAUSED
+
+    events: list[str] = []
+    report = await recovery.resume(run, confirm=stack.project, on_event=lambda e: events.append(e["type"]))
+
+    assert isinstance(report, DatabaseReport)
+    assert stack.sql(FINGERPRINT) == before
+    assert report.assessment.finding is Finding.DATA_MISSING
+    assert report.assessment.missing_tables == ("chom.orders",)
+    assert report.restored is not None
+    assert report.restored.backup.id == backup.id
+    assert report.restored.verified.tables > 0
+    assert report.restored.kept.bytes > 0
+    assert report.rpo is not None
+    assert report.rto.achieved_s > 0
+    assert report.service_at >= report.database_at
+    assert events[-1] == "run_ended"
+    assert "step_replayed" in events, "what was done before is not done again"
+
+    listing = await recovery.backups.list()
+    assert [b.id for b in listing.backups] == [backup.id, report.new_backup]
+    ended = (await recovery.runs()).find(run)
+    assert ended is not None
+    assert (ended.status, ended.resumes) == (RunStatus.SUCCEEDED, 2)
+    health = await recovery.health("monitoring")
+    assert health.overall in {Status.HEALTHY, Status.DEGRADED}, health
