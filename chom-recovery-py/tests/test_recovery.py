@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from conftest import Stack
 
-FINGERPRINT = "SELECT COUNT(*), SUM(CRC32(CONCAT_WS('|', id, user_id, total, created_at))) FROM orders"
+FINGERPRINT = "SELECT COUNT(*), SUM(CRC32(CONCAT_WS('|', id, user_id, reference, total, placed_at))) FROM orders"
 
 
 async def test_a_dropped_table_comes_back_through_approval_cancelling_and_resuming(
@@ -32,7 +32,7 @@ async def test_a_dropped_table_comes_back_through_approval_cancelling_and_resumi
     assert int(before.split()[0]) > 0
     backup = await recovery.backups.create(tags=["from-python"])
     assert backup.level == "L2", "a backup that nobody verified is none"
-    assert (await recovery.backups.list()).backups == (backup,)
+    assert [b.id for b in (await recovery.backups.list()).backups] == [backup.id]
 
     stack.sql("SET FOREIGN_KEY_CHECKS = 0; DROP TABLE orders")
 
@@ -52,7 +52,7 @@ async def test_a_dropped_table_comes_back_through_approval_cancelling_and_resumi
     loading = asyncio.Event()
 
     def wait_for_load(event: dict[str, Any]) -> None:
-        if event["type"] == "step_started" and event["step"].endswith("/load"):
+        if event["type"] == "step_started" and event["step"].endswith("restore-beside"):
             loading.set()
 
     going = asyncio.create_task(recovery.resume(run, confirm=stack.project, on_event=wait_for_load))

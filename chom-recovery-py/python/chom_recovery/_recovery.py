@@ -165,7 +165,9 @@ class Recovery:
             return decode(models.DatabaseReport, report)
         if procedure == "back-up":
             return decode(models.BackupInfo, report)
-        raise UnsupportedError(f"this version cannot show the report of `{procedure}`", code="unsupported", run_id=run_id)
+        raise UnsupportedError(
+            f"this version cannot show the report of `{procedure}`", code="unsupported", run_id=run_id
+        )
 
     async def rollback(self, run_id: str, *, because: str, operator: str | None = None) -> tuple[str, ...]:
         """Undoes a run, in reverse order.

@@ -276,8 +276,8 @@ impl DatabaseOps for MySqlOps {
         let reader = BackupReader::open(&self.repository, info.place.clone()).await?;
         let verified = catalog::verify(&reader, Level::L2, &|_| {}).await?;
         catalog::record(&self.repository, &signer, &info.place, verified.clone(), request.run.clone()).await?;
-        verified.into_result()?;
-        Ok(info)
+        let verified = verified.into_result()?;
+        Ok(BackupInfo { level: Some(verified.level), verified: Some(verified.ended), ..info })
     }
 }
 
