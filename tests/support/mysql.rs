@@ -237,6 +237,15 @@ impl TestServer {
         String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
     }
 
+    /// Cuts a file below the data directory to half its length, after the server let go of all tables.
+    pub fn damage(&self, file: &str) {
+        self.script("FLUSH TABLES");
+        let path = format!("/var/lib/mysql/{file}");
+        let size = docker(&["exec", &self.container, "stat", "-c", "%s", &path]);
+        let half = size.trim().parse::<u64>().expect("a size") / 2;
+        docker(&["exec", &self.container, "truncate", "-s", &half.to_string(), &path]);
+    }
+
     /// Kills the server like a power cut.
     pub fn kill(&self) {
         docker(&["kill", "-s", "KILL", &self.container]);

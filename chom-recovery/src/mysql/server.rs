@@ -135,6 +135,7 @@ impl Server {
     }
 
     /// Lists connections of clients: not ours, not the server's own threads. Empty means that nobody can write.
+    /// MariaDB tells of a transaction up to a tenth of a second late.
     ///
     /// # Errors
     /// `Precondition`: the account may not see other accounts' connections.
@@ -143,10 +144,10 @@ impl Server {
         let sql = match self.info.flavour {
             Flavour::Mysql => format!(
                 "SELECT t.PROCESSLIST_ID, t.PROCESSLIST_USER, t.PROCESSLIST_HOST, t.PROCESSLIST_DB, \
-                 t.PROCESSLIST_COMMAND, t.PROCESSLIST_TIME, COALESCE(x.n, 0) \
+                 t.PROCESSLIST_COMMAND, t.PROCESSLIST_TIME, x.THREAD_ID IS NOT NULL \
                  FROM performance_schema.threads t \
-                 LEFT JOIN (SELECT trx_mysql_thread_id AS id, COUNT(*) AS n FROM information_schema.INNODB_TRX \
-                 GROUP BY trx_mysql_thread_id) x ON x.id = t.PROCESSLIST_ID \
+                 LEFT JOIN performance_schema.events_transactions_current x \
+                 ON x.THREAD_ID = t.THREAD_ID AND x.STATE = 'ACTIVE' \
                  LEFT JOIN performance_schema.session_account_connect_attrs a \
                  ON a.PROCESSLIST_ID = t.PROCESSLIST_ID AND a.ATTR_NAME = 'program_name' AND a.ATTR_VALUE = '{PROGRAM}' \
                  WHERE t.TYPE = 'FOREGROUND' AND t.PROCESSLIST_ID IS NOT NULL AND t.PROCESSLIST_ID <> CONNECTION_ID() \

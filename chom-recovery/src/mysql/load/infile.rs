@@ -53,7 +53,9 @@ pub(super) async fn load(session: &mut Session, table: &Table, chunk: Incoming) 
 }
 
 async fn attempt(session: &mut Session, table: &Table, chunk: Incoming) -> Result<u64> {
-    let sent = Arc::new(Mutex::new(Sent::default()));
+    let enums = table.columns.iter().enumerate().filter(|(_, c)| c.data_type == "enum").map(|(i, _)| i).collect();
+    let rows = RowCounter { enums, columns: table.columns.len(), ..RowCounter::default() };
+    let sent = Arc::new(Mutex::new(Sent { rows, ..Sent::default() }));
     session.feed(Box::pin(watched(chunk.bytes, Arc::clone(&sent))));
     let done = session.run(statement(table)).await;
     let mut sent = std::mem::take(&mut *sent.lock().unwrap_or_else(PoisonError::into_inner));
@@ -65,30 +67,28 @@ async fn attempt(session: &mut Session, table: &Table, chunk: Incoming) -> Resul
     if !sent.ended {
         return Err(Error::new(ErrorKind::Failed, "the server did not read the rows to their end"));
     }
+    let blanks = sent.rows.blanks;
     let (rows, hash) = sent.rows.finish()?;
     if rows != chunk.rows || chunk.row_hash.is_some_and(|h| h != hash) {
         return Err(Error::new(ErrorKind::Corrupt, "its rows are not those that were dumped")
             .with("rows", rows)
             .with("promised", chunk.rows));
     }
-    check(session, table, &done.info, chunk.rows).await?;
+    check(session, table, &done.info, chunk.rows, blanks).await?;
     Ok(sent.bytes)
 }
 
-/// Compares the server's count with the promise.
-async fn check(session: &mut Session, table: &Table, info: &str, rows: u64) -> Result<()> {
+/// Compares the server's count with the promise. `blanks` is the number of invalid ENUM values among the rows, of each
+/// of which the server warns.
+async fn check(session: &mut Session, table: &Table, info: &str, rows: u64, blanks: u64) -> Result<()> {
     let [records, deleted, skipped, warned] = counts(info)?;
-    let mut warned = warned;
-    if warned > 0 && records == rows && skipped == 0 && deleted == 0 {
+    if warned != blanks && records == rows && skipped == 0 && deleted == 0 {
         let warnings = session.warnings().await?;
-        warned = refused(table, &warnings, warned);
-        if warned > 0 {
-            let first = warnings.iter().find(|w| !blank_enum(table, w)).or(warnings.first());
-            let shown = first.map_or_else(String::new, |(code, text)| format!("{code}: {text}"));
-            return Err(Error::new(ErrorKind::Failed, "the server changed a value while it loaded it")
-                .with("warnings", warned)
-                .with("first", shown));
-        }
+        let first = warnings.iter().find(|w| !blank_enum(table, w)).or(warnings.first());
+        let shown = first.map_or_else(String::new, |(code, text)| format!("{code}: {text}"));
+        return Err(Error::new(ErrorKind::Failed, "the server changed a value while it loaded it")
+            .with("warnings", warned)
+            .with("first", shown));
     }
     if records != rows || deleted != 0 || skipped != 0 {
         let first = session.warnings().await.unwrap_or_default().into_iter().next();
@@ -105,14 +105,8 @@ async fn check(session: &mut Session, table: &Table, info: &str, rows: u64) -> R
     Ok(())
 }
 
-/// Counts warnings that are not about the invalid value 0 of an ENUM. The server warns of that value (1265) though it
-/// stores just what it was given; the comparison of rows after the load proves it.
-fn refused(table: &Table, warnings: &[(u64, String)], total: u64) -> u64 {
-    let harmless = warnings.iter().filter(|w| blank_enum(table, w)).count() as u64;
-    // Above max_error_count the server counts and keeps no text.
-    if harmless == warnings.len() as u64 && harmless > 0 { 0 } else { total - harmless.min(total) }
-}
-
+/// Tells whether a warning is that of an ENUM given the invalid value 0 (1265). The server stores just that value, and
+/// warns all the same.
 fn blank_enum(table: &Table, (code, text): &(u64, String)) -> bool {
     *code == 1265 && table.columns.iter().any(|c| c.data_type == "enum" && text.contains(&format!("'{}'", c.name)))
 }
@@ -158,36 +152,59 @@ fn watched(
     })
 }
 
-/// Counts and hashes rows of a stream: an unescaped line feed ends a row, and rows hold no other.
+/// Counts and hashes rows of a stream: a line feed ends a row, and rows hold no other.
 #[derive(Default)]
 struct RowCounter {
     rows: u64,
     hash: RowHash,
+    /// Begin of a row whose end has not come.
     begun: Vec<u8>,
+    /// Cells that each row must have.
+    columns: usize,
+    /// Whether a row had another number of cells.
+    misshapen: bool,
+    /// Columns that are ENUMs.
+    enums: Vec<usize>,
+    /// Cells of those that hold the invalid value 0.
+    blanks: u64,
 }
 
 impl RowCounter {
     fn feed(&mut self, mut bytes: &[u8]) {
         while let Some(end) = bytes.iter().position(|b| *b == b'\n') {
             if self.begun.is_empty() {
-                self.hash.add_row(&bytes[..=end]);
+                self.row(&bytes[..=end]);
             } else {
-                self.begun.extend_from_slice(&bytes[..=end]);
-                self.hash.add_row(&self.begun);
-                self.begun.clear();
+                let mut row = std::mem::take(&mut self.begun);
+                row.extend_from_slice(&bytes[..=end]);
+                self.row(&row);
             }
-            self.rows += 1;
             bytes = &bytes[end + 1..];
         }
         self.begun.extend_from_slice(bytes);
     }
 
-    fn finish(self) -> Result<(u64, RowHash)> {
-        if self.begun.is_empty() {
-            Ok((self.rows, self.hash))
-        } else {
-            Err(Error::new(ErrorKind::Corrupt, "its last row is cut off"))
+    fn row(&mut self, row: &[u8]) {
+        self.rows += 1;
+        self.hash.add_row(row);
+        // The server does not warn of a missing cell when it goes through a variable.
+        let cells = row.iter().filter(|b| **b == b'\t').count() + 1;
+        self.misshapen |= cells != self.columns;
+        if !self.enums.is_empty() {
+            let cells = row[..row.len() - 1].split(|b| *b == b'\t').enumerate();
+            let blanks = cells.filter(|(i, cell)| *cell == b"0" && self.enums.contains(i)).count();
+            self.blanks += blanks as u64;
         }
+    }
+
+    fn finish(self) -> Result<(u64, RowHash)> {
+        if !self.begun.is_empty() {
+            return Err(Error::new(ErrorKind::Corrupt, "its last row is cut off"));
+        }
+        if self.misshapen {
+            return Err(Error::new(ErrorKind::Corrupt, "a row has another number of columns than its table"));
+        }
+        Ok((self.rows, self.hash))
     }
 }
 
@@ -237,14 +254,15 @@ mod tests {
 
     #[test]
     fn rows_are_counted_across_pieces_and_a_cut_row_is_seen() {
-        let mut whole = RowCounter::default();
+        let counter = || RowCounter { columns: 2, ..RowCounter::default() };
+        let mut whole = counter();
         whole.feed(b"1\ta\n2\tb\n");
-        let mut pieces = RowCounter::default();
+        let mut pieces = counter();
         for piece in [b"1\t".as_slice(), b"a\n2", b"\tb", b"\n"] {
             pieces.feed(piece);
         }
         assert_eq!(whole.finish().unwrap(), pieces.finish().unwrap());
-        let mut cut = RowCounter::default();
+        let mut cut = counter();
         cut.feed(b"1\ta\n2\t");
         assert_eq!(cut.finish().unwrap_err().kind(), ErrorKind::Corrupt);
     }

@@ -1,0 +1,288 @@
+//! Dumps of a server that is in use: one moment, its position, or a clear refusal.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use chom_recovery::{
+    ErrorKind, Result,
+    mysql::{
+        Flavour, Objects, Server,
+        dump::{self, Chunk, DumpSink},
+    },
+};
+use chom_recovery_tests::mysql::{Image, MemoryDump, TestServer};
+use mysql_async::{Conn, OptsBuilder, prelude::Queryable};
+
+async fn connect(server: &TestServer) -> Conn {
+    let login = server.login();
+    let opts = OptsBuilder::default()
+        .ip_or_hostname(login.host.clone())
+        .user(Some(login.user.clone()))
+        .pass(Some(login.password.expose().to_owned()))
+        .prefer_socket(false);
+    Conn::new(opts).await.unwrap()
+}
+
+/// Does something to the server when the first chunk arrives, then goes on.
+struct Meddling<'a, F> {
+    inner: MemoryDump,
+    act: Option<F>,
+    server: &'a TestServer,
+}
+
+#[async_trait::async_trait]
+impl<F: FnOnce(&TestServer) + Send> DumpSink for Meddling<'_, F> {
+    async fn objects(&mut self, objects: &Objects) -> Result<()> {
+        self.inner.objects(objects).await
+    }
+
+    async fn chunk(&mut self, chunk: Chunk) -> Result<()> {
+        if let Some(act) = self.act.take() {
+            act(self.server);
+        }
+        self.inner.chunk(chunk).await
+    }
+}
+
+const BANK: &str = "CREATE DATABASE bank; USE bank;
+    CREATE TABLE a (id int PRIMARY KEY, amount bigint NOT NULL);
+    CREATE TABLE b (id int PRIMARY KEY, amount bigint NOT NULL);
+    CREATE TABLE moves (n bigint PRIMARY KEY AUTO_INCREMENT, writer int NOT NULL);
+    INSERT INTO a WITH RECURSIVE s AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM s WHERE n < 500) SELECT n, 1000 FROM s;
+    INSERT INTO b SELECT * FROM a;";
+
+/// Sums a column of encoded rows.
+fn column(dump: &MemoryDump, table: &str, index: usize) -> Vec<i64> {
+    let mut values = Vec::new();
+    for chunk in dump.chunks.iter().filter(|c| c.table == table) {
+        for line in std::str::from_utf8(&chunk.bytes).unwrap().lines() {
+            values.push(line.split('\t').nth(index).unwrap().parse().unwrap());
+        }
+    }
+    values
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn money_that_moves_during_the_dump_is_neither_lost_nor_made() {
+    let Some(image) = Image::chosen("money_that_moves_during_the_dump_is_neither_lost_nor_made") else { return };
+    let server = TestServer::start(image, &[]).await;
+    server.script(BANK);
+    let (stop, moved) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let mut writers = Vec::new();
+    for writer in 0..8_u64 {
+        let mut conn = connect(&server).await;
+        let (stop, moved) = (stop.clone(), moved.clone());
+        writers.push(tokio::spawn(async move {
+            let mut n = writer;
+            while !stop.load(Ordering::Relaxed) {
+                n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let (from, to, amount) = (n % 500 + 1, (n >> 20) % 500 + 1, n % 7);
+                let (x, y) = if n & 1 == 0 { ("a", "b") } else { ("b", "a") };
+                let work = async {
+                    conn.query_drop("BEGIN").await?;
+                    conn.query_drop(format!("UPDATE bank.{x} SET amount = amount - {amount} WHERE id = {from}"))
+                        .await?;
+                    conn.query_drop(format!("UPDATE bank.{y} SET amount = amount + {amount} WHERE id = {to}")).await?;
+                    conn.query_drop(format!("INSERT INTO bank.moves (writer) VALUES ({writer})")).await?;
+                    conn.query_drop("COMMIT").await
+                };
+                match work.await {
+                    Ok(()) => drop(moved.fetch_add(1, Ordering::Relaxed)),
+                    // A deadlock among the writers themselves.
+                    Err(_) => conn.query_drop("ROLLBACK").await.unwrap(),
+                }
+            }
+            conn.disconnect().await.unwrap();
+        }));
+    }
+    let end = Instant::now() + Duration::from_secs(30);
+    while moved.load(Ordering::Relaxed) < 200 {
+        assert!(Instant::now() < end, "the writers do not get on");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+
+    let connected = server.connect().await;
+    let mut dumps = Vec::new();
+    let before = moved.load(Ordering::Relaxed);
+    for _ in 0..5 {
+        let options = dump::Options { chunk_bytes: 512, ..dump::Options::default() };
+        dumps.push(MemoryDump::of(&connected, &options).await.unwrap());
+    }
+    assert!(moved.load(Ordering::Relaxed) > before, "nobody wrote during the dumps");
+    stop.store(true, Ordering::Relaxed);
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    let mut last = 0;
+    for (dump, summary) in &dumps {
+        let total: i64 = column(dump, "a", 1).iter().chain(&column(dump, "b", 1)).sum();
+        assert_eq!(total, 1_000_000);
+        let moves = column(dump, "moves", 0).len();
+        assert!(moves >= last, "a later snapshot holds fewer moves");
+        last = moves;
+        let position = summary.baseline.position.clone().expect("a position");
+        assert_eq!(commits_up_to(&server, &position.file, position.offset), moves, "{position}");
+        assert!(summary.lock.held_us < 3_000_000, "{:?}", summary.lock);
+        if image.flavour() == Flavour::Mariadb {
+            assert_eq!((summary.lock.held_us, summary.lock.method.as_str()), (0, "none"));
+            assert!(position.gtid.is_some());
+        }
+    }
+}
+
+/// Counts, in the binary log itself, the rows of `moves` that were committed before a position.
+fn commits_up_to(server: &TestServer, file: &str, offset: u64) -> usize {
+    let wanted = if server.image == Image::Mysql { "Write_rows" } else { "Write_rows_v1" };
+    let events = server.script(format!("SHOW BINLOG EVENTS IN '{file}'"));
+    let mut table = "";
+    let mut count = 0;
+    for line in events.lines() {
+        let fields: Vec<_> = line.split('\t').collect();
+        let (kind, end, info) = (fields[2], fields[4].parse::<u64>().unwrap(), fields[5]);
+        if end > offset {
+            break;
+        }
+        if kind == "Table_map" {
+            table = if info.contains("(bank.moves)") { "moves" } else { "" };
+        } else if kind == wanted && table == "moves" {
+            count += 1;
+        }
+    }
+    count
+}
+
+#[tokio::test]
+async fn a_definition_that_changes_during_the_dump_is_noticed() {
+    let Some(image) = Image::chosen("a_definition_that_changes_during_the_dump_is_noticed") else { return };
+    let server = TestServer::start(image, &[]).await;
+    let connected = server.connect().await;
+    for (name, change) in [
+        ("alter", "ALTER TABLE ddl.last ADD COLUMN extra int DEFAULT 5"),
+        ("rename", "RENAME TABLE ddl.last TO ddl.gone"),
+        ("truncate", "TRUNCATE TABLE ddl.last"),
+        ("drop and create", "DROP TABLE ddl.last; CREATE TABLE ddl.last (id int PRIMARY KEY)"),
+        ("create", "CREATE TABLE ddl.new (id int)"),
+        ("view", "CREATE VIEW ddl.seen AS SELECT 1"),
+        ("drop", "DROP TABLE ddl.last"),
+    ] {
+        server.script(
+            "DROP DATABASE IF EXISTS ddl; CREATE DATABASE ddl; USE ddl; CREATE TABLE first (id int PRIMARY KEY);
+             CREATE TABLE last (id int PRIMARY KEY); INSERT INTO first VALUES (1); INSERT INTO last VALUES (1), (2);",
+        );
+        // On MySQL the change has to wait for the dump; so it is given up after a second.
+        let change = format!("SET lock_wait_timeout = 1; {change}");
+        let act = |server: &TestServer| {
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| server.script(&change)));
+        };
+        let mut sink = Meddling { inner: MemoryDump::default(), act: Some(act), server: &server };
+        match dump::dump(&connected, &dump::Options::default(), &mut sink).await {
+            Ok(summary) => {
+                let rows = summary.baseline.tables.iter().find(|t| t.table == "last").map(|t| t.rows);
+                assert_eq!(rows, Some(2), "{name}: the dump is not that of the snapshot");
+                assert!(summary.lock.definitions_locked, "{name}: a change went unnoticed");
+            }
+            Err(error) => {
+                let kinds = [ErrorKind::Conflict, ErrorKind::NotFound];
+                assert!(kinds.contains(&error.kind()), "{name}: {error:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lost_lock_or_reader_taints_the_dump() {
+    let Some(image) = Image::chosen("a_lost_lock_or_reader_taints_the_dump") else { return };
+    let server = TestServer::start(image, &[]).await;
+    server.script("CREATE DATABASE k; CREATE TABLE k.t (id int PRIMARY KEY); INSERT INTO k.t VALUES (1);");
+    let connected = server.connect().await;
+    let kill = |server: &TestServer| {
+        let ids = server.script(
+            "SELECT ID FROM information_schema.PROCESSLIST WHERE ID <> CONNECTION_ID() AND USER = 'root' AND COMMAND <> 'Daemon'",
+        );
+        let kills: Vec<_> = ids.split_whitespace().map(|id| format!("KILL {id};")).collect();
+        assert!(kills.len() >= 2, "reader and lock are not there: {ids}");
+        server.script(kills.concat());
+    };
+    let mut sink = Meddling { inner: MemoryDump::default(), act: Some(kill), server: &server };
+    let error = dump::dump(&connected, &dump::Options::default(), &mut sink).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Incomplete), "{error:?}");
+
+    let kill_lock = |server: &TestServer| {
+        // The oldest of our sessions holds the locks.
+        let id = server.script(
+            "SELECT MIN(ID) FROM information_schema.PROCESSLIST WHERE ID <> CONNECTION_ID() AND USER = 'root' AND COMMAND <> 'Daemon'",
+        );
+        server.script(format!("KILL {id}"));
+    };
+    let mut sink = Meddling { inner: MemoryDump::default(), act: Some(kill_lock), server: &server };
+    let error = dump::dump(&connected, &dump::Options::default(), &mut sink).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Incomplete), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_statement_does_not_stall_the_application_behind_our_lock() {
+    let Some(image) = Image::chosen("a_long_statement_does_not_stall_the_application_behind_our_lock") else { return };
+    let server = TestServer::start(image, &[]).await;
+    server.script("CREATE DATABASE s; CREATE TABLE s.t (id int PRIMARY KEY); INSERT INTO s.t VALUES (1);");
+    let mut long = connect(&server).await;
+    let sleeper = tokio::spawn(async move {
+        let _: Vec<u64> = long.query("SELECT SLEEP(8) + id FROM s.t").await.unwrap();
+    });
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut app = connect(&server).await;
+    let stopped = stop.clone();
+    let application = tokio::spawn(async move {
+        let (mut slowest, mut n) = (Duration::ZERO, 1);
+        while !stopped.load(Ordering::Relaxed) {
+            let begun = Instant::now();
+            n += 1;
+            app.query_drop(format!("INSERT INTO s.t VALUES ({n})")).await.unwrap();
+            slowest = slowest.max(begun.elapsed());
+        }
+        slowest
+    });
+    let options = dump::Options { lock_wait: Duration::from_secs(1), ..dump::Options::default() };
+    let (_, summary) = MemoryDump::of(&server.connect().await, &options).await.unwrap();
+    stop.store(true, Ordering::Relaxed);
+    let slowest = application.await.unwrap();
+    sleeper.await.unwrap();
+    assert!(slowest < Duration::from_secs(5), "a write waited {slowest:?}; {:?}", summary.lock);
+}
+
+#[tokio::test]
+async fn a_slow_consumer_does_not_break_the_dump() {
+    let Some(image) = Image::chosen("a_slow_consumer_does_not_break_the_dump") else { return };
+    // The server would give up a client that reads nothing for a second.
+    let server = TestServer::start(image, &["--net-write-timeout=1"]).await;
+    server.script(
+        "CREATE DATABASE slow; CREATE TABLE slow.t (id int PRIMARY KEY AUTO_INCREMENT, v mediumblob);
+         SET cte_max_recursion_depth = 1000;"
+            .replace("SET cte_max_recursion_depth = 1000;", ""),
+    );
+    for _ in 0..8 {
+        server.script("INSERT INTO slow.t (v) VALUES (REPEAT('x', 4000000)), (REPEAT('y', 4000000))");
+    }
+    struct Slow(MemoryDump);
+    #[async_trait::async_trait]
+    impl DumpSink for Slow {
+        async fn objects(&mut self, objects: &Objects) -> Result<()> {
+            self.0.objects(objects).await
+        }
+        async fn chunk(&mut self, chunk: Chunk) -> Result<()> {
+            if chunk.number == 0 {
+                tokio::time::sleep(Duration::from_secs(4)).await;
+            }
+            self.0.chunk(chunk).await
+        }
+    }
+    let mut sink = Slow(MemoryDump::default());
+    let options = dump::Options { chunk_bytes: 1, ..dump::Options::default() };
+    let connected: Server = server.connect().await;
+    let summary = dump::dump(&connected, &options, &mut sink).await.unwrap();
+    assert_eq!((summary.rows, summary.chunks), (16, 16));
+}

@@ -1,0 +1,237 @@
+//! Loads that must not succeed, large values, and the questions asked of a server.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use chom_recovery::{
+    Error, ErrorKind,
+    mysql::{Difference, Login, RowHash, Scope, Server, compare, dump, load},
+    secret::Secret,
+};
+use chom_recovery_tests::mysql::{Image, MemoryDump, TestServer, incoming};
+
+const SMALL: &str = "CREATE DATABASE l; USE l;
+    CREATE TABLE t (id int PRIMARY KEY, v tinyint, e enum('a', 'b'));
+    INSERT INTO t VALUES (1, 1, 'a'), (2, 2, 'b'), (3, 3, NULL);
+    CREATE TABLE empty_table (id int PRIMARY KEY AUTO_INCREMENT);";
+
+/// A chunk of table `l.t` with these rows.
+fn chunk(text: &'static str, rows: u64) -> load::Incoming {
+    let bytes = Bytes::from_static(text.as_bytes());
+    load::Incoming {
+        schema: "l".into(),
+        table: "t".into(),
+        number: 7,
+        rows,
+        row_hash: None,
+        bytes: chom_recovery::stream::once(bytes),
+    }
+}
+
+#[tokio::test]
+async fn a_chunk_is_loaded_whole_or_not_at_all() {
+    let Some(image) = Image::chosen("a_chunk_is_loaded_whole_or_not_at_all") else { return };
+    let (source, candidate) = tokio::join!(TestServer::start(image, &[]), TestServer::candidate(image));
+    source.script(SMALL);
+    let (dump, _) = MemoryDump::of(&source.connect().await, &dump::Options::default()).await.unwrap();
+    let to = candidate.connect().await;
+    let mut loader = load::Loader::begin(&to, dump.objects().clone()).await.unwrap();
+    loader.chunk(incoming(&dump.chunks[0])).await.unwrap();
+
+    for (what, bad, kind) in [
+        ("duplicate key", chunk("9\t1\t1\n1\t1\t1\n", 2), ErrorKind::Failed),
+        ("value out of range", chunk("9\t1\t1\n10\t1000\t1\n", 2), ErrorKind::Failed),
+        ("no number", chunk("9\t1\t1\nx\t1\t1\n", 2), ErrorKind::Failed),
+        ("no member", chunk("9\t1\t1\n10\t1\t77\n", 2), ErrorKind::Failed),
+        ("too few columns", chunk("9\t1\t1\n10\t1\n", 2), ErrorKind::Corrupt),
+        ("too many columns", chunk("9\t1\t1\n10\t1\t1\t1\n", 2), ErrorKind::Corrupt),
+        ("a row less than promised", chunk("9\t1\t1\n", 2), ErrorKind::Corrupt),
+        ("a row more than promised", chunk("9\t1\t1\n10\t1\t1\n", 1), ErrorKind::Corrupt),
+        ("a cut row", chunk("9\t1\t1\n10\t1", 2), ErrorKind::Corrupt),
+    ] {
+        let error = loader.chunk(bad).await.expect_err(what);
+        assert_eq!(error.kind(), kind, "{what}: {error:?}");
+        assert!(error.message().starts_with("chunk 7 of table `l.t`"), "{what}: {error}");
+        assert_eq!(candidate.script("SELECT COUNT(*) FROM l.t").trim(), "3", "{what} left rows");
+    }
+    let mut lies = chunk("9\t1\t1\n", 1);
+    lies.row_hash = Some(RowHash(1));
+    assert_eq!(loader.chunk(lies).await.unwrap_err().kind(), ErrorKind::Corrupt);
+
+    let mut broken = chunk("", 2);
+    let pieces = vec![Ok(Bytes::from_static(b"9\t1\t1\n")), Err(Error::new(ErrorKind::Corrupt, "a part is damaged"))];
+    broken.bytes = Box::pin(futures::stream::iter(pieces));
+    let error = loader.chunk(broken).await.unwrap_err();
+    assert_eq!((error.kind(), error.message().contains("a part is damaged")), (ErrorKind::Corrupt, true), "{error:?}");
+    assert_eq!(candidate.script("SELECT COUNT(*) FROM l.t").trim(), "3");
+
+    let mut stranger = chunk("1\n", 1);
+    stranger.table = "unheard_of".into();
+    assert_eq!(loader.chunk(stranger).await.unwrap_err().kind(), ErrorKind::NotFound);
+    loader.chunk(chunk("9\t1\t1\n", 1)).await.unwrap();
+
+    candidate.kill();
+    let error = loader.chunk(chunk("10\t1\t1\n", 1)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_no_candidate_is_refused() {
+    let Some(image) = Image::chosen("a_server_that_is_no_candidate_is_refused") else { return };
+    let server = TestServer::start(image, &["--local-infile=OFF"]).await;
+    let from = server.connect().await;
+    server.script("CREATE DATABASE e;");
+    let (dump, _) = MemoryDump::of(&from, &dump::Options::default()).await.unwrap();
+    let error = dump.load(&from).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Precondition);
+    assert!(error.message().contains("binary log"), "{error}");
+
+    let plain = TestServer::start(image, &["--skip-log-bin", "--event-scheduler=OFF", "--local-infile=OFF"]).await;
+    let to = plain.connect().await;
+    let error = dump.load(&to).await.unwrap_err();
+    assert!(error.message().contains("local_infile is off"), "{error}");
+    plain.script("SET GLOBAL local_infile = ON; CREATE DATABASE e; CREATE TABLE e.there (id int);");
+    let error = dump.load(&to).await.unwrap_err();
+    assert!(error.message().contains("it has tables already, for example `e.there`"), "{error}");
+}
+
+#[tokio::test]
+async fn a_comparison_names_what_differs() {
+    let Some(image) = Image::chosen("a_comparison_names_what_differs") else { return };
+    let server = TestServer::start(image, &[]).await;
+    server.script(SMALL);
+    server.script(
+        "USE l; INSERT INTO empty_table VALUES (NULL), (NULL); CREATE VIEW v AS SELECT 1 AS one;
+        CREATE TABLE dropped (id int); CREATE TABLE swapped (id int); INSERT INTO swapped VALUES (1), (2);",
+    );
+    let connected = server.connect().await;
+    let (_, summary) = MemoryDump::of(&connected, &dump::Options::default()).await.unwrap();
+    let equal = compare(&connected, &summary.baseline, Scope::Everything).await.unwrap();
+    assert!(equal.is_equal(), "{equal:?}");
+    equal.require_equal().unwrap();
+
+    server.script(
+        "USE l; DELETE FROM t WHERE id = 2; UPDATE swapped SET id = 3 WHERE id = 2; DROP TABLE dropped;
+         CREATE TABLE extra (id int); CREATE OR REPLACE VIEW v AS SELECT 2 AS one; CREATE USER late@localhost;",
+    );
+    let found = compare(&connected, &summary.baseline, Scope::Everything).await.unwrap();
+    let owned = |kind: &str, name: &str| (kind.to_owned(), name.to_owned());
+    let (account, dropped, extra, view) = (
+        owned("account", "late@localhost"),
+        owned("table", "l.dropped"),
+        owned("table", "l.extra"),
+        owned("view", "l.v"),
+    );
+    for wanted in [
+        Difference::Extra { kind: account.0, name: account.1 },
+        Difference::Missing { kind: dropped.0, name: dropped.1 },
+        Difference::Extra { kind: extra.0, name: extra.1 },
+        Difference::Definition { kind: view.0, name: view.1 },
+        Difference::Rows { table: "l.t".into(), want: 3, found: 2 },
+        Difference::Content { table: "l.swapped".into() },
+    ] {
+        assert!(found.differences.contains(&wanted), "{wanted:?} is not among {:?}", found.differences);
+    }
+    assert_eq!(found.differences.len(), 6, "{:?}", found.differences);
+    assert_eq!(found.require_equal().unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[tokio::test]
+async fn values_larger_than_packets_come_back() {
+    let Some(image) = Image::chosen("values_larger_than_packets_come_back") else { return };
+    let (source, candidate) =
+        tokio::join!(TestServer::start(image, &["--max-allowed-packet=64M"]), TestServer::candidate(image));
+    source.script("CREATE DATABASE big; CREATE TABLE big.t (id int PRIMARY KEY, a longblob, b longblob, j longtext);");
+    // Row payloads of 2^24 - 1 and twice that are cut into packets of which the last is empty.
+    for (id, a, b) in
+        [(1, 16_777_215 - 7, 0), (2, 16_777_215 * 2 - 8, 0), (3, 60_000_000, 60_000_000), (4, 16_777_216, 1)]
+    {
+        source.script(format!("INSERT INTO big.t VALUES ({id}, REPEAT(CHAR({id}), {a}), REPEAT('\\\\', {b}), NULL)"));
+    }
+    let from = source.connect().await;
+    let (dump, summary) = MemoryDump::of(&from, &dump::Options::default()).await.unwrap();
+    let to = candidate.connect().await;
+    dump.load(&to).await.unwrap();
+    let comparison = compare(&to, &summary.baseline, Scope::WithoutAccounts).await.unwrap();
+    assert_eq!(comparison.differences, []);
+    let sums = "SELECT id, SHA2(a, 256), SHA2(b, 256) FROM big.t ORDER BY id";
+    assert_eq!(source.script(sums), candidate.script(sums));
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_told_from_a_server_that_is_gone() {
+    let Some(image) = Image::chosen("a_wrong_password_is_told_from_a_server_that_is_gone") else { return };
+    let server = TestServer::start(image, &["--max-connections=10"]).await;
+    let wrong = Login { password: Secret::new("not-the-password"), ..server.login() };
+    // A deadline that would allow many tries: a refused password is not tried again.
+    let begun = std::time::Instant::now();
+    let error = Server::connect(wrong, Duration::from_secs(60)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Authentication, "{error:?}");
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert!(!format!("{error:?}").contains("not-the-password"));
+
+    let elsewhere = Login { port: 3307, ..server.login() };
+    let error = Server::connect(elsewhere, Duration::ZERO).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error:?}");
+    server.kill();
+    let error = Server::connect(server.login(), Duration::from_secs(1)).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Timeout), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_server_answers_what_a_recovery_asks() {
+    let Some(image) = Image::chosen("a_server_answers_what_a_recovery_asks") else { return };
+    let server = TestServer::start(image, &[]).await;
+    server.script(
+        "CREATE DATABASE q; USE q; CREATE TABLE log (id int PRIMARY KEY AUTO_INCREMENT, at timestamp NOT NULL DEFAULT CURRENT_TIMESTAMP);
+         INSERT INTO log VALUES (1, '2030-01-02 03:04:05'), (2, '2020-01-01 00:00:00'); CREATE TABLE empty_log LIKE log;
+         CREATE TABLE crashed (id int) ENGINE=MyISAM; INSERT INTO crashed VALUES (1), (2);",
+    );
+    let connected = server.connect().await;
+    assert_eq!(connected.info().flavour, image.flavour());
+    assert!(connected.info().log_bin && connected.info().durability_gaps().is_empty(), "{:?}", connected.info());
+    connected.check_durability().await.unwrap();
+    server.script("SET GLOBAL innodb_flush_log_at_trx_commit = 2");
+    assert_eq!(connected.check_durability().await.unwrap_err().kind(), ErrorKind::Unhealthy);
+
+    assert_eq!(connected.newest_row_time("q", "log", "at").await.unwrap().as_deref(), Some("2030-01-02 03:04:05"));
+    assert_eq!(connected.newest_row_time("q", "empty_log", "at").await.unwrap(), None);
+    assert_eq!(connected.newest_row_time("q", "none", "at").await.unwrap_err().kind(), ErrorKind::NotFound);
+
+    assert_eq!(connected.raise_auto_increment("q", "log", 100).await.unwrap(), 100);
+    assert_eq!(connected.raise_auto_increment("q", "log", 50).await.unwrap(), 100);
+    assert_eq!(server.script("INSERT INTO q.log VALUES (NULL, NOW()); SELECT LAST_INSERT_ID()").trim(), "100");
+
+    assert_eq!(connected.clients().await.unwrap(), []);
+    let login = server.login();
+    let opts = mysql_async::OptsBuilder::default()
+        .ip_or_hostname(login.host.clone())
+        .user(Some(login.user.clone()))
+        .pass(Some(login.password.expose().to_owned()))
+        .prefer_socket(false);
+    let mut client = mysql_async::Conn::new(opts).await.unwrap();
+    mysql_async::prelude::Queryable::query_drop(&mut client, "BEGIN").await.unwrap();
+    mysql_async::prelude::Queryable::query_drop(&mut client, "UPDATE q.log SET at = NOW()").await.unwrap();
+    let end = std::time::Instant::now() + Duration::from_secs(5);
+    loop {
+        let clients = connected.clients().await.unwrap();
+        assert_eq!(clients.len(), 1, "{clients:?}");
+        if clients[0].in_transaction {
+            break;
+        }
+        assert!(std::time::Instant::now() < end, "{clients:?}");
+    }
+    client.disconnect().await.unwrap();
+
+    assert!(connected.sizes().await.unwrap().iter().any(|t| t.table == "log" && t.bytes > 0));
+    assert_eq!(connected.replica_status().await.unwrap(), []);
+    assert!(connected.position().await.unwrap().is_some());
+
+    let good = connected.check_tables(Duration::from_secs(60)).await.unwrap();
+    assert!(good.is_good() && good.good == 3, "{good:?}");
+    server.damage("q/crashed.MYD");
+    let bad = connected.check_tables(Duration::from_secs(60)).await.unwrap();
+    assert_eq!(bad.corrupt.iter().map(|p| p.table.as_str()).collect::<Vec<_>>(), ["q.crashed"], "{bad:?}");
+    let capped = connected.check_tables(Duration::ZERO).await.unwrap();
+    assert_eq!((capped.good, capped.unchecked.len()), (0, 3), "{capped:?}");
+}
