@@ -233,6 +233,11 @@ async fn a_long_statement_does_not_stall_the_application_behind_our_lock() {
     let sleeper = tokio::spawn(async move {
         let _: Vec<u64> = long.query("SELECT SLEEP(8) + id FROM s.t").await.unwrap();
     });
+    let end = Instant::now() + Duration::from_secs(5);
+    let running = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE INFO LIKE 'SELECT SLEEP%' AND TIME >= 1";
+    while server.script(running).trim() != "1" {
+        assert!(Instant::now() < end, "the long statement does not run");
+    }
     let stop = Arc::new(AtomicBool::new(false));
     let mut app = connect(&server).await;
     let stopped = stop.clone();

@@ -35,7 +35,7 @@ async fn a_chunk_is_loaded_whole_or_not_at_all() {
     source.script(SMALL);
     let (dump, _) = MemoryDump::of(&source.connect().await, &dump::Options::default()).await.unwrap();
     let to = candidate.connect().await;
-    let mut loader = load::Loader::begin(&to, dump.objects().clone()).await.unwrap();
+    let mut loader = load::Loader::begin(&to, dump.definitions().clone()).await.unwrap();
     loader.chunk(incoming(&dump.chunks[0])).await.unwrap();
 
     for (what, bad, kind) in [

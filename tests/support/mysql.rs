@@ -309,13 +309,13 @@ impl MemoryDump {
     ///
     /// # Panics
     /// Nothing was dumped.
-    pub fn objects(&self) -> &Objects {
+    pub fn definitions(&self) -> &Objects {
         self.objects.as_ref().expect("a dump begins with its definitions")
     }
 
     /// Loads into a server, accounts excepted.
     pub async fn load(&self, server: &Server) -> Result<load::Report> {
-        let mut loader = load::Loader::begin(server, self.objects().clone()).await?;
+        let mut loader = load::Loader::begin(server, self.definitions().clone()).await?;
         for chunk in &self.chunks {
             loader.chunk(incoming(chunk)).await?;
         }

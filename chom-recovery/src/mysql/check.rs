@@ -76,11 +76,7 @@ impl Server {
                 }
                 Err(_) => {
                     // Dropping the session would first read the rest of its answer.
-                    let side = self.session(Role::Read).await;
-                    if let Ok(mut side) = side {
-                        let _ = side.run(format!("KILL CONNECTION {}", session.id())).await;
-                        side.close().await;
-                    }
+                    self.kill(&[session.id()]).await;
                     report.unchecked.push(name);
                     break;
                 }

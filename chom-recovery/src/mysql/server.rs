@@ -115,6 +115,16 @@ impl Server {
         Session::open(&self.login, role).await
     }
 
+    /// Ends connections of ours whose work failed; those that are gone already are no matter.
+    pub(super) async fn kill(&self, connections: &[u32]) {
+        if let Ok(mut session) = self.session(Role::Read).await {
+            for id in connections {
+                let _ = session.run(format!("KILL CONNECTION {id}")).await;
+            }
+            session.close().await;
+        }
+    }
+
     /// Reads all global variables.
     pub async fn variables(&self) -> Result<BTreeMap<String, String>> {
         let mut session = self.session(Role::Read).await?;

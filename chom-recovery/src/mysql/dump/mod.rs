@@ -152,10 +152,28 @@ pub struct Summary {
 /// # Cancel
 /// A dropped future closes its connections; the server frees locks and snapshot with them.
 pub async fn dump(server: &Server, options: &Options, sink: &mut dyn DumpSink) -> Result<Summary> {
+    let mut connections = Vec::new();
+    let result = attempt(server, options, sink, &mut connections).await;
+    if result.is_err() {
+        // Closing would first read what is left of a result, and a snapshot that stays holds on to its tables.
+        server.kill(&connections).await;
+    }
+    result
+}
+
+/// Dumps, and notes the ids of its connections.
+async fn attempt(
+    server: &Server,
+    options: &Options,
+    sink: &mut dyn DumpSink,
+    connections: &mut Vec<u32>,
+) -> Result<Summary> {
     let mut guard = snapshot::Guard::open(server, options).await?;
+    connections.push(guard.session.id());
     let begun = guard.session.now().await?;
     let mut before = objects::collect(server).await?;
     let mut snapshot = Snapshot::open(server, &mut guard, options).await?;
+    connections.push(snapshot.reader.id());
     before.position = snapshot.position.clone();
     sink.objects(&before).await?;
 

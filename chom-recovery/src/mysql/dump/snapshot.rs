@@ -89,6 +89,7 @@ impl Snapshot {
         options: &Options,
     ) -> Result<(Session, Option<Position>, LockReport)> {
         let session = &mut guard.session;
+        wait_for_long_statements(session, options).await?;
         let begun = Instant::now();
         let tried = attempts(session, options, "FLUSH TABLES WITH READ LOCK").await?;
         let held = Instant::now();
@@ -184,6 +185,34 @@ async fn snapshot_position(reader: &mut Session) -> Result<Option<Position>> {
     let sql = format!("SELECT BINLOG_GTID_POS({}, {offset})", crate::mysql::quote::text(&file));
     let gtid = reader.row(sql).await?.map_or(Ok(None), |r| r.optional(0))?;
     Ok(Some(Position { file, offset, gtid: gtid.filter(|g| !g.is_empty()) }))
+}
+
+/// Waits until no statement has been running for long. `FLUSH TABLES` marks every table at once, and who opens a marked
+/// table waits for the statements that still use it, even after the flush was given up: so it is not begun while one
+/// runs whose end cannot be expected within the time that a lock may take.
+async fn wait_for_long_statements(session: &mut Session, options: &Options) -> Result<()> {
+    let sql = format!(
+        "SELECT t.PROCESSLIST_ID FROM performance_schema.events_statements_current s \
+         JOIN performance_schema.threads t ON t.THREAD_ID = s.THREAD_ID \
+         WHERE s.END_EVENT_ID IS NULL AND t.TYPE = 'FOREGROUND' AND t.PROCESSLIST_COMMAND IN ('Query', 'Execute') \
+         AND t.PROCESSLIST_ID <> CONNECTION_ID() AND s.TIMER_WAIT > {}",
+        // Picoseconds.
+        (options.lock_wait / 5).as_nanos() * 1000
+    );
+    let mut pause = Duration::from_millis(100);
+    let mut running = None;
+    for _ in 0..options.lock_attempts.max(1) {
+        running = session.row(sql.as_str()).await?;
+        if running.is_none() {
+            return Ok(());
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(8));
+    }
+    let id = running.map_or(Ok(None), |r| r.number(0))?.unwrap_or_default();
+    Err(Error::new(ErrorKind::Locked, "a long statement is running: a snapshot would stall the application behind it")
+        .with("connection", id)
+        .hint("let it end or kill it, then run the backup again"))
 }
 
 /// Tries a lock statement until it is granted; returns the number of attempts.
