@@ -47,7 +47,7 @@ async fn everything_a_server_holds_comes_back() {
     let comparison = compare(&to, &summary.baseline, Scope::WithoutAccounts).await.unwrap();
     if !comparison.is_equal() {
         let (again, _) = MemoryDump::of(&to, &small_chunks()).await.unwrap();
-        for (a, b) in loaded.objects.tables.iter().zip(&again.objects().tables).filter(|(a, b)| a != b) {
+        for (a, b) in loaded.objects.tables.iter().zip(&again.definitions().tables).filter(|(a, b)| a != b) {
             eprintln!("want {a:#?}\nfound {b:#?}");
         }
     }
