@@ -50,8 +50,7 @@ impl Bench {
 }
 
 async fn with_repository(mut system: System) -> Recovery {
-    let recovery = Recovery::open(system.clone()).await.unwrap();
-    let made = recovery.init_repository(Encryption::None).await.unwrap();
+    let made = Recovery::create_repository(&system, Encryption::None).await.unwrap();
     system.repository.signers = vec![made.signer.to_string()];
     Recovery::open(system).await.unwrap()
 }
