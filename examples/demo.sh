@@ -102,7 +102,7 @@ echo "the application answers $(web --output /dev/null --write-out '%{http_code}
 
 say "recovery"
 recovery_from=$SECONDS
-"$chom" recover database --latest --confirm "$PROJECT" --attest stakeholders="demo" | tee "$work/report.txt"
+"$chom" recover database --latest --confirm "$PROJECT" | tee "$work/report.txt"
 echo "seen from outside: $((SECONDS - recovery_from)) s"
 
 say "proof"

@@ -28,7 +28,7 @@ pub(crate) struct Cli {
     pub(crate) command: Option<Command>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
     /// Configuration file [default: ./chom-recovery.toml upwards, then the user's, then /etc/chom-recovery]
     #[arg(long, global = true, env = "CHOM_CONFIG", value_name = "FILE")]
@@ -76,6 +76,9 @@ pub(crate) enum Command {
         what: ComponentChoice,
         #[command(flatten)]
         which: Which,
+        /// When the incident began (RFC 3339) [default: now]
+        #[arg(long, value_name = "TIME")]
+        since: Option<DateTime<Utc>>,
         #[command(flatten)]
         consent: Consent,
     },
@@ -99,8 +102,11 @@ pub(crate) enum Command {
     },
     /// Undo a run, in reverse order
     Rollback {
-        /// Run; the newest by default
+        /// Run; the newest recovery by default
         run: Option<String>,
+        /// Why, for the record
+        #[arg(long, value_name = "TEXT", default_value = "asked for on the command line")]
+        because: String,
         #[command(flatten)]
         consent: Consent,
     },
@@ -112,8 +118,10 @@ pub(crate) enum Command {
     Repo(Repo),
     /// Approve what a waiting run asks for, then `resume` it
     Approve {
-        /// Run; the newest open one by default
+        /// Run; the newest that waits by default
         run: Option<String>,
+        /// What to approve; needed when the run waits for several things
+        name: Option<String>,
         #[command(flatten)]
         consent: Consent,
     },
@@ -129,9 +137,15 @@ pub(crate) enum Command {
         /// It did not take effect
         #[arg(long)]
         not_applied: bool,
+        /// What the step would have returned, as JSON; needed with --applied where it returns something
+        #[arg(long, value_name = "JSON", default_value = "null")]
+        output: serde_json::Value,
         /// How you know
         #[arg(long, value_name = "TEXT")]
         because: String,
+        /// Name of the person, for the record [default: $SUDO_USER or $USER]
+        #[arg(long, value_name = "NAME")]
+        operator: Option<String>,
     },
     /// Switch maintenance mode
     #[command(subcommand)]
@@ -228,15 +242,12 @@ pub(crate) struct Which {
 /// Who says yes, and to what.
 #[derive(Debug, Args)]
 pub(crate) struct Consent {
-    /// Say yes to every approval
+    /// Say yes to every approval and vouch for every item of checklists, in the operator's name
     #[arg(long)]
     pub(crate) yes: bool,
-    /// Say yes, if this is the name of the Compose project
+    /// The same, if this is the name of the Compose project
     #[arg(long, value_name = "PROJECT")]
     pub(crate) confirm: Option<String>,
-    /// Attest a checklist item: ITEM=WHAT YOU KNOW; may be given more than once
-    #[arg(long = "attest", value_name = "ITEM=TEXT", value_parser = pair)]
-    pub(crate) attests: Vec<(String, String)>,
     /// Waive a checklist item: ITEM=REASON; recorded and shown in the report
     #[arg(long = "waive", value_name = "ITEM=REASON", value_parser = pair)]
     pub(crate) waivers: Vec<(String, String)>,
@@ -267,6 +278,9 @@ pub(crate) enum PlanRecover {
     Database {
         #[command(flatten)]
         which: Which,
+        /// When the incident began (RFC 3339) [default: now]
+        #[arg(long, value_name = "TIME")]
+        since: Option<DateTime<Utc>>,
     },
 }
 
@@ -277,7 +291,7 @@ pub(crate) enum Recover {
         #[command(flatten)]
         which: Which,
         /// Do exactly what this plan says; refused when the plan would be another now
-        #[arg(long, value_name = "FILE")]
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["latest", "previous", "timestamp", "backup", "with_tag", "since"])]
         plan: Option<PathBuf>,
         /// When the incident began (RFC 3339) [default: now]
         #[arg(long, value_name = "TIME")]
@@ -354,7 +368,7 @@ pub(crate) struct ConfigInit {
     /// File to write; an existing one is never overwritten
     #[arg(long, default_value = "chom-recovery.toml", value_name = "FILE")]
     pub(crate) output: PathBuf,
-    /// Repository URL
+    /// Repository URL, for example file:/var/backups/chom
     #[arg(long, value_name = "URL")]
     pub(crate) repository: Option<String>,
     /// State directory

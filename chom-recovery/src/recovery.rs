@@ -12,8 +12,8 @@ use crate::{
         docker::{DockerBackend, DockerOptions},
     },
     catalog::{
-        BackupInfo, Catalog, Encryption, Initialized, Level, Listing, Repository, Selector, TrustedSigners, VerifyReport,
-        verify,
+        BackupInfo, Catalog, Encryption, Initialized, Level, Listing, Repository, Selector, TrustedSigners,
+        VerifyReport, verify,
     },
     error::{Error, ErrorKind, Result},
     probe::{HealthMode, HealthReport, run_suite, suite},
@@ -300,9 +300,22 @@ impl Recovery {
         self.engine(&RunOptions::default()).approve(id, name, by)
     }
 
-    /// Records what somebody found out about a step whose outcome is unknown.
-    pub fn resolve(&self, id: RunId, step: &str, verdict: Verdict, because: &str) -> Result<()> {
-        self.engine(&RunOptions::default()).resolve(id, step, verdict, serde_json::Value::Null, because)
+    /// Records what somebody found out about a step whose outcome is unknown. `output` is what the step would have
+    /// returned, for [`Verdict::Applied`]; null where it returns nothing.
+    ///
+    /// # Errors
+    /// `NotFound`: no such run or step. `Conflict`: its outcome is known. `Locked`: the run is running.
+    pub fn resolve(
+        &self,
+        id: RunId,
+        step: &str,
+        verdict: Verdict,
+        output: serde_json::Value,
+        because: &str,
+        by: &str,
+    ) -> Result<()> {
+        let options = RunOptions { operator: Some(by.to_owned()), ..RunOptions::default() };
+        self.engine(&options).resolve(id, step, verdict, output, because)
     }
 
     /// Gives a run up: nothing is undone, its journal stays.

@@ -152,8 +152,13 @@ async fn check_engine(system: &System, report: &mut CheckReport) -> Option<(Arc<
     };
     match connected.await {
         Ok((backend, engine)) => {
-            let detail =
-                format!("{}: {} {} (API {})", backend.engine_address(), engine.host, engine.version, engine.api_version);
+            let detail = format!(
+                "{}: {} {} (API {})",
+                backend.engine_address(),
+                engine.host,
+                engine.version,
+                engine.api_version
+            );
             report.add("engine", Verdict::Ok, detail, None);
             Some((backend, engine))
         }

@@ -65,13 +65,14 @@ impl Draft {
     /// # Errors
     /// `AlreadyExists`: there is a file; it stays as it is.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|e| {
-            let error = Error::from(e).during(format!("cannot write `{}`", path.display()));
-            match error.kind() {
-                ErrorKind::AlreadyExists => error.hint("give another `--output`; no file is ever overwritten"),
-                _ => error,
-            }
-        })?;
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|e| {
+                let error = Error::from(e).during(format!("cannot write `{}`", path.display()));
+                match error.kind() {
+                    ErrorKind::AlreadyExists => error.hint("give another `--output`; no file is ever overwritten"),
+                    _ => error,
+                }
+            })?;
         let written = file.write_all(self.text.as_bytes()).and_then(|()| file.sync_all());
         if let Err(error) = written {
             // Half a configuration would be found and used.

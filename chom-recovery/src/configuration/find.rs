@@ -75,7 +75,8 @@ mod tests {
         assert_eq!(missing.kind(), ErrorKind::NotFound);
         assert!(missing.to_string().contains("user.toml") && missing.to_string().contains("host.toml"), "{missing}");
 
-        for nearer in [places.host.clone(), dir.path().join("user.toml"), dir.path().join(FILE_NAME), deep.join(FILE_NAME)]
+        for nearer in
+            [places.host.clone(), dir.path().join("user.toml"), dir.path().join(FILE_NAME), deep.join(FILE_NAME)]
         {
             std::fs::write(&nearer, "").unwrap();
             assert_eq!(find(None, &places).unwrap(), nearer);

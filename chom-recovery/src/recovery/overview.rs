@@ -217,7 +217,8 @@ fn next_steps(
         let because = format!("run {} of `{}` {}", run.run, run.procedure, report::standing(run.status));
         next.extend(report::next_commands(run).into_iter().map(|command| NextStep::run(command, because.clone())));
     }
-    let is_down = health.overall > Status::Degraded;
+    // The store is spoken of with the backups.
+    let is_down = health.answers.iter().any(|a| a.health.status > Status::Degraded && a.probe != "store");
     if let Some(first) = diagnoses.first().filter(|_| is_down && next.is_empty()) {
         let command = match first.procedure {
             Selected::Database => Some("chom-recovery plan recover database".to_owned()),

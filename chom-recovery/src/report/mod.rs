@@ -3,6 +3,10 @@
 //! A [`RunReport`] is made of a journal's summary alone, so that it is the same right after a run and a month later.
 //! Whoever prints it decides nothing: every verdict is in it.
 
+mod card;
+
+pub use card::{Card, CardLine, card};
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 

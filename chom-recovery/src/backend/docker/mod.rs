@@ -5,8 +5,9 @@ use std::{path::Path, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use super::{
-    Backend, BackendExt, Condition, Container, ContainerEnvironment, Endpoint, Engine, Exec, ExecRequest, Labels, LogRequest, LogStream,
-    OneOff, Place, Project, RUN_LABEL, RestartPolicy, StopOutcome, Usage, Volume, VolumeContent, VolumeIdentity,
+    Backend, BackendExt, Condition, Container, ContainerEnvironment, Endpoint, Engine, Exec, ExecRequest, Labels,
+    LogRequest, LogStream, OneOff, Place, Project, RUN_LABEL, RestartPolicy, StopOutcome, Usage, Volume, VolumeContent,
+    VolumeIdentity,
 };
 use crate::{
     error::{Error, ErrorKind, Result},

@@ -92,7 +92,9 @@ pub(super) async fn look(backend: &Arc<dyn Backend>, request: &DraftRequest) -> 
     }
     look_at_http(request, &variables, &mut found);
     found.repository = request.repository.clone().unwrap_or_else(|| {
-        found.missing.push("repository.url: where backups lie; another disk than the database's, better another host".into());
+        found
+            .missing
+            .push("repository.url: where backups lie; another disk than the database's, better another host".into());
         format!("file:/var/backups/{}", found.id)
     });
     Ok(found)
@@ -229,11 +231,14 @@ async fn look_at_application(
     let application = rest
         .iter()
         .filter(|c| !is_worker(c) && !is_web(c))
-        .max_by_key(|c| u32::from(has_any(&words(c), &["fpm", "php", "laravel"])) * 2 + u32::from(has_any(&words(c), &["app"])))
+        .max_by_key(|c| {
+            u32::from(has_any(&words(c), &["fpm", "php", "laravel"])) * 2 + u32::from(has_any(&words(c), &["app"]))
+        })
         .or_else(|| rest.iter().find(|c| is_web(c)));
     let Some(application) = application else {
         found.missing.push("application.service: no service looks like the application".into());
-        found.application = FoundApplication { service: "app".into(), web_service: "web".into(), ..FoundApplication::default() };
+        found.application =
+            FoundApplication { service: "app".into(), web_service: "web".into(), ..FoundApplication::default() };
         return BTreeMap::new();
     };
     found.guessed.push(format!("application.service = {}: image `{}`", application.service, application.image));
@@ -256,19 +261,21 @@ async fn look_at_application(
         .filter(|s| *s != application.service && *s != web && !workers.iter().any(|w| w == s))
         .collect();
     if !others.is_empty() {
-        found.missing.push(format!(
-            "application.workers: add those of {} that write to the database",
-            others.join(", ")
-        ));
+        found
+            .missing
+            .push(format!("application.workers: add those of {} that write to the database", others.join(", ")));
     }
     let directory = application_directory(backend, application).await;
     match &directory {
-        Some(directory) => found.guessed.push(format!("application.maintenance.directory = {directory}: holds artisan")),
-        None => found.missing.push("application.maintenance: no `artisan` was found; users are kept out by stopping it".into()),
+        Some(directory) => {
+            found.guessed.push(format!("application.maintenance.directory = {directory}: holds artisan"))
+        }
+        None => found
+            .missing
+            .push("application.maintenance: no `artisan` was found; users are kept out by stopping it".into()),
     }
     let variables = variables(backend, application, directory.as_deref()).await;
-    found.application =
-        FoundApplication { service: application.service.clone(), web_service: web, workers, directory };
+    found.application = FoundApplication { service: application.service.clone(), web_service: web, workers, directory };
     variables
 }
 
@@ -319,7 +326,11 @@ async fn variables(
             environment.get(name).into_iter().for_each(|value| take(name, value));
         }
     }
-    let mounted = container.mounts.iter().map(|m| m.target.clone()).filter(|t| t.rsplit('/').next().is_some_and(|n| n.contains("env")));
+    let mounted = container
+        .mounts
+        .iter()
+        .map(|m| m.target.clone())
+        .filter(|t| t.rsplit('/').next().is_some_and(|n| n.contains("env")));
     let files: Vec<String> = directory.map(|d| format!("{d}/.env")).into_iter().chain(mounted).collect();
     for file in files {
         for line in read_file(backend, container, &file).await.unwrap_or_default().lines() {
@@ -355,7 +366,8 @@ async fn look_at_redis(
         prefix,
         heartbeat_key: None,
     };
-    let wants_password = variables.contains_key("REDIS_PASSWORD") || container.command.iter().any(|c| c == "--requirepass");
+    let wants_password =
+        variables.contains_key("REDIS_PASSWORD") || container.command.iter().any(|c| c == "--requirepass");
     if wants_password {
         missing.push("redis.password: redis wants one; name a file with it".into());
         return found;

@@ -47,7 +47,9 @@ fn shop(dir: &Path) -> Arc<dyn Backend> {
     backend.set_variable("my_shop-store-1", "MARIADB_ROOT_PASSWORD_FILE", "/run/secrets/root").unwrap();
     backend.set_variable("my_shop-php-1", "REDIS_PREFIX", "shop_\"x\"_").unwrap();
     backend.set_variable("my_shop-php-1", "APP_KEY", "base64:very-secret-indeed").unwrap();
-    backend.change("my_shop-jobs-1", |c| c.command = vec!["php".into(), "artisan".into(), "queue:work".into()]).unwrap();
+    backend
+        .change("my_shop-jobs-1", |c| c.command = vec!["php".into(), "artisan".into(), "queue:work".into()])
+        .unwrap();
     Arc::new(backend)
 }
 

@@ -35,7 +35,10 @@ fn compose_file(out: &mut String, compose: &Compose, found: &Found) -> std::fmt:
             writeln!(out, "# - {line}")?;
         }
     }
-    writeln!(out, "\n# Names the system in backups, journals and locks. Never change it: its backups would not be found.")?;
+    writeln!(
+        out,
+        "\n# Names the system in backups, journals and locks. Never change it: its backups would not be found."
+    )?;
     writeln!(out, "id = {}", quote(&found.id))?;
     writeln!(out, "# Journals and keys. Not on the disk of the database: a full one would stop a recovery.")?;
     match &found.state_dir {
@@ -46,7 +49,9 @@ fn compose_file(out: &mut String, compose: &Compose, found: &Found) -> std::fmt:
     match (&compose.host, &compose.context) {
         (Some(host), _) => writeln!(out, "host = {}", quote(host))?,
         (None, Some(context)) => writeln!(out, "context = {}", quote(context))?,
-        (None, None) => writeln!(out, "# host = \"ssh://user@host\"   # else DOCKER_HOST, DOCKER_CONTEXT, local socket")?,
+        (None, None) => {
+            writeln!(out, "# host = \"ssh://user@host\"   # else DOCKER_HOST, DOCKER_CONTEXT, local socket")?
+        }
     }
     database(out, found)?;
     application(out, found)?;

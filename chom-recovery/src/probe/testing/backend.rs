@@ -7,9 +7,9 @@ use futures::StreamExt;
 
 use crate::{
     backend::{
-        Backend, Container, ContainerEnvironment, ContainerState, Endpoint, Engine, Exec, ExecRequest, HealthCheck, Labels, LogLine,
-        LogRequest, LogStream, OneOff, Place, Project, RestartPolicy, StopOutcome, Usage, Volume, VolumeContent,
-        VolumeIdentity,
+        Backend, Container, ContainerEnvironment, ContainerState, Endpoint, Engine, Exec, ExecRequest, HealthCheck,
+        Labels, LogLine, LogRequest, LogStream, OneOff, Place, Project, RestartPolicy, StopOutcome, Usage, Volume,
+        VolumeContent, VolumeIdentity,
     },
     error::{Error, ErrorKind, Result},
     stream::ByteStream,

@@ -28,9 +28,9 @@ use state::{Record, World, append, pack, read_lines, unpack};
 
 use crate::{
     backend::{
-        Backend, Container, ContainerEnvironment, ContainerState, Endpoint, Engine, Exec, ExecOutput, ExecRequest, ExecResult, HealthCheck,
-        Labels, LogLine, LogRequest, LogStream, MountSource, OneOff, Place, Project, RUN_LABEL, RestartPolicy, Service,
-        StopOutcome, Usage, Volume, VolumeContent, VolumeIdentity, compose,
+        Backend, Container, ContainerEnvironment, ContainerState, Endpoint, Engine, Exec, ExecOutput, ExecRequest,
+        ExecResult, HealthCheck, Labels, LogLine, LogRequest, LogStream, MountSource, OneOff, Place, Project,
+        RUN_LABEL, RestartPolicy, Service, StopOutcome, Usage, Volume, VolumeContent, VolumeIdentity, compose,
         exchange::{LocalFolders, exchange},
         measure::{identity_of, measure_folder},
         tar_scan::TarScan,

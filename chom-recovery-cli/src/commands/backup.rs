@@ -1,0 +1,213 @@
+//! `backup`: take, find and verify backups.
+
+use std::time::Duration;
+
+use chom_recovery::{
+    Result,
+    catalog::{BackupInfo, Compression, Level, Listing, VerifyReport},
+    probe::Status,
+    procedure::database::ops::BackUp,
+    recovery::BackupStatus,
+};
+use comfy_table::{Cell, Color};
+use tokio_util::sync::CancellationToken;
+
+use super::health;
+use crate::{
+    args::{Backup, Component, CompressionChoice, Depth},
+    consent::login_name,
+    exit::Exit,
+    human,
+    output::Output,
+    session::Session,
+    watch::watch,
+};
+
+pub(crate) async fn run(session: &Session, command: Backup) -> Result<Exit> {
+    let output = &session.output;
+    match command {
+        Backup::Create { what, tags, compression } => {
+            let Component::Database = what.component;
+            create(session, BackUp { tags, run: None, compression: compression.into() }).await
+        }
+        Backup::List { tag } => {
+            let mut listing = session.open_without_engine()?.backups().await?;
+            if let Some(tag) = tag {
+                listing.backups.retain(|b| b.tags.iter().any(|t| t.as_str() == tag));
+            }
+            output.show("backups", &listing, |output| print_list(output, &listing));
+            let is_whole = listing.problems.is_empty();
+            Ok(if is_whole { Exit::Ok } else { Exit::Incomplete })
+        }
+        Backup::Show { which } => {
+            let info = session.open_without_engine()?.backup(&which.selector()?).await?;
+            output.show("backup", &info, |output| print_one(output, &info));
+            Ok(Exit::Ok)
+        }
+        Backup::Verify { which, depth } => {
+            let recovery = session.open_without_engine()?;
+            let terminal = output.terminal.clone();
+            terminal.begin("verifying");
+            let progress = |p: chom_recovery::catalog::Progress| terminal.advance(p.done, Some(p.total));
+            let report = recovery.verify_backup(&which.selector()?, depth.into(), &progress).await;
+            terminal.end();
+            let report = report?;
+            output.show("verification", &report, |output| print_verification(output, &report));
+            Ok(if report.passed() { Exit::Ok } else { Exit::Corrupt })
+        }
+        Backup::Status => {
+            let status = session.open_without_engine()?.backup_status().await?;
+            output.show("backup_status", &status, |output| print_status(output, &status));
+            // A backup that is not verified is not one to rely on.
+            Ok(if status.status == Status::Healthy { Exit::Ok } else { health::exit(Status::Down) })
+        }
+    }
+}
+
+async fn create(session: &Session, request: BackUp) -> Result<Exit> {
+    let recovery = session.open().await?;
+    let options = chom_recovery::recovery::RunOptions {
+        operator: Some(login_name()),
+        cancellation: CancellationToken::new(),
+        ..Default::default()
+    };
+    let going = recovery.back_up(request, options).await?;
+    watch(session, &recovery, going).await
+}
+
+impl From<CompressionChoice> for Compression {
+    fn from(choice: CompressionChoice) -> Self {
+        match choice {
+            CompressionChoice::Zstd => Self::Zstd,
+            CompressionChoice::Gzip => Self::Gzip,
+        }
+    }
+}
+
+impl From<Depth> for Level {
+    fn from(depth: Depth) -> Self {
+        match depth {
+            Depth::L1 => Self::L1,
+            Depth::L2 => Self::L2,
+        }
+    }
+}
+
+fn tags(info: &BackupInfo) -> String {
+    info.tags.iter().map(|t| t.as_str()).collect::<Vec<_>>().join(",")
+}
+
+fn level(info: &BackupInfo) -> Cell {
+    match info.level {
+        Some(level) => Cell::new(format!("{level:?}")).fg(Color::Green),
+        None => Cell::new("NOT VERIFIED").fg(Color::Yellow),
+    }
+}
+
+fn print_list(output: &Output, listing: &Listing) {
+    if listing.backups.is_empty() && listing.damaged.is_empty() {
+        output.line(format!("no backups of system {}: chom-recovery backup create", listing.system));
+    } else {
+        let mut table = output.table(&["BACKUP", "DATA OF", "AGE", "SIZE", "VERIFIED", "SERVER", "TAGS"]);
+        for info in &listing.backups {
+            let server = info.database.as_ref().map_or_else(String::new, |d| d.version.clone());
+            table.add_row([
+                Cell::new(info.id()),
+                Cell::new(human::time(info.point)),
+                Cell::new(human::duration(info.age(listing.now))),
+                Cell::new(human::bytes(info.stored_len)),
+                level(info),
+                Cell::new(server),
+                Cell::new(tags(info)),
+            ]);
+        }
+        for damaged in &listing.damaged {
+            table.add_row([
+                Cell::new(damaged.place.id),
+                Cell::new(""),
+                Cell::new(""),
+                Cell::new(""),
+                Cell::new("DAMAGED").fg(Color::Red),
+                Cell::new(""),
+                Cell::new(&damaged.error.message),
+            ]);
+        }
+        output.line(table.trim_fmt());
+    }
+    for problem in &listing.problems {
+        output.say(format!("a part could not be listed: {}", problem.message));
+    }
+}
+
+fn print_one(output: &Output, info: &BackupInfo) {
+    let mut table = output.table(&[]);
+    let mut row = |name: &str, text: String| {
+        table.add_row([name.to_owned(), text]);
+    };
+    row("backup", info.id().to_string());
+    row("system", info.system().to_string());
+    row("host", info.host().to_string());
+    row("data of", human::time(info.point));
+    row("complete", human::time(info.committed));
+    row("size", format!("{} stored, {} plain", human::bytes(info.stored_len), human::bytes(info.plain_len)));
+    row("components", info.components.iter().map(|c| c.as_str()).collect::<Vec<_>>().join(", "));
+    if let Some(database) = &info.database {
+        row("server", format!("{:?} {}", database.flavour, database.version));
+        if let Some(position) = &database.position {
+            row("position", format!("{} {}", position.file, position.offset));
+        }
+        if let Some(gtids) = &database.gtid_set {
+            row("gtid set", gtids.clone());
+        }
+    }
+    row("tags", tags(info));
+    let verified = match (info.level, info.verified) {
+        (Some(level), Some(at)) => format!("{level:?} at {}", human::time(at)),
+        (None, Some(at)) => format!("FAILED at {}", human::time(at)),
+        _ => "never".into(),
+    };
+    row("verified", verified);
+    row("signer", info.signer.to_string());
+    for warning in &info.warnings {
+        row("warning", warning.clone());
+    }
+    if let Some(damage) = &info.manifest_damage {
+        row("damage", damage.message.clone());
+    }
+    output.line(table.trim_fmt());
+}
+
+fn print_verification(output: &Output, report: &VerifyReport) {
+    let palette = output.palette();
+    let verdict = if report.passed() { palette.green("PASSED") } else { palette.red("FAILED") };
+    let took = (report.ended - report.begun).to_std().unwrap_or_default();
+    output.line(format!(
+        "{verdict} {:?}: backup {}, {} parts, {} in {}",
+        report.level,
+        report.backup,
+        report.parts,
+        human::bytes(report.stored_len),
+        human::duration(took)
+    ));
+    for finding in &report.findings {
+        let part = finding.part.map_or_else(|| "index".into(), |n| format!("part {n}"));
+        output.line(format!("  {} {part}: {}", finding.component, finding.error.message));
+    }
+    if let Some(more) = report.findings_total.checked_sub(report.findings.len() as u64).filter(|n| *n > 0) {
+        output.line(format!("  and {more} more"));
+    }
+}
+
+fn print_status(output: &Output, status: &BackupStatus) {
+    let age = status.age_s.map_or_else(|| "-".into(), |s| human::duration(Duration::from_secs(s)));
+    output.line(format!(
+        "{}: newest {}, age {age}, allowed {}, {} usable",
+        output.palette().status(status.status),
+        status.newest.as_ref().map_or_else(|| "none".into(), |b| b.id().to_string()),
+        human::duration(Duration::from_secs(status.allowed_age_s)),
+        status.usable
+    ));
+    for finding in &status.findings {
+        output.line(format!("  {finding}"));
+    }
+}

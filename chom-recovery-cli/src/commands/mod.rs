@@ -1,0 +1,49 @@
+//! One file per group of commands: arguments, one call of the library, print.
+
+use chom_recovery::Result;
+
+use crate::{args::Command, exit::Exit, session::Session};
+
+mod backup;
+mod card;
+mod config;
+mod diagnose;
+mod health;
+mod maintenance;
+mod plan;
+mod recover;
+mod repo;
+pub(crate) mod runs;
+mod settle;
+mod status;
+mod which;
+
+/// Does what was asked for.
+pub(crate) async fn run(session: &Session, command: Option<Command>) -> Result<Exit> {
+    match command {
+        None => status::status(session).await,
+        Some(Command::Diagnose) => diagnose::diagnose(session).await,
+        Some(Command::Health { mode }) => health::health(session, mode).await,
+        Some(Command::Backup(command)) => backup::run(session, command).await,
+        Some(Command::Plan { procedure, output }) => plan::plan(session, procedure, output).await,
+        Some(Command::Recover(command)) => recover::recover(session, command).await,
+        Some(Command::Restore { what, which, since, consent }) => {
+            recover::restore(session, what.component, &which, since, &consent).await
+        }
+        Some(Command::Resume { run, consent }) => recover::resume(session, run.as_deref(), &consent).await,
+        Some(Command::Rollback { run, because, consent }) => {
+            recover::rollback(session, run.as_deref(), &because, &consent).await
+        }
+        Some(Command::Runs(command)) => runs::run(session, command).await,
+        Some(Command::Repo(command)) => repo::run(session, command).await,
+        Some(Command::Approve { run, name, consent }) => {
+            settle::approve(session, run.as_deref(), name.as_deref(), &consent)
+        }
+        Some(Command::Resolve { run, step, applied, not_applied: _, output, because, operator }) => {
+            settle::resolve(session, &run, &step, applied, output, &because, operator)
+        }
+        Some(Command::Maintenance(command)) => maintenance::run(session, command).await,
+        Some(Command::Config(command)) => config::run(session, command).await,
+        Some(Command::Card) => card::card(session),
+    }
+}

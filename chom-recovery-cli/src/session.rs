@@ -1,0 +1,76 @@
+//! What every command starts from: configuration, output, the opened system.
+
+use std::path::PathBuf;
+
+use chom_recovery::{
+    Recovery, Result, System,
+    configuration::{Places, find},
+    recovery::RunOptions,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{args, consent::Consent, output::Output};
+
+/// One call of the program.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) output: Output,
+    global: args::Global,
+}
+
+impl Session {
+    pub(crate) fn new(global: args::Global) -> Self {
+        Self { output: Output::new(global.json, global.color), global }
+    }
+
+    /// Finds the configuration file.
+    pub(crate) fn config_path(&self) -> Result<PathBuf> {
+        find(self.global.config.as_deref(), &Places::of_this_process())
+    }
+
+    /// Reads the configuration, with the Engine that the command line names.
+    pub(crate) fn system(&self) -> Result<System> {
+        let mut system = System::load(&self.config_path()?)?;
+        self.choose_engine(&mut system.compose);
+        Ok(system)
+    }
+
+    pub(crate) fn choose_engine(&self, compose: &mut chom_recovery::system::Compose) {
+        if let Some(host) = &self.global.host {
+            (compose.host, compose.context) = (Some(host.clone()), None);
+        }
+        if let Some(context) = &self.global.context {
+            (compose.host, compose.context) = (None, Some(context.clone()));
+        }
+    }
+
+    /// Opens the system with everything it needs.
+    pub(crate) async fn open(&self) -> Result<Recovery> {
+        Recovery::open(self.system()?).await
+    }
+
+    /// Opens as much of the system as answers.
+    pub(crate) async fn open_what_answers(&self) -> Result<Recovery> {
+        Ok(Recovery::open_what_answers(self.system()?).await)
+    }
+
+    /// Opens what needs no Engine.
+    pub(crate) fn open_without_engine(&self) -> Result<Recovery> {
+        Ok(Recovery::without_engine(self.system()?))
+    }
+
+    pub(crate) fn consent(&self, options: &args::Consent, recovery: &Recovery) -> Result<Consent> {
+        Consent::of(options, &recovery.system().compose.project, &self.output.terminal)
+    }
+}
+
+/// Who runs something, and who is asked.
+pub(crate) fn run_options(consent: &Consent) -> RunOptions {
+    RunOptions {
+        operator: Some(consent.operator.clone()),
+        approver: consent.approver(),
+        waivers: consent.waivers(),
+        plan: None,
+        cancellation: CancellationToken::new(),
+    }
+}
