@@ -35,7 +35,9 @@ tools() {
 }
 
 extension() {
-  VIRTUAL_ENV=$venv CARGO_TARGET_DIR=$root/target "$venv/bin/maturin" develop --quiet --manifest-path "$package/Cargo.toml"
+  local log=$root/target/python-build.log
+  VIRTUAL_ENV=$venv CARGO_TARGET_DIR=$root/target \
+    "$venv/bin/maturin" develop --quiet --manifest-path "$package/Cargo.toml" >"$log" 2>&1 || { cat "$log" >&2; return 1; }
 }
 
 # Says which check failed, and goes on, so that one run shows all of them.

@@ -5,9 +5,12 @@ import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @dataclass(frozen=True)
@@ -77,11 +80,26 @@ class Stack:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
+    def forget_kept_volumes(self) -> None:
+        """Removes what recoveries kept as undo, which no `docker compose down` knows of."""
+        kept = f"{self.project}_mysql_data__r_"
+        listed = subprocess.run(
+            ["docker", "volume", "ls", "--quiet", "--filter", f"name=^{kept}"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        for volume in listed.stdout.split():
+            subprocess.run(["docker", "volume", "rm", volume], capture_output=True, timeout=60, check=True)
+
 
 @pytest.fixture(scope="session")
-def stack() -> Stack:
+def stack() -> Iterator[Stack]:
     if os.environ.get("CHOM_TEST_STACK") != "1":
         pytest.skip("CHOM_TEST_STACK is not 1: no project of the reference stack may be broken")
     facts = os.environ.get("CHOM_TEST_FACTS")
     assert facts, "CHOM_TEST_STACK is 1, and CHOM_TEST_FACTS does not name the project's facts.json"
-    return Stack(json.loads(Path(facts).read_text()))
+    opened = Stack(json.loads(Path(facts).read_text()))
+    yield opened
+    opened.forget_kept_volumes()
