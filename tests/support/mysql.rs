@@ -25,7 +25,7 @@ pub const FLAVOUR: &str = "CHOM_TEST_DB";
 pub const CASES: &str = "CHOM_TEST_DB_CASES";
 
 /// Longest time for a first start on a busy machine.
-const START: Duration = Duration::from_secs(180);
+const START: Duration = Duration::from_mins(3);
 
 /// A server image under test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

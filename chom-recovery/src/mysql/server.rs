@@ -12,6 +12,10 @@ use super::{
 };
 use crate::error::{Error, ErrorKind, Result};
 
+/// Looks at the connections of a MariaDB until two agree, and the pause between two looks.
+const LOOKS: usize = 10;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+
 /// A server that answered an authenticated query. Holds no connection: each piece of work opens its own.
 #[derive(Debug, Clone)]
 pub struct Server {
@@ -145,7 +149,10 @@ impl Server {
     }
 
     /// Lists connections of clients: not ours, not the server's own threads. Empty means that nobody can write.
-    /// MariaDB tells of a transaction up to a tenth of a second late.
+    ///
+    /// MySQL tells our own sessions from others. MariaDB cannot: there a session of ours that is open elsewhere is
+    /// listed too, and one that was just closed is given a moment to go. MariaDB tells of a transaction up to a tenth
+    /// of a second late.
     ///
     /// # Errors
     /// `Precondition`: the account may not see other accounts' connections.
@@ -169,25 +176,20 @@ impl Server {
                  GROUP BY trx_mysql_thread_id) x ON x.id = p.ID WHERE p.ID <> CONNECTION_ID()"
                 .to_owned(),
         };
-        let rows = session.rows(sql).await?;
-        session.close().await;
-        let mut clients = Vec::new();
-        for row in &rows {
-            let client = Client {
-                id: row.number(0)?.unwrap_or_default(),
-                user: row.text(1)?,
-                host: row.text(2)?,
-                schema: row.text(3)?,
-                command: row.text(4)?,
-                seconds: row.text(5)?.parse().unwrap_or(0),
-                in_transaction: row.number(6)?.unwrap_or_default() > 0,
-            };
-            let own = matches!(client.user.as_str(), "system user" | "event_scheduler" | "mysql.session")
-                || matches!(client.command.as_str(), "Daemon" | "Slave_IO" | "Slave_SQL" | "Slave_worker");
-            if !own {
-                clients.push(client);
+        let mut clients = list_clients(&mut session, &sql).await?;
+        for _ in 0..LOOKS {
+            if clients.is_empty() || self.info.flavour == Flavour::Mysql {
+                break;
+            }
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+            let again = list_clients(&mut session, &sql).await?;
+            let same = again.iter().map(|c| c.id).eq(clients.iter().map(|c| c.id));
+            clients = again;
+            if same {
+                break;
             }
         }
+        session.close().await;
         Ok(clients)
     }
 
@@ -300,6 +302,30 @@ impl Server {
         Err(Error::new(ErrorKind::Unhealthy, format!("the server may lose commits: {}", gaps.join("; ")))
             .with("server", self.login.address()))
     }
+}
+
+/// Lists clients, by id.
+async fn list_clients(session: &mut Session, sql: &str) -> Result<Vec<Client>> {
+    let rows = session.rows(sql).await?;
+    let mut clients = Vec::new();
+    for row in &rows {
+        let client = Client {
+            id: row.number(0)?.unwrap_or_default(),
+            user: row.text(1)?,
+            host: row.text(2)?,
+            schema: row.text(3)?,
+            command: row.text(4)?,
+            seconds: row.text(5)?.parse().unwrap_or(0),
+            in_transaction: row.number(6)?.unwrap_or_default() > 0,
+        };
+        let own = matches!(client.user.as_str(), "system user" | "event_scheduler" | "mysql.session")
+            || matches!(client.command.as_str(), "Daemon" | "Slave_IO" | "Slave_SQL" | "Slave_worker");
+        if !own {
+            clients.push(client);
+        }
+    }
+    clients.sort_by_key(|c| c.id);
+    Ok(clients)
 }
 
 async fn variables(session: &mut Session) -> Result<BTreeMap<String, String>> {

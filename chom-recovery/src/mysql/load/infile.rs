@@ -188,7 +188,7 @@ impl RowCounter {
         self.rows += 1;
         self.hash.add_row(row);
         // The server does not warn of a missing cell when it goes through a variable.
-        let cells = row.iter().filter(|b| **b == b'\t').count() + 1;
+        let cells = row.split(|b| *b == b'\t').count();
         self.misshapen |= cells != self.columns;
         if !self.enums.is_empty() {
             let cells = row[..row.len() - 1].split(|b| *b == b'\t').enumerate();
