@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Sets up what is missing and runs every test. `--all` runs the full version matrix, `--quick` what needs no Engine.
-# Exit codes: 0 all passed; 1 something failed; 6 something is missing that cannot be installed here.
+# Sets up what is missing and runs every test, on real servers. `--all` runs the full version matrix, `--quick` only
+# what needs no Docker Engine.
+# Exit codes: 0 all passed; 1 something failed; 2 usage; 6 something is missing that cannot be installed here.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
@@ -11,15 +12,18 @@ for argument in "$@"; do
   case "$argument" in
     --all) depth=all ;;
     --quick) quick=yes ;;
-    -h|--help) sed -n '2,3s/^# //p' "$0"; exit 0 ;;
+    -h|--help) sed -n '2,4s/^# //p' "$0"; exit 0 ;;
     *) echo "run.sh: unknown argument: $argument (--all, --quick)" >&2; exit 2 ;;
   esac
 done
 
+command -v cargo >/dev/null || { echo "run.sh: cargo is missing: install Rust 1.95 or later (rustup), then run again" >&2; exit 6; }
+command -v cc >/dev/null || { echo "run.sh: a C compiler is missing: apt-get install build-essential" >&2; exit 6; }
+
 begun=$SECONDS
 failed=()
 say() { printf '\n==> %s\n' "$*"; }
-# phase NAME COMMAND...: runs it, says how long it took, goes on after a failure so that one run shows all of them.
+# phase NAME COMMAND...: runs it and says how long it took. Goes on after a failure: one run shows all of them.
 phase() {
   local name=$1 from=$SECONDS; shift
   say "$name"
@@ -31,47 +35,95 @@ phase() {
   fi
 }
 
-command -v cargo >/dev/null || { echo "run.sh: cargo is missing: install Rust 1.95 or later (rustup), then run again" >&2; exit 6; }
-
-venv=$root/target/venv
-python_tools() {
-  [ -x "$venv/bin/python" ] || python3 -m venv "$venv" || {
-    echo "run.sh: python3 with venv is missing: apt-get install python3-venv" >&2; return 1; }
-  local wanted="maturin==1.* pytest==8.* pytest-asyncio==1.* ruff==0.* mypy==1.*"
-  if [ "$(cat "$venv/.wanted" 2>/dev/null)" != "$wanted" ]; then
-    # shellcheck disable=SC2086
-    "$venv/bin/pip" install --quiet $wanted && printf '%s' "$wanted" >"$venv/.wanted"
-  fi
-}
-
 deny() {
-  local tools=$root/target/tools
-  [ -x "$tools/bin/cargo-deny" ] || CARGO_TARGET_DIR=$tools/build cargo install --quiet --locked --root "$tools" cargo-deny --version 0.20.2
-  "$tools/bin/cargo-deny" --all-features check bans licenses sources
+  local tools=$root/target/tools version=0.20.2
+  [ "$("$tools/bin/cargo-deny" --version 2>/dev/null)" = "cargo-deny $version" ] ||
+    CARGO_TARGET_DIR=$tools/build cargo install --quiet --locked --root "$tools" cargo-deny --version "$version"
+  "$tools/bin/cargo-deny" --log-level error --all-features check bans licenses sources
 }
 
-# Images are built by the machine's second core while the first compiles.
-stack_log=$root/target/stack-build.log
-mkdir -p target
+# The projects of the reference stack that this run made; they are gone when it ends, however it ends.
+mkdir -p target/sites
+projects=()
+clean_up() {
+  local project
+  for project in ${projects[@]+"${projects[@]}"}; do
+    PROJECT=$project SITE_DIR=$root/target/sites/$project tests/stack/down.sh --volumes >/dev/null 2>&1 || true
+  done
+}
+trap clean_up EXIT
+# stack_up PROJECT DB PORT: a fresh project, always: a test must not depend on what an earlier run left.
+stack_up() {
+  local site=$root/target/sites/$1 log=$root/target/sites/$1.log
+  PROJECT=$1 SITE_DIR=$site tests/stack/down.sh --volumes >/dev/null 2>&1 || true
+  projects+=("$1")
+  DB=$2 PROJECT=$1 HTTPS_PORT=$3 SITE_DIR=$site tests/stack/up.sh --no-build --seed 300 >"$log" 2>&1 || { tail -n 20 "$log"; return 1; }
+}
+stack_down() { PROJECT=$1 SITE_DIR=$root/target/sites/$1 tests/stack/down.sh --volumes >/dev/null 2>&1; }
+
+# Tests of one server share it, and those that break the stack must not meet: one at a time.
+suite() { cargo test --quiet -p chom-recovery-tests "$@" -- --test-threads=1; }
+on_stack() {
+  local project=$1; shift
+  CHOM_TEST_STACK=$root/target/sites/$project suite "$@"
+}
+
 if [ "$quick" = no ]; then
-  say "Engine, Compose and images (log: target/stack-build.log)"
-  (tests/stack/setup.sh && tests/stack/build.sh --db all) >"$stack_log" 2>&1 &
-  stack_job=$!
+  say "Engine and Compose"
+  tests/stack/setup.sh
+  # One core builds the images while the other compiles.
+  tests/stack/build.sh --db all >target/images.log 2>&1 &
+  images=$!
 fi
 
 phase "format" cargo fmt --all --check
-phase "lints" cargo clippy --quiet --workspace --all-targets -- -D warnings
-phase "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps -p chom-recovery
-phase "unit and simulation tests" cargo test --quiet -p chom-recovery -p chom-recovery-cli
-phase "python lints" bash -c 'true'
+phase "lints" cargo clippy --quiet --workspace --all-targets --all-features -- -D warnings
+phase "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps -p chom-recovery --all-features
+phase "dependencies" deny
+phase "unit tests, simulation, kill matrices" cargo test --quiet -p chom-recovery -p chom-recovery-cli -p chom-recovery-examples
 
 if [ "$quick" = no ]; then
-  wait "$stack_job" || { rc=$?; tail -n 20 "$stack_log" >&2; exit "$rc"; }
+  wait "$images" || { rc=$?; tail -n 20 target/images.log >&2; exit "$rc"; }
+
+  phase "compile the real-stack tests" cargo test --quiet -p chom-recovery-tests --no-run
+  export CHOM_TEST_ENGINES=$depth
+  phase "Docker backend" env CHOM_TEST_STACK=1 cargo test --quiet -p chom-recovery-tests \
+    --test backend_docker --test backend_fake_engine --test backend_remote -- --test-threads=1
+
+  # Dump and load: every case on one server of each flavour, the core cases on the third.
+  for db in mysql mariadb-10.11 mariadb-11.8; do
+    cases=all
+    [ "$db" != mariadb-11.8 ] || [ "$depth" = all ] || cases=core
+    phase "dump and load on $db ($cases)" env CHOM_TEST_STACK=1 CHOM_TEST_DB=$db CHOM_TEST_DB_CASES=$cases \
+      cargo test --quiet -p chom-recovery-tests --test mysql_roundtrip --test mysql_load --test mysql_consistency -- --test-threads=1
+  done
+
+  if stack_up chom-test mysql 8451; then
+    phase "probes on the stack" on_stack chom-test --test probes
+    phase "command line on the stack" on_stack chom-test --test cli
+    phase "recover database on mysql" on_stack chom-test --test recover_database
+    phase "Python" env CHOM_TEST_STACK=1 CHOM_TEST_FACTS="$root/target/sites/chom-test/facts.json" tests/python.sh
+    stack_down chom-test
+  else
+    failed+=("stack on mysql")
+  fi
+  for db in mariadb-10.11 mariadb-11.8; do
+    only=(deleted_tablespaces)
+    [ "$depth" = core ] || only=()
+    if stack_up "chom-test-${db//./-}" "$db" 8452; then
+      phase "recover database on $db" on_stack "chom-test-${db//./-}" --test recover_database ${only[@]+"${only[@]}"}
+      stack_down "chom-test-${db//./-}"
+    else
+      failed+=("stack on $db")
+    fi
+  done
+else
+  phase "Python lints" tests/python.sh --lint-only
 fi
 
 printf '\n%d s in all\n' $((SECONDS - begun))
 if [ ${#failed[@]} -gt 0 ]; then
-  printf 'failed: %s\n' "${failed[*]}"
+  printf 'failed: %s\n' "${failed[@]}"
   exit 1
 fi
 echo "everything passed"
