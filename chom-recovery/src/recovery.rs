@@ -12,11 +12,11 @@ use crate::{
         docker::{DockerBackend, DockerOptions},
     },
     catalog::{
-        BackupInfo, Catalog, Encryption, Initialized, Level, Listing, Repository, Selector, TrustedSigners,
-        VerifyReport, verify,
+        BackupInfo, BackupProbe, Catalog, Encryption, Initialized, Level, Listing, Repository, Selector,
+        TrustedSigners, VerifyReport, verify,
     },
     error::{Error, ErrorKind, Result},
-    probe::{HealthMode, HealthReport, run_suite, suite},
+    probe::{HealthMode, HealthReport, run_suite, silent, suite},
     procedure::{
         Parts,
         application_ops::StackApplication,
@@ -194,7 +194,16 @@ impl Recovery {
 
     /// Asks every probe of a mode, at once, under the configured deadline.
     pub async fn health(&self, mode: HealthMode) -> HealthReport {
-        let probes = suite(&self.system, &self.backend, Some(&self.store), mode);
+        let mut probes = suite(&self.system, &self.backend, Some(&self.store), mode);
+        if mode != HealthMode::PostRecovery {
+            probes.push(match self.repository().await {
+                Ok(repository) => Arc::new(BackupProbe::new(
+                    Catalog::new(&repository, &self.system.id),
+                    self.system.objectives.backup_age,
+                )),
+                Err(error) => silent("backup", format!("the repository cannot be opened: {error}")),
+            });
+        }
         run_suite(mode, probes, self.system.limits.health_deadline).await
     }
 

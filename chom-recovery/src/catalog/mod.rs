@@ -49,6 +49,7 @@ mod index;
 mod layout;
 pub mod logical;
 mod manifest;
+mod probe;
 mod reader;
 mod repo;
 mod select;
@@ -66,6 +67,7 @@ pub use manifest::{
     Baselines, BinlogPosition, Capture, ComponentKind, ComponentRecord, ComposeFacts, DatabaseFacts, Facts, Flavour,
     MANIFEST_LIMIT, Manifest, TableBaseline,
 };
+pub use probe::BackupProbe;
 pub use reader::{BackupReader, ComponentReader};
 pub use repo::{Encryption, Initialized, Repository, RepositoryFile};
 pub use select::{Catalog, Damaged, Listing, Selector, compatible};

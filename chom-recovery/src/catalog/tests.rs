@@ -16,6 +16,7 @@ use crate::{
 
 mod damage;
 mod listing;
+mod probe;
 mod standard;
 mod volume;
 mod writing;

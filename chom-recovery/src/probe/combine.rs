@@ -51,6 +51,28 @@ pub fn map(
     Arc::new(Mapped { name: name.into(), probe, change })
 }
 
+/// A probe that could not even be made: it is inconclusive, and says why.
+pub fn silent(name: impl Into<String>, why: impl Into<String>) -> SharedProbe {
+    Arc::new(Silent { name: name.into(), why: why.into() })
+}
+
+#[derive(Debug)]
+struct Silent {
+    name: String,
+    why: String,
+}
+
+#[async_trait]
+impl HealthProbe for Silent {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn check(&self) -> Health {
+        Health::inconclusive(self.why.clone())
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Rule {
     All,

@@ -27,7 +27,7 @@ mod testing;
 mod tls;
 
 pub use class::{CLASS, Class, ROLE, Role};
-pub use combine::{SharedProbe, all_of, any_of, map, named, not, with_deadline};
+pub use combine::{SharedProbe, all_of, any_of, map, named, not, silent, with_deadline};
 pub use suite::{HealthMode, HealthReport, SuiteOptions, run_suite, suite};
 
 /// One question about health.
