@@ -17,6 +17,9 @@
 //! | [`probe`] | questions about health |
 //! | [`backend`] | what runs and how to act on it |
 //! | [`store`] | where backups lie |
+//!
+//! [`runbook`](mod@runbook) says what each line of the runbook became, [`catalog::format`](mod@catalog::format) what a backup looks
+//! like.
 #![deny(missing_docs)]
 
 pub mod backend;
@@ -34,6 +37,8 @@ pub mod secret;
 pub mod store;
 pub mod stream;
 pub mod system;
+#[doc = include_str!("docs/runbook.md")]
+pub mod runbook {}
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod triage;
@@ -41,3 +46,8 @@ pub mod triage;
 pub use error::{Error, ErrorKind, ErrorRecord, Result};
 pub use recovery::Recovery;
 pub use system::System;
+
+/// Keeps the examples of the README compiling.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
