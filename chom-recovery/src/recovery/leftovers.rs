@@ -112,11 +112,21 @@ impl Recovery {
             Some(verdict) => *verdict,
             None => Err("its run is not known on this host"),
         };
-        let own = self.backend.own_containers().await?;
+        // What belongs to other systems on the same Engine is not spoken of.
+        let project = self.backend.project();
+        let of_project = [format!("{project}_"), format!("{project}-candidate-"), format!("{project}-recovery-lock")];
+        let is_ours = |labels: &Labels, name: &str| {
+            let is_known = labels.get(RUN_LABEL).is_some_and(|run| old.contains_key(run));
+            is_known || of_project.iter().any(|prefix| name.starts_with(prefix))
+        };
+        let mut own = self.backend.own_containers().await?;
+        own.retain(|c| is_ours(&c.labels, &c.name));
         let containers = self.leftover_containers(&own, judge, &mut kept);
         let mut volumes = Vec::new();
         let users = self.users_of_volumes(&own, &containers).await?;
-        for volume in self.backend.volumes().await?.into_iter().filter(|v| v.labels.contains_key(RUN_LABEL)) {
+        let mut labelled = self.backend.volumes().await?;
+        labelled.retain(|v| v.labels.contains_key(RUN_LABEL) && is_ours(&v.labels, &v.name));
+        for volume in labelled {
             let verdict = match users.get(&volume.name) {
                 Some(user) => Err(format!("container `{user}` uses it")),
                 None => judge(&volume.labels).map_err(str::to_owned),
@@ -239,5 +249,168 @@ impl Recovery {
             }
         }
         Ok(users)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        backend::{Mount, Network, OneOff, Service},
+        run::{Effect, Engine, NewRun, Undo},
+        store::memory::MemoryStore,
+        system::System,
+        testing::sim::SimBackend,
+    };
+
+    struct World {
+        recovery: Recovery,
+        backend: Arc<SimBackend>,
+        _dir: tempfile::TempDir,
+    }
+
+    fn world() -> World {
+        let dir = tempfile::tempdir().unwrap();
+        let data = Mount {
+            source: MountSource::Volume("shop_data".into()),
+            target: "/var/lib/mysql".into(),
+            read_only: false,
+        };
+        let db = Service {
+            name: "db".into(),
+            image: Some("mysql".into()),
+            depends_on: vec![],
+            mounts: vec![data],
+            replicas: 1,
+            has_health_check: false,
+            has_fixed_name: false,
+        };
+        let backend = Arc::new(SimBackend::create(&dir.path().join("world"), "shop", vec![db]).unwrap());
+        let system = System::parse(&format!(
+            "id = \"shop\"\nstate_dir = \"{}/state\"\n[compose]\nproject = \"shop\"\n[database]\nservice = \"db\"\n\
+             password = {{ env = \"X\" }}\n[repository]\nurl = \"file:/x\"\n",
+            dir.path().display()
+        ))
+        .unwrap();
+        let recovery = Recovery::with_ports(system, backend.clone(), Arc::new(MemoryStore::new()));
+        World { recovery, backend, _dir: dir }
+    }
+
+    impl World {
+        /// Makes a run that has one effect and ends as told.
+        async fn run(&self, succeeds: bool) -> RunId {
+            let run = Engine::new(self.recovery.system().state_dir())
+                .start(NewRun::new("shop", "test", &()).unwrap())
+                .await
+                .unwrap();
+            let (id, inner) = (run.id(), run.clone());
+            let done = run
+                .execute(async move {
+                    inner
+                        .step("act")
+                        .effect(Effect::Idempotent)
+                        .undo(Undo::Unnecessary("a test"))
+                        .run(async |_| Ok(()))
+                        .await?;
+                    if succeeds { Ok(()) } else { Err(Error::new(ErrorKind::Failed, "as told")) }
+                })
+                .await;
+            assert_eq!(done.is_ok(), succeeds);
+            id
+        }
+
+        async fn volume(&self, name: &str, run: &str) {
+            let labels = [(RUN_LABEL.to_owned(), run.to_owned()), (ROLE_LABEL.to_owned(), "candidate".to_owned())];
+            self.backend.create_volume(name, &labels.into()).await.unwrap();
+        }
+
+        async fn container(&self, name: &str, run: RunId, volume: Option<&str>) {
+            let mounts = volume.map(|v| Mount {
+                source: MountSource::Volume(v.into()),
+                target: "/data".into(),
+                read_only: false,
+            });
+            let spec = OneOff {
+                name: name.into(),
+                image: "mysql".into(),
+                entrypoint: None,
+                command: vec![],
+                env: vec![],
+                user: None,
+                mounts: mounts.into_iter().collect(),
+                files: vec![],
+                network: Network::None,
+                labels: [(RUN_LABEL.to_owned(), run.to_string())].into(),
+                memory: None,
+                start: false,
+            };
+            self.backend.one_off(&spec).await.unwrap();
+        }
+    }
+
+    use crate::backend::Backend;
+
+    #[tokio::test]
+    async fn only_what_finished_runs_left_is_listed_and_removed() {
+        let world = world();
+        let over = world.run(true).await;
+        world.volume("shop_data__old", &over.to_string()).await;
+        world.container("shop-candidate-old", over, Some("shop_data__old")).await;
+        world.volume("shop_data__foreign", "01ARZ3NDEKTSV4RRFFQ69G5FAV").await;
+        world.volume("other_data__foreign", "01ARZ3NDEKTSV4RRFFQ69G5FAV").await;
+        let open = world.run(false).await;
+        world.volume("shop_data__open", &open.to_string()).await;
+
+        let young = world.recovery.leftovers(Duration::from_hours(1)).await.unwrap();
+        assert!(young.is_empty(), "{young:?}");
+
+        let listed = world.recovery.leftovers(Duration::ZERO).await.unwrap();
+        let names: Vec<_> = listed.volumes.iter().map(|v| v.volume.as_str()).collect();
+        assert_eq!(names, ["shop_data__old"]);
+        assert!(listed.volumes[0].bytes.is_some());
+        assert_eq!(listed.containers.len(), 1);
+        assert_eq!(listed.runs, [over]);
+        let kept: Vec<_> = listed.kept.iter().map(|k| k.what.as_str()).collect();
+        assert_eq!(kept, ["volume `shop_data__foreign`", "volume `shop_data__open`"], "other systems are not named");
+
+        let pruned = world.recovery.prune(&listed).await.unwrap();
+        assert_eq!((pruned.volumes.len(), pruned.containers.len(), pruned.runs.as_slice()), (1, 1, [over].as_slice()));
+        assert!(world.backend.volume("shop_data__old").await.unwrap().is_none());
+        for kept in ["shop_data", "shop_data__open", "shop_data__foreign", "other_data__foreign"] {
+            assert!(world.backend.volume(kept).await.unwrap().is_some(), "{kept}");
+        }
+        let (runs, _) = world.recovery.runs().unwrap();
+        assert_eq!(runs.iter().map(|r| r.run).collect::<Vec<_>>(), [open]);
+    }
+
+    #[tokio::test]
+    async fn what_a_container_uses_stays_and_keeps_its_journal() {
+        let world = world();
+        let (over, open) = (world.run(true).await, world.run(false).await);
+        world.volume("shop_data__old", &over.to_string()).await;
+        // A later, unfinished run works with it.
+        world.container("shop-candidate-new", open, Some("shop_data__old")).await;
+        let listed = world.recovery.leftovers(Duration::ZERO).await.unwrap();
+        assert!(listed.volumes.is_empty() && listed.containers.is_empty(), "{listed:?}");
+        assert!(listed.kept.iter().any(|k| k.because.contains("shop-candidate-new")), "{:?}", listed.kept);
+        let pruned = world.recovery.prune(&listed).await.unwrap();
+        assert!(pruned.runs.is_empty(), "its volume could not be explained any more: {pruned:?}");
+        assert!(world.backend.volume("shop_data__old").await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn what_was_not_agreed_to_is_not_removed() {
+        let world = world();
+        let over = world.run(true).await;
+        world.volume("shop_data__old", &over.to_string()).await;
+        let listed = world.recovery.leftovers(Duration::ZERO).await.unwrap();
+        world.volume("shop_data__more", &over.to_string()).await;
+        let pruned = world.recovery.prune(&listed).await.unwrap();
+        assert_eq!(pruned.volumes, ["shop_data__old"]);
+        assert_eq!(pruned.kept.len(), 1, "{:?}", pruned.kept);
+        assert!(pruned.runs.is_empty());
+        assert!(world.backend.volume("shop_data__more").await.unwrap().is_some());
     }
 }

@@ -182,7 +182,7 @@ impl Events {
 
     pub(crate) fn subscribe(&self) -> EventStream {
         let receiver = Some(self.0.subscribe());
-        Box::pin(futures::stream::unfold(receiver, |receiver| async {
+        let stream = futures::stream::unfold(receiver, |receiver| async {
             let mut receiver = receiver?;
             match receiver.recv().await {
                 Ok(event @ Event::RunEnded { .. }) => Some((event, None)),
@@ -190,6 +190,8 @@ impl Events {
                 Err(broadcast::error::RecvError::Lagged(events)) => Some((Event::Missed { events }, Some(receiver))),
                 Err(broadcast::error::RecvError::Closed) => None,
             }
-        }))
+        });
+        // Asked again after its end, it says again that this was the end.
+        Box::pin(futures::StreamExt::fuse(stream))
     }
 }
