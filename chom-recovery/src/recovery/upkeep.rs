@@ -94,7 +94,10 @@ impl Recovery {
             };
         };
         if let Ok(id) = name.parse::<RunId>() {
-            return RunSummary::read(&self.system.state_dir(), id);
+            return match RunSummary::read(&self.system.state_dir(), id) {
+                Err(error) if error.kind() == ErrorKind::NotFound => none(format!("there is no run `{id}`")),
+                read => read,
+            };
         }
         let upper = name.to_ascii_uppercase();
         let mut found = runs.into_iter().filter(|run| {

@@ -110,7 +110,11 @@ impl MySqlOps {
         let since = (Utc::now() - LOG_WINDOW).max(container.started_at.unwrap_or_default());
         let request = LogRequest { since: Some(since), tail: Some(LOG_LINES) };
         let Ok(stream) = self.backend.logs(&container.name, request).await else { return BTreeSet::new() };
-        let topics = stream.filter_map(async |line| Some(read_line(&line.ok()?.text)?.topic)).collect();
+        let topics = stream
+            .filter_map(|line| {
+                std::future::ready(line.ok().and_then(|line| read_line(&line.text)).map(|event| event.topic))
+            })
+            .collect();
         tokio::time::timeout(std::time::Duration::from_secs(20), topics).await.unwrap_or_default()
     }
 }

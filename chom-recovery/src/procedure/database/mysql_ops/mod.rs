@@ -99,7 +99,7 @@ impl MySqlOps {
         use futures::StreamExt;
         let request = crate::backend::LogRequest { since: None, tail: Some(8) };
         let Ok(stream) = self.backend.logs(container, request).await else { return "none".into() };
-        let lines: Vec<_> = stream.filter_map(async |line| line.ok().map(|l| l.text)).collect().await;
+        let lines: Vec<_> = stream.filter_map(|line| std::future::ready(line.ok().map(|l| l.text))).collect().await;
         lines.join(" | ")
     }
 }

@@ -1,0 +1,187 @@
+//! The command line on the reference stack: what an operator types from a bare project to a verified backup.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+    sync::Once,
+};
+
+use chom_recovery::System;
+use chom_recovery_tests::Stack;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A folder with a configuration drafted from the stack.
+struct Bench {
+    folder: TempDir,
+}
+
+/// Builds the program once; cargo does nothing when it is up to date.
+fn program() -> std::path::PathBuf {
+    static BUILD: Once = Once::new();
+    BUILD.call_once(|| {
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "-p", "chom-recovery-cli", "--manifest-path"])
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml"))
+            .status()
+            .unwrap();
+        assert!(built.success(), "the program does not compile");
+    });
+    assert_cmd::cargo::cargo_bin("chom-recovery")
+}
+
+impl Bench {
+    /// Drafts a configuration and makes the repository.
+    fn open(test: &str) -> Option<Self> {
+        let stack = Stack::open(test)?;
+        let bench = Self { folder: tempfile::tempdir().unwrap() };
+        let dir = bench.folder.path().display();
+        let connect_to = format!("127.0.0.1:{}", stack.port);
+        let drafted = bench.run(&[
+            "config",
+            "init",
+            "--project",
+            &stack.project,
+            "--state-dir",
+            &format!("{dir}/state"),
+            "--repository",
+            &format!("file:{dir}/repository"),
+            "--url",
+            &format!("{}/health", stack.url),
+            "--ca-file",
+            stack.ca.to_str().unwrap(),
+            "--connect-to",
+            &connect_to,
+        ]);
+        assert_eq!(code(&drafted), 0, "{drafted:?}");
+        let made = bench.run(&["repo", "init", "--encryption", "none", "--pin"]);
+        assert_eq!(code(&made), 0, "{made:?}");
+        Some(bench)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(program());
+        command.current_dir(self.folder.path()).args(arguments).stdin(std::process::Stdio::null());
+        command.env_remove("CHOM_CONFIG").env("USER", "ada").output().unwrap()
+    }
+
+    /// Runs a query; its one document.
+    fn query(&self, arguments: &[&str]) -> (i32, Value) {
+        let output = self.run(arguments);
+        let lines = lines(&output);
+        assert_eq!(lines.len(), 1, "{output:?}");
+        (code(&output), lines[0].clone())
+    }
+
+    fn system(&self) -> System {
+        System::load(&self.folder.path().join("chom-recovery.toml")).unwrap()
+    }
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().expect("ended by itself")
+}
+
+fn lines(output: &Output) -> Vec<Value> {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+}
+
+#[test]
+fn a_drafted_configuration_is_right_without_a_change() {
+    let Some(bench) = Bench::open("a_drafted_configuration_is_right_without_a_change") else { return };
+    let system = bench.system();
+    assert_eq!(system.database.service, "mysql");
+    assert_eq!(system.application.service, "app");
+    assert_eq!(system.application.web_service, "nginx");
+    assert_eq!(system.application.workers, ["queue", "scheduler"]);
+    let redis = system.redis.unwrap();
+    assert_eq!(
+        (redis.prefix.as_str(), redis.heartbeat_key.as_deref()),
+        ("chom_database_", Some("scheduler:heartbeat"))
+    );
+    assert_eq!(system.repository.signers.len(), 1);
+
+    let (exit, report) = bench.query(&["--json", "config", "check"]);
+    assert_eq!(exit, 0, "{report}");
+    // A second draft does not replace the first, which a person may have changed.
+    let again = bench.run(&["config", "init", "--project", &system.compose.project]);
+    assert_eq!(code(&again), 6, "{again:?}");
+}
+
+#[test]
+fn from_nothing_to_a_verified_backup() {
+    let Some(bench) = Bench::open("from_nothing_to_a_verified_backup") else { return };
+    let (_, status) = bench.query(&["--json"]);
+    assert_eq!(status["next"][0]["command"], "chom-recovery backup create", "{status}");
+
+    let output = bench.run(&["--json", "backup", "create", "--tag", "nightly"]);
+    assert_eq!(code(&output), 0, "{output:?}");
+    let events = lines(&output);
+    assert_eq!(events.first().unwrap()["type"], "run_started");
+    assert!(events.iter().any(|e| e["type"] == "step_done" && e["step"] == "dump"), "{events:?}");
+    assert!(events.iter().all(|e| e["v"] == 1));
+    let summary = events.last().unwrap();
+    assert_eq!((&summary["type"], &summary["status"]), (&"summary".into(), &"succeeded".into()));
+    let id = summary["achieved"]["id"].as_str().unwrap().to_owned();
+
+    let (_, list) = bench.query(&["--json", "backup", "list", "--tag", "nightly"]);
+    assert_eq!(list["backups"][0]["id"], id.as_str());
+    assert_eq!(list["backups"][0]["level"], "L2");
+    let (exit, verified) = bench.query(&["--json", "backup", "verify", "--backup", &id]);
+    assert_eq!((exit, &verified["findings_total"]), (0, &0.into()));
+    assert_eq!(bench.query(&["--json", "backup", "status"]).0, 0);
+
+    let (exit, status) = bench.query(&["--json"]);
+    assert_eq!((exit, &status["next"], &status["open_runs"]), (0, &Value::Array(vec![]), &Value::Array(vec![])));
+    assert_eq!(status["backups"]["newest"]["id"], id.as_str());
+    let (_, runs) = bench.query(&["--json", "runs", "list"]);
+    assert_eq!((&runs["items"][0]["procedure"], &runs["items"][0]["operator"]), (&"back-up".into(), &"ada".into()));
+
+    // One flipped bit.
+    let part = files(&bench.folder.path().join("repository"))
+        .into_iter()
+        .filter(|f| f.metadata().unwrap().len() > 1_000)
+        .max_by_key(|f| f.metadata().unwrap().len())
+        .unwrap();
+    let mut bytes = std::fs::read(&part).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&part, bytes).unwrap();
+    let damaged = bench.run(&["backup", "verify", "--latest"]);
+    assert_eq!(code(&damaged), 7, "{damaged:?}");
+}
+
+fn files(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found
+}
+
+#[test]
+fn health_is_one_document_and_its_exit_code_says_the_same() {
+    let Some(bench) = Bench::open("health_is_one_document_and_its_exit_code_says_the_same") else { return };
+    for mode in ["monitoring", "pre-recovery"] {
+        let (exit, report) = bench.query(&["health", "--mode", mode, "--json"]);
+        assert_eq!((&report["type"], &report["mode"]), (&"health".into(), &mode.into()));
+        let is_bad = matches!(report["overall"].as_str(), Some("down" | "inconclusive"));
+        assert_eq!(exit, if is_bad { 4 } else { 0 }, "{report}");
+        assert!(report["answers"].as_array().unwrap().len() > 10, "{report}");
+    }
+    let (_, monitoring) = bench.query(&["health", "--mode", "monitoring", "--json"]);
+    assert_eq!(monitoring["overall"], "healthy", "{monitoring}");
+}
+
+#[test]
+fn nobody_there_to_confirm_means_that_nothing_begins() {
+    let Some(bench) = Bench::open("nobody_there_to_confirm_means_that_nothing_begins") else { return };
+    for arguments in [&["recover", "database"][..], &["restore"], &["recover", "database", "--confirm", "other"]] {
+        let output = bench.run(arguments);
+        assert_eq!(code(&output), 5, "{arguments:?}: {output:?}");
+    }
+    let (_, runs) = bench.query(&["--json", "runs", "list"]);
+    assert_eq!(runs["items"], Value::Array(vec![]), "no run was begun");
+}
