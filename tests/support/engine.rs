@@ -79,10 +79,9 @@ impl EngineProject {
     /// The Engine cannot be used.
     pub fn start_on(test: &str, host: Option<String>) -> Self {
         static IMAGE_MADE: OnceLock<()> = OnceLock::new();
-        if host.is_some() {
-            make_image(host.as_deref());
-        } else {
-            IMAGE_MADE.get_or_init(|| make_image(None));
+        IMAGE_MADE.get_or_init(make_image);
+        if let Some(host) = &host {
+            copy_image(host);
         }
         let name = format!("chomt-{test}-{}", std::process::id());
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -187,9 +186,17 @@ pub fn docker(host: Option<&str>, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Makes [`IMAGE`] from Debian's static busybox, unless the Engine has it.
-fn make_image(host: Option<&str>) {
-    let there = command(host).args(["image", "inspect", IMAGE]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+/// Takes [`IMAGE`] from the local Engine to another.
+fn copy_image(host: &str) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("image.tar").display().to_string();
+    docker(None, &["save", "-o", &file, IMAGE]);
+    docker(Some(host), &["load", "-q", "-i", &file]);
+}
+
+/// Makes [`IMAGE`] from Debian's static busybox, unless the local Engine has it.
+fn make_image() {
+    let there = command(None).args(["image", "inspect", IMAGE]).stdout(Stdio::null()).stderr(Stdio::null()).status();
     if there.expect("the Docker CLI runs").success() {
         return;
     }
@@ -209,7 +216,7 @@ fn make_image(host: Option<&str>) {
     let mut pack = Command::new("tar");
     pack.arg("-C").arg(&root).args(["--owner=0", "--group=0", "-cf"]).arg(&tar).arg(".");
     assert!(pack.status().expect("tar runs").success());
-    docker(host, &["import", "-c", "ENV PATH=/bin", &tar.display().to_string(), IMAGE]);
+    docker(None, &["import", "-c", "ENV PATH=/bin", &tar.display().to_string(), IMAGE]);
 }
 
 fn static_busybox(folder: &Path) -> PathBuf {

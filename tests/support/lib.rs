@@ -4,6 +4,7 @@ pub mod chaos;
 pub mod engine;
 pub mod fake_engine;
 pub mod mysql;
+pub mod remote;
 pub mod sql;
 
 use std::path::{Path, PathBuf};

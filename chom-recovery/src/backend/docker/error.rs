@@ -15,6 +15,19 @@ pub(super) enum Effect {
     Change,
 }
 
+/// What rustls says when it does not trust the Engine's certificate, and when the Engine does not trust ours.
+///
+/// # Source
+/// rustls 0.23, `Display` of `Error::InvalidCertificate` and of `Error::AlertReceived`; RFC 8446, section 6.2.
+const REFUSALS_OF_TLS: &[&str] = &[
+    "invalid peer certificate",
+    "received fatal alert: BadCertificate",
+    "received fatal alert: UnknownCA",
+    "received fatal alert: CertificateUnknown",
+    "received fatal alert: CertificateExpired",
+    "received fatal alert: CertificateRequired",
+];
+
 /// Maps an error of the client. `what` says what was asked for, in the infinitive: `inspect container `x``.
 pub(super) fn map(error: Client, effect: Effect, what: impl fmt::Display) -> Error {
     let what = format!("cannot {what}");
@@ -33,6 +46,14 @@ pub(super) fn map(error: Client, effect: Effect, what: impl fmt::Display) -> Err
                 .hint("is the Docker daemon running, and is this the right host?")
         }
         Client::RequestTimeoutError => lost(effect, ErrorKind::Timeout, format!("{what}: the Engine did not answer")),
+        _ if chain_has(&error, |text| REFUSALS_OF_TLS.iter().any(|said| text.contains(said))) => {
+            Error::new(ErrorKind::Authentication, format!("{what}: the certificates do not fit"))
+                .hint(
+                    "ca.pem has to be of the authority that signed the Engine's certificate, which has to name this \
+                       host, and cert.pem of one that the Engine trusts",
+                )
+                .caused_by(error)
+        }
         Client::HyperLegacyError { ref err } if err.is_connect() => {
             let kind = if chain_has(&error, |text| text.contains("ermission denied")) {
                 ErrorKind::Denied

@@ -28,6 +28,13 @@ use crate::{
 
 /// Seconds that an unused master connection outlives this process.
 const MASTER_PERSISTS: u32 = 120;
+/// How long a channel that is refused may take to end.
+const CHANNEL_WAIT: Duration = Duration::from_secs(2);
+/// What ssh says when the other side does not forward at all, or finds no way.
+///
+/// # Source
+/// OpenSSH, `channels.c` (`reason2txt`), followed by the other side's `strerror`.
+const CLOSED_WAYS: &[&str] = &["administratively prohibited", "No route to host", "unreachable", "timed out"];
 
 /// A host that is reached over ssh.
 pub(super) struct SshHost {
@@ -253,37 +260,42 @@ impl Shared {
         }
     }
 
-    /// Opens a channel to `target` once. Nothing but its refusal tells anything: a server need not speak first.
+    /// Opens a channel to `target` once, to tell a way that is closed from a server that is not there yet.
     async fn try_forward(&self, target: &str) -> Result<()> {
-        let mut command = self.command(&["-W".into(), target.into(), "--".into(), self.destination.clone()]);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(|e| Error::from(e).during("cannot run `ssh`"))?;
-        let stdin = child.stdin.take();
-        let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
-        let mut first = [0];
-        let spoke = async {
-            match stdout.as_mut() {
-                Some(stdout) => stdout.read(&mut first).await.unwrap_or(0) > 0,
-                None => false,
-            }
-        };
-        if tokio::time::timeout(Duration::from_secs(2), spoke).await.unwrap_or(true) {
+        if self.channel(&[], target).await?.is_none() {
             return Ok(());
         }
-        drop(stdin);
-        let mut text = String::new();
-        if let Some(stderr) = stderr.as_mut() {
-            let _ = tokio::time::timeout(Duration::from_secs(2), stderr.read_to_string(&mut text)).await;
-        }
-        if text.contains("prohibited") || text.contains("No route") || text.contains("timed out") {
+        // A shared connection keeps the reason for itself; one of its own tells.
+        let Some(text) = self.channel(&["-S".into(), "none".into()], target).await? else { return Ok(()) };
+        if CLOSED_WAYS.iter().any(|said| text.contains(said)) {
             return Err(Error::new(
                 ErrorKind::Precondition,
-                format!("`{}` does not forward to {target}: {}", self.destination, last_line(&text)),
+                format!("`{}` does not forward to {target}: {}", self.destination, reason(&text)),
             )
             .hint("allow TCP forwarding in its sshd, or set the service's `address`"));
         }
         // Refused: the path is open and nobody listens yet, which the caller's own connection will tell.
         Ok(())
+    }
+
+    /// Opens a channel to `target` and returns what ssh says where it ends at once. One that stays is open, though
+    /// nothing need come: a server need not speak first.
+    async fn channel(&self, options: &[String], target: &str) -> Result<Option<String>> {
+        let mut command = self.command(&[options, &["-W", target, "--", &self.destination].map(String::from)].concat());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|e| Error::from(e).during("cannot run `ssh`"))?;
+        let _open = child.stdin.take();
+        let (Some(mut stdout), Some(mut stderr)) = (child.stdout.take(), child.stderr.take()) else {
+            return Ok(None);
+        };
+        let mut first = [0];
+        match tokio::time::timeout(CHANNEL_WAIT, stdout.read(&mut first)).await {
+            Ok(Ok(0) | Err(_)) => {}
+            Ok(Ok(_)) | Err(_) => return Ok(None),
+        }
+        let mut text = String::new();
+        let _ = tokio::time::timeout(CHANNEL_WAIT, stderr.read_to_string(&mut text)).await;
+        Ok(Some(text))
     }
 }
 
@@ -304,6 +316,12 @@ impl Drop for Shared {
 
 fn last_line(text: &str) -> String {
     text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default().trim().to_owned()
+}
+
+/// The line that tells why a channel was not opened.
+fn reason(text: &str) -> String {
+    let told = text.lines().rfind(|line| CLOSED_WAYS.iter().any(|said| line.contains(said)));
+    told.map_or_else(|| last_line(text), |line| line.trim().to_owned())
 }
 
 fn refusal(destination: &str, text: &str) -> Error {
