@@ -172,7 +172,7 @@ fn a_run_killed_anywhere_goes_on_and_nothing_happens_twice() {
     let places = kill_matrix(
         "a_run_killed_anywhere_goes_on_and_nothing_happens_twice",
         Kills::Once,
-        &Promises { work: &work, always: &|d, crash| always(d, crash), at_end: &swapped_once },
+        &Promises { begin: &|_| {}, work: &work, always: &|d, crash| always(d, crash), at_end: &swapped_once },
     );
     for place in ["before step_intent", "before sync", "body ended", "after step_done", "after exchange"] {
         assert!(places.iter().any(|p| p == place), "{place} is not among {places:?}");
@@ -207,7 +207,7 @@ fn a_run_killed_twice_anywhere_goes_on_and_nothing_happens_twice() {
     let places = kill_matrix(
         "a_run_killed_twice_anywhere_goes_on_and_nothing_happens_twice",
         Kills::Twice,
-        &Promises { work: &work, always: &|d, crash| always(d, crash), at_end: &at_end },
+        &Promises { begin: &|_| {}, work: &work, always: &|d, crash| always(d, crash), at_end: &at_end },
     );
     assert!(places.len() > 10, "{places:?}");
 }
@@ -243,7 +243,7 @@ fn where_nothing_can_tell_the_run_stops_and_a_person_settles_it() {
     kill_matrix(
         "where_nothing_can_tell_the_run_stops_and_a_person_settles_it",
         Kills::Once,
-        &Promises { work: &work, always: &|d, crash| always(d, crash), at_end: &swapped_once },
+        &Promises { begin: &|_| {}, work: &work, always: &|d, crash| always(d, crash), at_end: &swapped_once },
     );
 }
 
@@ -275,7 +275,7 @@ fn a_rollback_killed_anywhere_goes_on_to_the_world_as_it_was() {
     let places = kill_matrix(
         "a_rollback_killed_anywhere_goes_on_to_the_world_as_it_was",
         Kills::Once,
-        &Promises { work: &work, always: &|d, crash| always(d, crash), at_end: &as_before },
+        &Promises { begin: &|_| {}, work: &work, always: &|d, crash| always(d, crash), at_end: &as_before },
     );
     for place in ["after undo_intent", "undo ended", "before undo_done"] {
         assert!(places.iter().any(|p| p == place), "{place} is not among {places:?}");
@@ -306,7 +306,7 @@ fn a_killed_run_rolls_back_from_wherever_it_was() {
     kill_matrix(
         "a_killed_run_rolls_back_from_wherever_it_was",
         Kills::Once,
-        &Promises { work: &work, always: &|d, crash| always(d, crash), at_end: &as_before },
+        &Promises { begin: &|_| {}, work: &work, always: &|d, crash| always(d, crash), at_end: &as_before },
     );
 }
 

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 
 use super::{
     database::jobs::{HeldJobs, Queues},
-    maintenance::{self, MaintenanceRecord},
+    maintenance::{self, MaintenanceRecord, MaintenanceState},
 };
 use crate::{
     backend::Backend,
@@ -28,6 +28,9 @@ use crate::{
 pub trait ApplicationOps: fmt::Debug + Send + Sync + 'static {
     /// Makes the probes of a mode; logs are judged from `since` on.
     fn probes(&self, mode: HealthMode, since: Option<DateTime<Utc>>) -> Vec<SharedProbe>;
+
+    /// Tells whether maintenance mode is on by now.
+    async fn is_in_maintenance(&self) -> Result<bool>;
 
     /// Switches maintenance mode on and proves it from outside.
     async fn maintenance_on(&self) -> Result<MaintenanceRecord>;
@@ -64,6 +67,10 @@ impl StackApplication {
 impl ApplicationOps for StackApplication {
     fn probes(&self, mode: HealthMode, since: Option<DateTime<Utc>>) -> Vec<SharedProbe> {
         suite(&self.system, &self.backend, Some(&self.store), SuiteOptions { mode, since })
+    }
+
+    async fn is_in_maintenance(&self) -> Result<bool> {
+        Ok(maintenance::state(&self.system, &*self.backend).await? == MaintenanceState::On)
     }
 
     async fn maintenance_on(&self) -> Result<MaintenanceRecord> {

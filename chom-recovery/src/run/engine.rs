@@ -247,7 +247,7 @@ impl Engine {
                 version: env!("CARGO_PKG_VERSION").into(),
             })
             .await?;
-        if let Err(error) = self.take_system_lock(id).await {
+        if let Err(error) = self.take_system_lock(id, &new.system).await {
             run.inner.end(Outcome::Failed, Some(error.to_record())).await?;
             return Err(error);
         }
@@ -402,7 +402,7 @@ impl Engine {
             return Err(Error::new(ErrorKind::Conflict, format!("run `{id}` is being rolled back"))
                 .hint(format!("chom-recovery rollback {id}")));
         }
-        self.take_system_lock(id).await?;
+        self.take_system_lock(id, &header.system).await?;
         let new = NewRun {
             system: header.system.clone(),
             procedure: header.procedure.clone(),
@@ -462,11 +462,28 @@ impl Engine {
         Ok(())
     }
 
-    async fn take_system_lock(&self, id: RunId) -> Result<()> {
-        match &self.system_lock {
-            Some(system_lock) => system_lock.acquire(&id).await,
-            None => Ok(()),
+    /// Takes the lock that other hosts see. The caller holds the local one, so no other run of this host is going on.
+    async fn take_system_lock(&self, id: RunId, system: &str) -> Result<()> {
+        let Some(system_lock) = &self.system_lock else { return Ok(()) };
+        let refused = match system_lock.acquire(&id).await {
+            Err(error) if error.kind() == ErrorKind::Locked => error,
+            other => return other,
+        };
+        match system_lock.holder().await? {
+            // Superseded, or killed before its first effect: nobody will give the lock back.
+            Some(holder) if self.is_closed(holder, system) => {
+                system_lock.release(&holder).await?;
+                system_lock.acquire(&id).await
+            }
+            _ => Err(refused),
         }
+    }
+
+    /// Tells whether a run is one of this host and system, and over.
+    fn is_closed(&self, id: RunId, system: &str) -> bool {
+        let Ok(records) = journal::read(&self.run_directory(id).join(journal::FILE)) else { return false };
+        let ledger = Ledger::of(&records);
+        ledger.is_closed() && ledger.header.is_some_and(|header| header.system == system)
     }
 
     fn run(

@@ -120,10 +120,15 @@ impl Ledger {
 
     /// Tells whether the run is over for good or never touched anything.
     pub(crate) fn is_closed(&self) -> bool {
-        match &self.ended {
-            Some((Outcome::Succeeded | Outcome::RolledBack | Outcome::Abandoned, _)) => true,
-            Some((Outcome::Paused, _)) => false,
-            Some((Outcome::Failed, _)) | None => !self.has_effects(),
+        self.ended.as_ref().map_or_else(|| !self.has_effects(), |(outcome, _)| self.closes_with(*outcome))
+    }
+
+    /// Tells whether ending so would close the run.
+    pub(crate) fn closes_with(&self, outcome: Outcome) -> bool {
+        match outcome {
+            Outcome::Succeeded | Outcome::RolledBack | Outcome::Abandoned => true,
+            Outcome::Paused => false,
+            Outcome::Failed => !self.has_effects(),
         }
     }
 

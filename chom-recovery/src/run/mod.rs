@@ -451,18 +451,20 @@ impl Inner {
 
     /// Records how this stretch ended and gives the locks back when the run is closed.
     async fn end(&self, outcome: Outcome, error: Option<crate::ErrorRecord>) -> Result<()> {
+        // Given back before the record: a run that is over on record is never taken up again, not even for this.
+        let released = match &self.system_lock {
+            Some(system_lock) if self.ledger(|l| l.closes_with(outcome)) => system_lock.release(&self.id).await,
+            _ => Ok(()),
+        };
         let unwound = self.ledger(|l| matches!(l.ended, Some((Outcome::RolledBack, _))));
         if !unwound {
             self.append(Entry::RunEnded { outcome, error: error.clone() }).await?;
         }
         self.events.send(Event::RunEnded { outcome, error });
         if self.ledger(Ledger::is_closed) {
-            if let Some(system_lock) = &self.system_lock {
-                system_lock.release(&self.id).await?;
-            }
             lock(&self.local_lock).take();
         }
-        Ok(())
+        released
     }
 }
 

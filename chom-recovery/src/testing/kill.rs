@@ -10,7 +10,10 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::Path,
     process::{Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
 };
 
 use crate::{
@@ -25,6 +28,10 @@ const AT: &str = "CHOM_KILL_AT";
 const PLACE: &str = ".killed-at";
 /// More places than any procedure has; a matrix that gets there does not end.
 const MOST_PLACES: u32 = 5_000;
+/// A file system in memory: what a killed process wrote stays, and nobody waits for a disk.
+const IN_MEMORY: &str = "/dev/shm";
+/// Rows that are tried at the same time.
+const AT_ONCE: usize = 2;
 
 /// One row of the matrix: where the process was killed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,12 +53,14 @@ pub enum Kills {
 
 /// What a test checks.
 pub struct Promises<'a> {
+    /// Makes the world in an empty directory; nothing is killed here.
+    pub begin: &'a (dyn Fn(&Path) + Sync),
     /// Runs the procedure in a directory, or takes it up where an earlier process left it; returns when it is done.
-    pub work: &'a dyn Fn(&Path),
+    pub work: &'a (dyn Fn(&Path) + Sync),
     /// Checks what has to hold at every moment.
-    pub always: &'a dyn Fn(&Path, &Crash),
+    pub always: &'a (dyn Fn(&Path, &Crash) + Sync),
     /// Checks what has to hold when it is done.
-    pub at_end: &'a dyn Fn(&Path),
+    pub at_end: &'a (dyn Fn(&Path) + Sync),
 }
 
 impl std::fmt::Debug for Promises<'_> {
@@ -73,28 +82,65 @@ pub fn kill_matrix(test: &str, kills: Kills, promises: &Promises<'_>) -> Vec<Str
         (promises.work)(Path::new(&directory));
         std::process::exit(0);
     }
-    let mut places = Vec::new();
-    for at in 0..MOST_PLACES {
-        let directory = tempfile::tempdir().expect("a directory");
-        let Some(crash) = child(test, directory.path(), Some(at)) else {
-            (promises.at_end)(directory.path());
-            println!("{test}: killed at each of {} places", places.len());
-            return places;
-        };
-        (promises.always)(directory.path(), &crash);
-        if kills == Kills::Twice {
-            second_kills(test, directory.path(), promises, &crash);
+    let rows = Rows { next: AtomicU32::new(0), is_over: AtomicBool::new(false), places: Mutex::default() };
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| rows.try_all(test, kills, promises));
         }
-        assert_eq!(child(test, directory.path(), None), None, "after {crash:?}");
-        (promises.at_end)(directory.path());
-        places.push(crash.place);
+    });
+    let mut crashes = rows.places.into_inner().unwrap_or_else(PoisonError::into_inner);
+    crashes.sort_by_key(|crash| crash.at);
+    println!("{test}: killed at each of {} places", crashes.len());
+    crashes.into_iter().map(|crash| crash.place).collect()
+}
+
+/// The rows of a matrix, while several threads try them.
+struct Rows {
+    next: AtomicU32,
+    is_over: AtomicBool,
+    places: Mutex<Vec<Crash>>,
+}
+
+impl Rows {
+    /// Takes one row after the other until a process lives to its end.
+    fn try_all(&self, test: &str, kills: Kills, promises: &Promises<'_>) {
+        // Also when a promise is broken here: the other threads need not go on.
+        let _over = Over(&self.is_over);
+        while !self.is_over.load(Ordering::SeqCst) {
+            let at = self.next.fetch_add(1, Ordering::SeqCst);
+            assert!(at < MOST_PLACES, "{test}: more than {MOST_PLACES} places");
+            let directory = directory();
+            (promises.begin)(directory.path());
+            let Some(crash) = child(test, directory.path(), Some(at)) else {
+                (promises.at_end)(directory.path());
+                return;
+            };
+            (promises.always)(directory.path(), &crash);
+            if kills == Kills::Twice {
+                second_kills(test, directory.path(), promises, &crash);
+            }
+            assert_eq!(child(test, directory.path(), None), None, "after {crash:?}");
+            (promises.at_end)(directory.path());
+            self.places.lock().unwrap_or_else(PoisonError::into_inner).push(crash);
+        }
     }
-    panic!("{test}: more than {MOST_PLACES} places");
+}
+
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in(IN_MEMORY).or_else(|_| tempfile::tempdir()).expect("a directory")
 }
 
 fn second_kills(test: &str, after_first: &Path, promises: &Promises<'_>, first: &Crash) {
     for at in 0..MOST_PLACES {
-        let directory = tempfile::tempdir().expect("a directory");
+        let directory = directory();
         copy(after_first, directory.path());
         let Some(second) = child(test, directory.path(), Some(at)) else { return };
         (promises.always)(directory.path(), &second);

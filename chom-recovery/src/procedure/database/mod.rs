@@ -15,7 +15,10 @@ use self::{
     quiesce::Remembered,
     report::Facts,
 };
-use super::{Parts, maintenance::MaintenanceRecord};
+use super::{
+    Parts,
+    maintenance::{MaintenanceRecord, Method},
+};
 use crate::{
     backend::{BackendExt, VolumeIdentity},
     catalog::{BackupId, Selector},
@@ -238,19 +241,23 @@ async fn gather_evidence(run: &Run, parts: &Parts) -> Result<EvidenceManifest> {
 }
 
 async fn maintenance_on(run: &Run, parts: &Parts) -> Result<MaintenanceRecord> {
+    // Asked before, and once: an attempt that was killed may have switched it on already.
+    let was_on = run.decide("remember-maintenance", async { parts.application.is_in_maintenance().await }).await?;
+    let as_found = move |record: MaintenanceRecord| MaintenanceRecord { was_down_before: was_on, ..record };
     let (on, off) = (parts.application.clone(), parts.application.clone());
     run.step("maintenance-on")
         .effect(Effect::Idempotent)
-        .predict(MaintenanceRecord::expected)
+        .predict(move || as_found(MaintenanceRecord::expected()))
         .budget(mins(1))
         .timeout(mins(3))
         .undo_text("switch maintenance mode off, unless it was on before")
         .undo_with(async move |_, record: Option<MaintenanceRecord>| match record {
-            Some(record) => off.maintenance_off(&record).await,
-            // Nothing was recorded, so nobody knows how it was before: users stay out until somebody says so.
-            None => Ok(()),
+            // Where nothing ran, nothing was switched.
+            Some(record) if record.method == Method::NotRunning => Ok(()),
+            Some(record) => off.maintenance_off(&as_found(record)).await,
+            None => off.maintenance_off(&as_found(MaintenanceRecord::expected())).await,
         })
-        .run(async move |_| on.maintenance_on().await)
+        .run(async move |_| on.maintenance_on().await.map(as_found))
         .await
 }
 
