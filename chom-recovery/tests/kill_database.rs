@@ -1,9 +1,9 @@
 //! Kills a whole database recovery at every place, in the simulated world, and checks what it promises.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use chom_recovery::{
-    Error, ErrorKind, Result,
+    ErrorKind, Result,
     backend::{Backend, BackendExt, ContainerState, RestartPolicy},
     catalog::Selector,
     procedure::{
@@ -11,7 +11,7 @@ use chom_recovery::{
         database::{self, DatabaseReport, Extent, Request},
     },
     run::{
-        AlwaysYes, Approver, AskWith, Engine, NewRun, Plan, Question, Reply, Run, RunId,
+        AlwaysYes, Approver, AskWith, NewRun, Plan, Question, Reply, Run, RunId,
         summary::{self, RunStatus, RunSummary},
     },
     testing::{
@@ -59,8 +59,13 @@ fn begin(directory: &Path) {
     block_on(async {
         let stack = SimStack::create(directory).await.unwrap();
         let looks = stack.snapshot().await.unwrap();
-        std::fs::write(directory.join("looked"), format!("{looks:#?}")).unwrap();
+        std::fs::write(directory.join("looked"), serde_json::to_vec(&looks).unwrap()).unwrap();
     });
+}
+
+/// What the system looked like then.
+fn looked(directory: &Path) -> Snapshot {
+    serde_json::from_slice(&std::fs::read(directory.join("looked")).unwrap()).unwrap()
 }
 
 /// Name of the volume beside production's, when there is one.
@@ -106,14 +111,9 @@ fn recovered(directory: &Path) {
         assert_eq!(production.next["users"], 4, "the counter is above the lost id");
 
         let kept = beside(&stack).await.unwrap();
-        let before: std::collections::BTreeMap<_, _> = looked_volumes(directory);
-        let now = stack.backend.snapshot().unwrap();
-        let prefix = format!("{kept}/");
-        let kept: std::collections::BTreeMap<_, _> = now
-            .iter()
-            .filter_map(|(path, bytes)| Some((path.strip_prefix(&prefix)?.to_owned(), bytes.clone())))
-            .collect();
-        assert_eq!(kept, before, "the old data is kept, byte for byte");
+        let now = stack.snapshot().await.unwrap();
+        let (now, before) = (of_volume(&now, &kept), of_volume(&looked(directory), VOLUME));
+        assert_eq!(now, before, "the old data is kept, byte for byte");
         let exchanges = stack.backend.calls().unwrap();
         let exchanges = exchanges.iter().filter(|call| call.op == Op::ExchangeVolumes && call.applied).count();
         assert_eq!(exchanges, 1);
@@ -125,8 +125,7 @@ fn recovered(directory: &Path) {
             assert_eq!(container.restart_policy, policy, "{}", container.name);
         }
         let files = stack.snapshot().await.unwrap().application;
-        let names: Vec<_> = files.keys().map(|path| path.rsplit('/').next().unwrap()).collect();
-        assert_eq!(names, [format!("queue-default-held-{id}")], "users are served, and the jobs are held");
+        assert_eq!(files.keys().collect::<Vec<_>>(), [&format!("queue-default-held-{id}")], "users are served, and the jobs are held");
         assert_eq!(files.values().next().unwrap(), "job 1\njob 2\n");
         let tag = Selector::Tag("after-recovery".parse().unwrap());
         let backup = stack.parts.catalog.select(&tag).await.unwrap();
@@ -134,13 +133,10 @@ fn recovered(directory: &Path) {
     });
 }
 
-/// Files of production's volume as they were at the begin.
-fn looked_volumes(_directory: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
-    let before = SimStack::before();
-    let tables = before.tables.iter().map(|(table, rows)| (format!("tables/{table}"), rows.clone()));
-    let next = before.next.iter().map(|(table, next)| (format!("next/{table}"), next.to_string()));
-    let accounts = std::iter::once(("accounts".to_owned(), before.accounts.clone()));
-    tables.chain(next).chain(accounts).map(|(name, text)| (name, text.into_bytes())).collect()
+/// Files of a volume by their path in it.
+fn of_volume(snapshot: &Snapshot, volume: &str) -> BTreeMap<String, Vec<u8>> {
+    let paths = snapshot.volumes.iter().filter_map(|(path, bytes)| Some((path.strip_prefix(volume)?, bytes)));
+    paths.filter_map(|(path, bytes)| Some((path.strip_prefix('/')?.to_owned(), bytes.clone()))).collect()
 }
 
 /// Runs it, or takes it up.
@@ -176,8 +172,7 @@ fn as_before(directory: &Path) {
         assert_eq!(newest(directory).unwrap().1.status, RunStatus::RolledBack);
         let mut looks = stack.snapshot().await.unwrap();
         looks.volumes.retain(|path, _| path.starts_with(&format!("{VOLUME}/")));
-        let before = std::fs::read_to_string(directory.join("looked")).unwrap();
-        assert_eq!(format!("{looks:#?}"), before);
+        assert_eq!(looks, looked(directory));
     });
 }
 
@@ -207,5 +202,191 @@ fn a_recovery_killed_anywhere_rolls_back_to_what_was_before_however_often_it_tak
     );
     for place in ["after undo_intent", "undo ended", "after forget held jobs"] {
         assert!(places.iter().any(|p| p == place), "{place} is not among {places:?}");
+    }
+}
+
+/// Makes a system in a folder of its own.
+async fn system() -> (tempfile::TempDir, SimStack) {
+    let directory = tempfile::tempdir().unwrap();
+    let stack = SimStack::create(directory.path()).await.unwrap();
+    (directory, stack)
+}
+
+async fn run_whole(stack: &SimStack, request: &Request) -> (RunId, Result<DatabaseReport>) {
+    let run = stack.engine(yes()).start(NewRun::new("shop", database::PROCEDURE, request).unwrap()).await.unwrap();
+    (run.id(), run.execute(recover(run.clone(), stack.parts.clone())).await)
+}
+
+async fn plan(stack: &SimStack) -> Plan {
+    stack.engine(yes()).plan(&new_run(), |run| recover(run, stack.parts.clone())).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_hosts_only_one_recovers() {
+    let (directory, stack) = system().await;
+    let other = SimStack::open(directory.path(), "state-of-another-host").await.unwrap();
+    let first = stack.engine(yes()).start(new_run()).await.unwrap();
+    let before = other.snapshot().await.unwrap();
+    let refused = other.engine(yes()).start(new_run()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Locked, "{refused}");
+    assert!(refused.to_string().contains(&first.id().to_string()), "{refused}");
+    assert_eq!(other.snapshot().await.unwrap(), before);
+
+    first.execute(recover(first.clone(), stack.parts.clone())).await.unwrap();
+    let second = other.engine(yes()).start(new_run()).await.unwrap();
+    let cured = second.execute(recover(second.clone(), other.parts.clone())).await.unwrap_err();
+    assert_eq!(cured.kind(), ErrorKind::Precondition, "{cured}");
+    assert!(cured.to_string().contains("a restore is not the cure"), "{cured}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_undo_that_fails_stops_the_rollback_and_is_gone_on_with() {
+    let (_directory, stack) = system().await;
+    let before = stack.snapshot().await.unwrap();
+    let (id, report) = run_whole(&stack, &request()).await;
+    report.unwrap();
+    let engine = stack.engine(yes());
+    for fault in [Fault::Fail(ErrorKind::Unreachable), Fault::DoneThenFail(ErrorKind::OutcomeUnknown)] {
+        stack.backend.fault(Op::ExchangeVolumes, 1, fault);
+        let failed = engine.roll_back(id, "a test", |run| recover(run, stack.parts.clone())).await.unwrap_err();
+        assert!(failed.to_string().contains("cannot undo `database/swap-volumes`"), "{failed}");
+        assert!(failed.hint_text().unwrap().contains(&format!("chom-recovery rollback {id}")), "{failed:?}");
+        let run = RunSummary::read(engine.state_dir(), id).unwrap();
+        assert_ne!(run.status, RunStatus::RolledBack);
+        assert!(!stack.backend.service_containers("app").await.unwrap()[0].is_ready(), "nobody writes meanwhile");
+        let resumed = engine.resume(id).await.unwrap_err();
+        assert_eq!(resumed.kind(), ErrorKind::Conflict, "{resumed}");
+    }
+    engine.roll_back(id, "a test", |run| recover(run, stack.parts.clone())).await.unwrap();
+    assert_eq!(RunSummary::read(engine.state_dir(), id).unwrap().status, RunStatus::RolledBack);
+    let mut now = stack.snapshot().await.unwrap();
+    now.volumes.retain(|path, _| path.starts_with(&format!("{VOLUME}/")));
+    assert_eq!(now, before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rollback_needs_no_backup() {
+    let (directory, stack) = system().await;
+    let (id, report) = run_whole(&stack, &request()).await;
+    report.unwrap();
+    let backups = directory.path().join("backups/v1");
+    let folder = if backups.exists() { backups } else { directory.path().join("backups") };
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            std::fs::remove_dir_all(path).unwrap();
+        }
+    }
+    assert!(stack.parts.catalog.list().await.unwrap().backups.is_empty());
+    let engine = stack.engine(yes());
+    engine.roll_back(id, "a test", |run| recover(run, stack.parts.clone())).await.unwrap();
+    assert_eq!(stack.data(VOLUME).unwrap(), SimStack::before());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_changes_nothing_and_is_the_same_while_nothing_changes() {
+    let (directory, stack) = system().await;
+    let before = stack.snapshot().await.unwrap();
+    let first = plan(&stack).await;
+    tokio::time::sleep(std::time::Duration::from_mins(1)).await;
+    SimApplication::queue(&stack.application_files(), &["job 3"]).unwrap();
+    let second = plan(&open(directory.path()).await).await;
+    first.check_same(&second).unwrap();
+    assert!(first.effects().any(|step| step.step == "database/swap-volumes" && step.needs_approval), "{first:?}");
+    let mut now = stack.snapshot().await.unwrap();
+    now.application = before.application.clone();
+    assert_eq!(now, before);
+    assert!(summary::ids(stack.engine(yes()).state_dir()).unwrap().is_empty());
+    assert!(stack.backend.calls().unwrap().iter().all(|call| !call.applied || call.op == Op::Stop));
+
+    // What matters: another backup would be restored, another table is gone.
+    std::fs::remove_file(stack.backend.volume_folder(VOLUME).join("tables/audit_log")).unwrap();
+    let changed = first.check_same(&plan(&stack).await).unwrap_err();
+    assert_eq!(changed.kind(), ErrorKind::Conflict, "{changed}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_approval_production_stays_and_with_it_the_run_goes_on() {
+    let (_directory, stack) = system().await;
+    // Whoever attests the checklist, nobody answers for the swap.
+    let attests = |question: &Question| {
+        if question.name.ends_with("replace-production-database") {
+            return Reply::Later;
+        }
+        Reply::Yes { by: "tester".into() }
+    };
+    let engine = stack.engine(Arc::new(AskWith::new(attests)));
+    let run = engine.start(new_run()).await.unwrap();
+    let id = run.id();
+    let waits = run.execute(recover(run.clone(), stack.parts.clone())).await.unwrap_err();
+    drop(run);
+    assert_eq!(waits.kind(), ErrorKind::NeedsConfirmation, "{waits}");
+    assert_eq!(stack.data(VOLUME).unwrap(), SimStack::before());
+    assert_eq!(RunSummary::read(engine.state_dir(), id).unwrap().status, RunStatus::Paused);
+    assert!(stack.backend.service_containers("app").await.unwrap()[0].is_ready(), "no outage while a person thinks");
+
+    assert_eq!(engine.approve(id, None, "lead").unwrap(), "database/replace-production-database");
+    let run = engine.resume(id).await.unwrap();
+    run.execute(recover(run.clone(), stack.parts.clone())).await.unwrap();
+    assert!(stack.data(VOLUME).unwrap().has_rows_of(&SimStack::backed_up()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_no_stops_the_run_before_production_is_touched() {
+    let (_directory, stack) = system().await;
+    let denies = |question: &Question| {
+        if question.name.ends_with("replace-production-database") {
+            return Reply::No { by: "lead".into(), because: "wait for the vendor".into() };
+        }
+        Reply::Yes { by: "tester".into() }
+    };
+    let engine = stack.engine(Arc::new(AskWith::new(denies)));
+    let run = engine.start(new_run()).await.unwrap();
+    let id = run.id();
+    let denied = run.execute(recover(run.clone(), stack.parts.clone())).await.unwrap_err();
+    drop(run);
+    assert_eq!(denied.kind(), ErrorKind::Denied, "{denied}");
+    assert!(denied.to_string().contains("wait for the vendor"), "{denied}");
+    assert_eq!(stack.data(VOLUME).unwrap(), SimStack::before());
+    engine.roll_back(id, "denied", |run| recover(run, stack.parts.clone())).await.unwrap();
+    assert!(stack.snapshot().await.unwrap().application.keys().all(|name| name != "down"), "users are served");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_merely_stopped_is_started_and_the_rollback_leaves_its_writers_alone() {
+    let (_directory, stack) = system().await;
+    SimStack::backed_up().write(&stack.backend.volume_folder(VOLUME)).unwrap();
+    stack.backend.stop("mysql", std::time::Duration::ZERO).await.unwrap();
+    let before = stack.snapshot().await.unwrap();
+    let (id, report) = run_whole(&stack, &request()).await;
+    assert_eq!(report.unwrap().restored, None);
+    assert!(stack.backend.service_containers("scheduler").await.unwrap()[0].is_ready());
+    let engine = stack.engine(yes());
+    engine.roll_back(id, "a test", |run| recover(run, stack.parts.clone())).await.unwrap();
+    assert_eq!(stack.snapshot().await.unwrap(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn damaged_data_is_replaced_and_put_back_by_a_rollback() {
+    for starts in [true, false] {
+        let (_directory, stack) = system().await;
+        damage(&stack.backend.volume_folder(VOLUME), starts).unwrap();
+        stack.backend.stop("mysql", std::time::Duration::ZERO).await.unwrap();
+        if starts {
+            // It runs, and its health check fails.
+            stack.backend.start("mysql", std::time::Duration::ZERO).await.unwrap_err();
+        }
+        let before = stack.snapshot().await.unwrap();
+        let (id, report) = run_whole(&stack, &request()).await;
+        let restored = report.unwrap().restored.unwrap();
+        assert!(stack.data(VOLUME).unwrap().has_rows_of(&SimStack::backed_up()));
+        assert!(stack.data(&restored.kept.volume).unwrap() == SimStack::before(), "the damaged data is kept");
+        let engine = stack.engine(yes());
+        engine.roll_back(id, "a test", |run| recover(run, stack.parts.clone())).await.unwrap();
+        assert_eq!(stack.data(VOLUME).unwrap(), SimStack::before());
+        let now = stack.snapshot().await.unwrap();
+        if starts {
+            assert_eq!((now.containers, now.application), (before.containers, before.application), "starts: {starts}");
+        }
     }
 }

@@ -100,7 +100,7 @@ pub fn damage(folder: &Path, starts: bool) -> io::Result<()> {
 }
 
 /// Files of a folder by name; unfinished ones are not seen.
-fn files(folder: &Path) -> io::Result<BTreeMap<String, String>> {
+pub(super) fn files(folder: &Path) -> io::Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
     let entries = match fs::read_dir(folder) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(found),

@@ -7,9 +7,11 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     application::SimApplication,
-    database::{Data, IMAGE, SimDatabase},
+    database::{Data, IMAGE, SimDatabase, files},
     sim::{Moment, Op, SimBackend},
 };
 use crate::{
@@ -143,27 +145,22 @@ impl SimStack {
     pub async fn snapshot(&self) -> Result<Snapshot> {
         let of = |c: &Container| (format!("{:?} {:?} {:?}", c.state, c.health, c.exit_code), c.restart_policy.clone());
         let all = self.backend.containers().await?.into_iter().chain(self.backend.own_containers().await?);
-        let mut application = BTreeMap::new();
-        for entry in fs::read_dir(self.application_files())? {
-            let path = entry?.path();
-            application.insert(path.display().to_string(), fs::read_to_string(&path)?);
-        }
         Ok(Snapshot {
             containers: all.map(|c| (c.name.clone(), of(&c))).collect(),
             volumes: self.backend.snapshot()?,
-            application,
+            application: files(&self.application_files())?,
         })
     }
 }
 
 /// What a system looks like.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// Container to how it is and what its restart policy is.
     pub containers: BTreeMap<String, (String, RestartPolicy)>,
     /// `volume/path` to content.
     pub volumes: BTreeMap<String, Vec<u8>>,
-    /// Path to content.
+    /// Name to content.
     pub application: BTreeMap<String, String>,
 }
 
