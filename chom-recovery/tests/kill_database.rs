@@ -121,11 +121,16 @@ fn recovered(directory: &Path) {
         assert_eq!(stack.backend.own_containers().await.unwrap(), [], "candidate and lock are gone");
         for container in stack.backend.containers().await.unwrap() {
             assert_eq!(container.state, ContainerState::Running, "{}", container.name);
-            let policy = if container.service == "queue" { RestartPolicy::OnFailure(3) } else { RestartPolicy::UnlessStopped };
+            let policy =
+                if container.service == "queue" { RestartPolicy::OnFailure(3) } else { RestartPolicy::UnlessStopped };
             assert_eq!(container.restart_policy, policy, "{}", container.name);
         }
         let files = stack.snapshot().await.unwrap().application;
-        assert_eq!(files.keys().collect::<Vec<_>>(), [&format!("queue-default-held-{id}")], "users are served, and the jobs are held");
+        assert_eq!(
+            files.keys().collect::<Vec<_>>(),
+            [&format!("queue-default-held-{id}")],
+            "users are served, and the jobs are held"
+        );
         assert_eq!(files.values().next().unwrap(), "job 1\njob 2\n");
         let tag = Selector::Tag("after-recovery".parse().unwrap());
         let backup = stack.parts.catalog.select(&tag).await.unwrap();

@@ -13,7 +13,6 @@ use std::{
 use async_trait::async_trait;
 use chrono::Utc;
 
-
 use super::sim::{SimBackend, SimLife};
 use crate::{
     backend::{

@@ -14,6 +14,7 @@ use self::{
     ops::{Assessment, BackUp, Finding, Production},
     quiesce::Remembered,
     report::Facts,
+    service::Unstarted,
 };
 use super::{
     Parts,
@@ -109,10 +110,11 @@ pub async fn recover(run: &Run, parts: &Parts, request: &Request) -> Result<Data
     let (restored, proven) = if started_is_cured {
         let writers = restore::remember_writers(&run, parts).await?;
         let since = service::prove_database(&run, parts).await?;
-        (None, service::start(&run, parts, &writers, maintenance.as_ref(), since).await?)
+        let proven = service::start(&run, parts, &writers, maintenance.as_ref(), since, Unstarted::AsFound).await?;
+        (None, proven)
     } else {
         let (restored, writers, since) = replace(&run, parts, &site, request, &assessment).await?;
-        let proven = service::start(&run, parts, &writers, maintenance.as_ref(), since).await?;
+        let proven = service::start(&run, parts, &writers, maintenance.as_ref(), since, Unstarted::Stopped).await?;
         (Some(restored), proven)
     };
     let new_backup = match request.extent {

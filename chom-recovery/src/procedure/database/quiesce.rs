@@ -9,6 +9,9 @@ use crate::{
     error::{Error, ErrorKind, Result},
 };
 
+/// How long a service that did not serve before is waited for when it is put back.
+const AS_BROKEN_AS_BEFORE: Duration = Duration::from_secs(10);
+
 /// A container as it was before the run touched it. Recorded once, so that a resumed run puts back what was found
 /// and not what it made itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +22,9 @@ pub struct Remembered {
     pub container: String,
     /// Whether it ran.
     pub was_running: bool,
+    /// Whether it also served: without this, starting it again need not make it serve.
+    #[serde(default)]
+    pub was_ready: bool,
     /// What the Engine did when it ended.
     pub restart_policy: RestartPolicy,
 }
@@ -30,6 +36,7 @@ pub(super) async fn remember(backend: &dyn Backend, services: &[String]) -> Resu
         if services.contains(&container.service) {
             found.push(Remembered {
                 was_running: matches!(container.state, ContainerState::Running | ContainerState::Restarting),
+                was_ready: container.is_ready(),
                 service: container.service,
                 container: container.name,
                 restart_policy: container.restart_policy,
@@ -84,9 +91,26 @@ pub(super) async fn put_policies_back(backend: &dyn Backend, those: &[Remembered
     Ok(())
 }
 
-/// Starts the services that ran, in dependency order, and gives them their policies back.
+/// Starts the services that ran, in dependency order, and gives them their policies back. One that did not serve
+/// before, as a server on damaged data, is started and need not serve now.
 pub(super) async fn start_again(backend: &Arc<dyn Backend>, those: &[Remembered], wait: Duration) -> Result<()> {
-    let services: Vec<_> = those.iter().filter(|r| r.was_running).map(|r| r.service.as_str()).collect();
-    backend.start_all(&services, wait).await?;
+    for service in backend.model().await?.services {
+        let of = || those.iter().filter(|r| r.service == service.name && r.was_running);
+        if of().next().is_none() {
+            continue;
+        }
+        let served = of().all(|r| r.was_ready);
+        match backend.start(&service.name, if served { wait } else { wait.min(AS_BROKEN_AS_BEFORE) }).await {
+            Err(e) if !served && matches!(e.kind(), ErrorKind::Timeout | ErrorKind::Unhealthy) => {}
+            other => other?,
+        }
+    }
     put_policies_back(&**backend, those).await
+}
+
+/// Stops the services that did not run.
+pub(super) async fn stop_again(backend: &dyn Backend, those: &[Remembered], grace: Duration) -> Result<()> {
+    let ran = |service: &str| those.iter().any(|r| r.service == service && r.was_running);
+    let services: Vec<_> = those.iter().map(|r| r.service.as_str()).filter(|service| !ran(service)).collect();
+    backend.stop_all(&services, grace).await.map(drop)
 }

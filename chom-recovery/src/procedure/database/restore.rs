@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     KeptVolume, ReplaceProductionDatabase,
     candidate::{CandidateRecord, Site},
@@ -21,8 +23,17 @@ use crate::{
 /// A backup whose bytes were all hashed, decompressed and parsed to their end, and which fits this system.
 #[derive(Debug)]
 pub struct CheckedBackup {
-    reader: Arc<BackupReader>,
+    catalog: Arc<Catalog>,
     info: BackupInfo,
+    contents: Contents,
+}
+
+/// What a checked backup lets expect. Kept with the run, so that a rollback needs no backup.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Contents {
+    report: VerifyReport,
+    loaded: Loaded,
+    verified: Verified,
 }
 
 impl CheckedBackup {
@@ -98,11 +109,17 @@ pub(super) async fn newest(catalog: &Catalog) -> Option<BackupReader> {
 pub async fn check_backup(run: &Run, parts: &Parts, site: &Site, wanted: &Selector) -> Result<CheckedBackup> {
     // Kept: a resumed run must not slide to a backup that was taken in between.
     let place = run.decide("choose-backup", async { Ok(parts.catalog.select(wanted).await?.place) }).await?;
-    let info = parts.catalog.select(&Selector::Id(place.id.to_string())).await?;
+    let (catalog, id) = (parts.catalog.clone(), place.id.to_string());
+    let info: BackupInfo = run
+        .step("look-up-backup")
+        .effect(Effect::Observe)
+        .timeout(mins(5))
+        .run(async move |_| catalog.select(&Selector::Id(id)).await)
+        .await?;
 
     let (catalog, ops, production) = (parts.catalog.clone(), site.ops.clone(), site.production.clone());
     let input = place.clone();
-    let checked: Result<VerifyReport> = run
+    let checked: Result<Contents> = run
         .step("verify-backup")
         .effect(Effect::Observe)
         .input(&input)
@@ -112,11 +129,12 @@ pub async fn check_backup(run: &Run, parts: &Parts, site: &Site, wanted: &Select
             let reader = catalog.open(&place).await?;
             ops.check_compatible(&reader, &production).await?;
             let progress = |p: catalog::Progress| cx.progress(p.done, Some(p.total));
-            catalog::verify(&reader, Level::L2, &progress).await?.into_result()
+            let report = catalog::verify(&reader, Level::L2, &progress).await?.into_result()?;
+            Ok(Contents { report, loaded: Loaded::expected(&reader), verified: Verified::expected(&reader) })
         })
         .await;
     match checked {
-        Ok(_) => Ok(CheckedBackup { reader: Arc::new(parts.catalog.open(&info.place).await?), info }),
+        Ok(contents) => Ok(CheckedBackup { catalog: parts.catalog.clone(), info, contents }),
         Err(e) if e.kind() == ErrorKind::Corrupt => Err(offer_previous(parts, &info, e).await),
         Err(e) => Err(e),
     }
@@ -138,11 +156,12 @@ async fn offer_previous(parts: &Parts, bad: &BackupInfo, error: Error) -> Error 
 
 /// Restores a backup into a server beside production. Needs no outage.
 pub async fn restore_beside(run: &Run, site: &Arc<Site>, backup: &CheckedBackup) -> Result<Candidate> {
-    let (building, clearing, reader) = (site.clone(), site.clone(), backup.reader.clone());
+    let (building, clearing) = (site.clone(), site.clone());
+    let (catalog, place) = (backup.catalog.clone(), backup.info.place.clone());
     let expected = CandidateRecord {
         container: site.container_name(),
         volume: VolumeIdentity { volume: site.volume_name(), device: 0, inode: 0 },
-        loaded: Loaded::expected(&backup.reader),
+        loaded: backup.contents.loaded.clone(),
     };
     let record = run
         .step("restore-beside")
@@ -154,7 +173,10 @@ pub async fn restore_beside(run: &Run, site: &Arc<Site>, backup: &CheckedBackup)
         .timeout(mins(240))
         .undo_text("remove the candidate's container; its volume stays until `runs prune`")
         .undo_with(async move |_, _| clearing.backend.remove_container(&clearing.container_name()).await)
-        .run(async move |cx| building.build(&reader, Arc::new(move |done, total| cx.progress(done, total))).await)
+        .run(async move |cx| {
+            let reader = catalog.open(&place).await?;
+            building.build(&reader, Arc::new(move |done, total| cx.progress(done, total))).await
+        })
         .await?;
     Ok(Candidate { record })
 }
@@ -169,8 +191,9 @@ pub async fn verify_candidate(
     candidate: Candidate,
     backup: &CheckedBackup,
 ) -> Result<VerifiedCandidate> {
-    let (comparing, reader, container) = (site.clone(), backup.reader.clone(), candidate.record.container.clone());
-    let expected = Verified::expected(&backup.reader);
+    let (comparing, container) = (site.clone(), candidate.record.container.clone());
+    let (catalog, place) = (backup.catalog.clone(), backup.info.place.clone());
+    let expected = backup.contents.verified.clone();
     let verified = run
         .step("verify-candidate")
         // Kept, not asked again on resume: after the swap the candidate is gone.
@@ -181,6 +204,7 @@ pub async fn verify_candidate(
         .budget(mins(5))
         .timeout(mins(120))
         .run(async move |cx| {
+            let reader = catalog.open(&place).await?;
             let progress = Arc::new(move |done, total| cx.progress(done, total));
             comparing.ops.verify(&container, &reader, progress).await
         })

@@ -33,6 +33,15 @@ pub(super) struct Proven {
     pub(super) service_at: DateTime<Utc>,
 }
 
+/// What undoing a start has to come back to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unstarted {
+    /// Nobody runs: data is about to be exchanged back, and what ran before is started after that.
+    Stopped,
+    /// Who ran before runs.
+    AsFound,
+}
+
 /// Starts the database on the restored volume.
 pub(super) async fn start_database(run: &Run, parts: &Parts, swapped: &Swapped) -> Result<()> {
     let (backend, service) = (parts.backend.clone(), parts.system.database.service.clone());
@@ -95,6 +104,7 @@ pub(super) async fn start(
     found: &[Remembered],
     maintenance: Option<&MaintenanceRecord>,
     database_at: DateTime<Utc>,
+    unstarted: Unstarted,
 ) -> Result<Proven> {
     let of = |wanted: &dyn Fn(&str) -> bool| -> Vec<Remembered> {
         found.iter().filter(|r| wanted(&r.service)).cloned().collect()
@@ -102,7 +112,7 @@ pub(super) async fn start(
     let application = &parts.system.application;
     let is_worker = |service: &str| application.workers.iter().any(|w| w == service);
 
-    start_step(run, parts, "start-application", of(&|s| s == application.service)).await?;
+    start_step(run, parts, "start-application", of(&|s| s == application.service), unstarted).await?;
     if let Some(record) = maintenance {
         // Behind maintenance mode HTTP answers 503: what lies below it is judged first.
         let inner = pick(parts, database_at, |name| !is_outer(name) && !is_about(name, &application.workers));
@@ -115,7 +125,7 @@ pub(super) async fn start(
     }
     let service_at = moment(run, "service-proven").await?;
 
-    start_step(run, parts, "start-workers", of(&is_worker)).await?;
+    start_step(run, parts, "start-workers", of(&is_worker), unstarted).await?;
     put_policies_back(run, parts, found).await?;
     let every = pick(parts, database_at, |_| true);
     run.until_healthy(all_of("post-recovery", every.clone()), STEADY).await?;
@@ -150,7 +160,7 @@ fn is_about(name: &str, workers: &[String]) -> bool {
         || workers.iter().any(|w| name == format!("container-{w}") || name == format!("logs-{w}"))
 }
 
-async fn start_step(run: &Run, parts: &Parts, name: &str, those: Vec<Remembered>) -> Result<()> {
+async fn start_step(run: &Run, parts: &Parts, name: &str, those: Vec<Remembered>, unstarted: Unstarted) -> Result<()> {
     let (starting, stopping, to_stop) = (parts.backend.clone(), parts.backend.clone(), those.clone());
     let grace = parts.system.application.stop_grace;
     // What was found crashed is started as well: the recovery ends with a working service.
@@ -163,7 +173,10 @@ async fn start_step(run: &Run, parts: &Parts, name: &str, those: Vec<Remembered>
         .budget(mins(2))
         .timeout(mins(15))
         .undo_text("stop it again")
-        .undo_with(async move |_, _: Option<()>| quiesce::stop(&*stopping, &to_stop, grace).await.map(drop))
+        .undo_with(async move |_, _: Option<()>| match unstarted {
+            Unstarted::Stopped => quiesce::stop(&*stopping, &to_stop, grace).await.map(drop),
+            Unstarted::AsFound => quiesce::stop_again(&*stopping, &to_stop, grace).await,
+        })
         .run(async move |_| {
             let services: Vec<_> = services.iter().map(String::as_str).collect();
             starting.start_all(&services, mins(5)).await
