@@ -1,6 +1,11 @@
 //! Ways to break a running stack, as an accident would.
 
-use std::process::{Command, Output};
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+use chom_recovery::backend::RUN_LABEL;
 
 use crate::Stack;
 
@@ -37,6 +42,78 @@ pub fn delete_tablespaces(stack: &Stack) {
     shell(stack, "mysql", "rm /var/lib/mysql/chom/*.ibd");
 }
 
-fn path(path: &std::path::Path) -> &str {
+/// Runs a shell command as root in a container that has a volume at `/v`, with the image of the database.
+pub fn in_volume(stack: &Stack, volume: &str, script: &str) {
+    let mount = format!("{volume}:/v");
+    docker(&["run", "--rm", "--network", "none", "-v", &mount, "--entrypoint", "sh", &stack.db_image, "-ec", script]);
+}
+
+/// Overwrites the pages of a tablespace that hold its rows, as a failing disk would. The server must not run.
+pub fn overwrite_pages(stack: &Stack, volume: &str, file: &str) {
+    // The first pages are kept: the file can still be opened, and only reading rows shows the damage.
+    let script = format!("dd if=/dev/urandom of=/v/{file} bs=16384 seek=4 count=4 conv=notrunc status=none");
+    in_volume(stack, volume, &script);
+}
+
+/// Runs `redis-cli` in the stack and returns what it printed.
+pub fn redis(stack: &Stack, arguments: &[&str]) -> String {
+    let output = compose(stack, &[&["exec", "-T", "redis", "redis-cli"], arguments].concat());
+    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+}
+
+/// Puts a stack right that a failed test left broken, and removes what runs left of it. A healthy one is not touched.
+///
+/// # Panics
+/// It cannot be put right.
+pub fn mend(stack: &Stack) {
+    let own = format!("label={RUN_LABEL}");
+    let begins = format!("name=^/?{}[-_]", stack.project);
+    let left = listed(&["ps", "-aq", "--filter", &own, "--filter", &begins]);
+    for container in left {
+        docker(&["rm", "-fv", &container]);
+    }
+    if !is_well(stack) {
+        let of_project = format!("label=com.docker.compose.project={}", stack.project);
+        for container in listed(&["ps", "-aq", "--filter", &of_project]) {
+            docker(&["update", "--restart", "unless-stopped", &container]);
+        }
+        // A healthy container of an emptied volume is not what the tests want: the data is made anew.
+        compose(stack, &["rm", "-sf", "mysql"]);
+        docker(&["volume", "rm", &format!("{}_mysql_data", stack.project)]);
+        let up = Path::new(env!("CARGO_MANIFEST_DIR")).join("stack/up.sh");
+        let status = Command::new(up)
+            .args(["--no-build"])
+            .env("PROJECT", &stack.project)
+            .env("SITE_DIR", &stack.site)
+            .status()
+            .expect("up.sh runs");
+        assert!(status.success(), "project {} cannot be mended", stack.project);
+        shell(stack, "app", "php artisan up");
+    }
+    for volume in listed(&["volume", "ls", "-q", "--filter", &own, "--filter", &begins]) {
+        docker(&["volume", "rm", &volume]);
+    }
+}
+
+/// Tells whether everything runs, users are served and there are orders.
+fn is_well(stack: &Stack) -> bool {
+    let running = listed(&["compose", "-f", path(&stack.compose), "ps", "--services", "--status", "running"]);
+    if running.len() < 6 {
+        return false;
+    }
+    let script = "test ! -e storage/framework/down && php artisan chom:status";
+    let output = Command::new("docker")
+        .args(["compose", "-f", path(&stack.compose), "exec", "-T", "app", "sh", "-c", script])
+        .output()
+        .expect("docker runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    output.status.success() && said.contains("\"status\":\"ok\"") && !said.contains("\"orders\":0")
+}
+
+fn listed(arguments: &[&str]) -> Vec<String> {
+    String::from_utf8_lossy(&docker(arguments).stdout).lines().map(str::to_owned).collect()
+}
+
+fn path(path: &Path) -> &str {
     path.to_str().expect("the path is UTF-8")
 }

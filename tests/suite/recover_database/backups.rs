@@ -1,0 +1,83 @@
+//! A backup that cannot be trusted never gets near production.
+
+use std::path::{Path, PathBuf};
+
+use chom_recovery::{
+    Error, ErrorKind,
+    catalog::{BackupInfo, Selector},
+    procedure::database::Extent,
+    system::SystemId,
+};
+
+use crate::bench::{Bench, database, request, yes};
+
+#[tokio::test]
+async fn a_damaged_backup_is_refused_and_the_one_before_it_works() {
+    let Some(bench) = Bench::open("a_damaged_backup_is_refused_and_the_one_before_it_works").await else { return };
+    let before = bench.fingerprint().await;
+    let previous = bench.back_up().await;
+    let newest = bench.back_up().await;
+    bench.sql().await.run("DROP TABLE chom.orders").await;
+    let footprint = bench.footprint().await;
+
+    let part = a_part(&bench, &newest);
+    let sound = std::fs::read(&part).unwrap();
+    let mut flipped = sound.clone();
+    flipped[sound.len() / 2] ^= 1;
+    overwrite(&part, &flipped);
+    let error = bench.refused(&bench.recovery, request(Selector::Latest, Extent::Restore)).await;
+    assert_offers(&error, &previous);
+    assert_eq!(bench.footprint().await, footprint, "a flipped bit");
+
+    std::fs::remove_file(&part).unwrap();
+    let error = bench.refused(&bench.recovery, request(Selector::Latest, Extent::Restore)).await;
+    assert_offers(&error, &previous);
+    assert_eq!(bench.footprint().await, footprint, "a missing part");
+
+    let wanted = request(Selector::Id(previous.id().to_string()), Extent::Recover);
+    let report = database(bench.recovery.recover_database(wanted, yes()).await.unwrap().finish().await).unwrap();
+    assert_eq!(report.restored.expect("data was replaced").backup.id(), previous.id());
+    assert_eq!(bench.fingerprint().await, before);
+}
+
+#[tokio::test]
+async fn backups_of_another_signer_or_system_are_no_backups_of_this_one() {
+    let Some(bench) = Bench::open("backups_of_another_signer_or_system_are_no_backups_of_this_one").await else {
+        return;
+    };
+    let backup = bench.back_up().await;
+    let footprint = bench.footprint().await;
+    let wanted = request(Selector::Id(backup.id().to_string()), Extent::Restore);
+
+    let stranger = chom_recovery::catalog::Signer::from_seed(&[7; 32]).id().to_string();
+    let distrusting = bench.reopen(|s| s.repository.signers = vec![stranger]).await;
+    let error = bench.refused(&distrusting, wanted.clone()).await;
+    assert!(matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::Denied), "{error:?}");
+    assert!(error.to_string().contains("sign"), "{error}");
+
+    let other = bench.reopen(|s| s.id = SystemId::try_from("shop".to_owned()).unwrap()).await;
+    let error = bench.refused(&other, wanted).await;
+    assert!(matches!(error.kind(), ErrorKind::Conflict | ErrorKind::NotFound), "{error:?}");
+    assert!(error.to_string().contains("chom"), "{error}");
+
+    assert_eq!(bench.footprint().await, footprint);
+}
+
+fn assert_offers(error: &Error, previous: &BackupInfo) {
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    let hint = error.hint_text().expect("a hint");
+    assert!(hint.contains(&previous.id().to_string()) && hint.contains("min more"), "{hint}");
+}
+
+fn a_part(bench: &Bench, backup: &BackupInfo) -> PathBuf {
+    let place = &backup.place;
+    let component = &backup.components[0];
+    let key = place.part(component, 0).to_string();
+    bench.folder.path().join("backups").join(key)
+}
+
+/// Backups are read-only for their owner as well.
+fn overwrite(path: &Path, bytes: &[u8]) {
+    std::fs::remove_file(path).unwrap();
+    std::fs::write(path, bytes).unwrap();
+}
