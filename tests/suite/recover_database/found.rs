@@ -133,7 +133,9 @@ async fn refused_credentials_are_no_case_for_a_restore() {
 
 #[tokio::test]
 async fn healthy_data_is_left_alone_by_recover_and_replaced_by_restore() {
-    let Some(bench) = Bench::open("healthy_data_is_left_alone_by_recover_and_replaced_by_restore").await else { return };
+    let Some(bench) = Bench::open("healthy_data_is_left_alone_by_recover_and_replaced_by_restore").await else {
+        return;
+    };
     let before = bench.fingerprint().await;
     let backup = bench.back_up().await;
     let footprint = bench.footprint().await;

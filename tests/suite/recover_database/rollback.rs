@@ -12,8 +12,7 @@ const UNDO: Duration = Duration::from_mins(2);
 
 #[tokio::test]
 async fn a_rollback_brings_old_data_and_held_jobs_back_and_only_prune_removes_volumes() {
-    let Some(bench) =
-        Bench::open("a_rollback_brings_old_data_and_held_jobs_back_and_only_prune_removes_volumes").await
+    let Some(bench) = Bench::open("a_rollback_brings_old_data_and_held_jobs_back_and_only_prune_removes_volumes").await
     else {
         return;
     };

@@ -36,6 +36,7 @@ pub mod quiesce;
 mod report;
 mod restore;
 mod service;
+mod space;
 pub mod swap;
 
 pub use candidate::{CandidateRecord, Site};
@@ -44,6 +45,7 @@ pub use restore::{
     Candidate, CheckedBackup, Quiesced, Swapped, VerifiedCandidate, check_backup, quiesce, restore_beside, swap_in,
     verify_candidate,
 };
+pub use space::check_space;
 
 /// Name of the procedure in journals.
 pub const PROCEDURE: &str = "recover-database";
@@ -92,15 +94,16 @@ pub async fn recover(run: &Run, parts: &Parts, request: &Request) -> Result<Data
     let began = moment(&run, "began").await?;
     let site = Arc::new(survey(&run, parts).await?);
 
-    let mut maintenance = None;
     if request.extent == Extent::Recover {
         checklist(&run, parts).await?;
-        gather_evidence(&run, parts).await?;
-        maintenance = Some(maintenance_on(&run, parts).await?);
     }
     let mut assessment = assess(&run, parts, &site).await?;
+    let mut maintenance = None;
     if request.extent == Extent::Recover {
+        // Before anything is touched: users of a database that needs no restore keep their service.
         let finding = decide_cure(&run, &assessment).await?;
+        gather_evidence(&run, parts).await?;
+        maintenance = Some(maintenance_on(&run, parts).await?);
         if finding == Finding::Stopped {
             assessment = start_as_found(&run, parts, &site).await?;
         }
@@ -134,6 +137,7 @@ async fn replace(
     assessment: &Assessment,
 ) -> Result<(Restored, Vec<Remembered>, DateTime<Utc>)> {
     let backup = check_backup(run, parts, site, &request.backup).await?;
+    check_space(run, parts, site, &backup).await?;
     let candidate = restore_beside(run, site, &backup).await?;
     let candidate = verify_candidate(run, site, candidate, &backup).await?;
     let approval = run
@@ -146,11 +150,12 @@ async fn replace(
         ))
         .await?;
     let quiesced = quiesce(run, parts, site).await?;
+    let next_ids = restore::read_counters(run, site, assessment).await?;
     let verified = candidate.verified().clone();
     let swapped = swap_in(run, parts, site, candidate, &quiesced, approval).await?;
     service::start_database(run, parts, &swapped).await?;
     let since = service::prove_database(run, parts).await?;
-    let raised = service::raise_counters(run, parts, site, assessment).await?;
+    let raised = service::raise_counters(run, parts, site, next_ids).await?;
     let held = service::hold_jobs(run, parts).await?;
     let kept = restore::measure_kept(run, parts, &swapped).await?;
     let writers = swapped.server().iter().chain(quiesced.writers()).cloned().collect();

@@ -87,6 +87,11 @@ pub trait DatabaseOps: fmt::Debug + Send + Sync + 'static {
     /// Counts the client connections of others.
     async fn clients(&self, container: &str) -> Result<Vec<String>>;
 
+    /// Reads the next AUTO_INCREMENT values; a server that does not answer is an error. The default knows none.
+    async fn next_ids(&self, _container: &str) -> Result<NextIds> {
+        Ok(NextIds::new())
+    }
+
     /// Raises every counter in `next` that stands lower. Lowers none.
     async fn raise_counters(&self, container: &str, next: &NextIds) -> Result<Vec<RaisedCounter>>;
 

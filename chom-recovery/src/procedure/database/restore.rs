@@ -8,7 +8,7 @@ use super::{
     KeptVolume, ReplaceProductionDatabase,
     candidate::{CandidateRecord, Site},
     mins,
-    ops::{Loaded, Verified},
+    ops::{Assessment, Loaded, NextIds, Verified},
     quiesce::{self, Remembered},
     swap::Exchange,
 };
@@ -171,6 +171,8 @@ pub async fn restore_beside(run: &Run, site: &Arc<Site>, backup: &CheckedBackup)
         .predict(move || expected)
         .budget(mins(10))
         .timeout(mins(240))
+        // A candidate that died may have been killed for memory; one more is built from nothing.
+        .retry(1, Duration::from_secs(2))
         .undo_text("remove the candidate's container; its volume stays until `runs prune`")
         .undo_with(async move |_, _| clearing.backend.remove_container(&clearing.container_name()).await)
         .run(async move |cx| {
@@ -242,6 +244,36 @@ pub async fn quiesce(run: &Run, parts: &Parts, site: &Arc<Site>) -> Result<Quies
         })
         .await?;
     Ok(Quiesced { writers })
+}
+
+/// Reads the counters again now that nobody writes: ids were handed out while the candidate was built. A server that
+/// does not answer leaves those that were read before.
+pub(super) async fn read_counters(run: &Run, site: &Arc<Site>, assessment: &Assessment) -> Result<NextIds> {
+    let (reading, seen, predicted) = (site.clone(), assessment.clone(), assessment.next_ids.clone());
+    run.step("read-counters")
+        // Kept, not asked again on resume: after the swap the answer is another.
+        .effect(Effect::Idempotent)
+        .undo(Undo::Unnecessary("it only reads"))
+        .predict(move || predicted)
+        .budget(mins(1))
+        .timeout(mins(3))
+        .run(async move |cx| {
+            let mut next = seen.next_ids;
+            match reading.ops.next_ids(&reading.production.container).await {
+                Ok(now) => {
+                    for (table, id) in now {
+                        // What a damaged table says of itself proves nothing.
+                        if !seen.corrupt_tables.contains(&table) {
+                            let known = next.entry(table).or_insert(id);
+                            *known = id.max(*known);
+                        }
+                    }
+                }
+                Err(error) => cx.note(format!("the counters are as old as the assessment: {error}")),
+            }
+            Ok(next)
+        })
+        .await
 }
 
 /// Proves by the server's own list that nobody else is connected; a server that does not answer has nobody.

@@ -9,7 +9,7 @@ use super::{
     candidate::Site,
     jobs::HeldJobs,
     mins, moment,
-    ops::{Assessment, RaisedCounter},
+    ops::{NextIds, RaisedCounter},
     quiesce::{self, Remembered},
     restore::Swapped,
 };
@@ -68,10 +68,9 @@ pub(super) async fn raise_counters(
     run: &Run,
     parts: &Parts,
     site: &Arc<Site>,
-    assessment: &Assessment,
+    next: NextIds,
 ) -> Result<Vec<RaisedCounter>> {
-    let (ops, container, next) =
-        (parts.database.clone(), site.production.container.clone(), assessment.next_ids.clone());
+    let (ops, container) = (parts.database.clone(), site.production.container.clone());
     run.step("raise-counters")
         .effect(Effect::Idempotent)
         .predict(Vec::new)

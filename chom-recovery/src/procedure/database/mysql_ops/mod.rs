@@ -238,6 +238,11 @@ impl DatabaseOps for MySqlOps {
         Ok(clients.iter().map(|c| format!("{}@{} ({}, {})", c.user, c.host, c.schema, c.command)).collect())
     }
 
+    async fn next_ids(&self, container: &str) -> Result<NextIds> {
+        let counters = self.production(container).await?.server.counters().await?;
+        Ok(counters.into_iter().map(|c| (format!("{}.{}", c.schema, c.table), c.next)).collect())
+    }
+
     async fn raise_counters(&self, container: &str, next: &NextIds) -> Result<Vec<RaisedCounter>> {
         let reached = self.production(container).await?;
         raise::raise(&reached.server, next, self.system.database.id_gap).await
