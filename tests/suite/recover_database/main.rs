@@ -3,5 +3,9 @@
 
 mod backups;
 mod bench;
+mod disturbed;
 mod found;
+mod kill;
+mod people;
 mod rollback;
+mod space;

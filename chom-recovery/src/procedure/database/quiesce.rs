@@ -73,7 +73,10 @@ pub(super) async fn prove_stopped(backend: &dyn Backend, those: &[Remembered]) -
                 format!("`{}` runs again although this run stopped it", container.name),
             )
             .with("service", &container.service)
-            .hint("find what starts it (a deploy tool, cron, systemd), stop that, then resume"));
+            .hint(format!(
+                "find what starts it (a deploy tool, cron, systemd) and stop that, then `docker stop {}` and resume",
+                container.name
+            )));
         }
     }
     Ok(())

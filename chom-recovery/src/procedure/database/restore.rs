@@ -310,7 +310,7 @@ pub async fn swap_in(
     parts: &Parts,
     site: &Arc<Site>,
     candidate: VerifiedCandidate,
-    _quiesced: &Quiesced,
+    quiesced: &Quiesced,
     approval: Approval<ReplaceProductionDatabase>,
 ) -> Result<Swapped> {
     let grace = parts.system.database.stop_grace;
@@ -330,6 +330,7 @@ pub async fn swap_in(
     let (to_make, to_look, to_undo, predicted) =
         (exchange.clone(), exchange.clone(), exchange.clone(), exchange.clone());
     let service = parts.system.database.service.clone();
+    let writers = quiesced.writers.clone();
     let exchange = run
         .step("swap-volumes")
         .effect(Effect::Destructive)
@@ -345,6 +346,8 @@ pub async fn swap_in(
         })
         .reconcile(async move |_| to_look.observe(&*looking).await)
         .run(async move |_| {
+            // Somebody's deployment may have started them since: what they write now would be left behind.
+            quiesce::prove_stopped(&*making, &writers).await?;
             to_make.make(&*making).await?;
             Ok(to_make)
         })
