@@ -67,7 +67,7 @@ pub fn redis(stack: &Stack, arguments: &[&str]) -> String {
 /// It cannot be put right.
 pub fn mend(stack: &Stack) {
     let own = format!("label={RUN_LABEL}");
-    let begins = format!("name=^/?{}[-_]", stack.project);
+    let begins = format!("name=^/?{}-(candidate-|recovery-lock$)", stack.project);
     let left = listed(&["ps", "-aq", "--filter", &own, "--filter", &begins]);
     for container in left {
         docker(&["rm", "-fv", &container]);
@@ -77,6 +77,8 @@ pub fn mend(stack: &Stack) {
         for container in listed(&["ps", "-aq", "--filter", &of_project]) {
             docker(&["update", "--restart", "unless-stopped", &container]);
         }
+        // While maintenance mode is on, workers end and are never healthy.
+        in_volume(stack, &format!("{}_app_storage", stack.project), "rm -f /v/framework/down");
         // A healthy container of an emptied volume is not what the tests want: the data is made anew.
         compose(stack, &["rm", "-sf", "mysql"]);
         docker(&["volume", "rm", &format!("{}_mysql_data", stack.project)]);
@@ -88,8 +90,8 @@ pub fn mend(stack: &Stack) {
             .status()
             .expect("up.sh runs");
         assert!(status.success(), "project {} cannot be mended", stack.project);
-        shell(stack, "app", "php artisan up");
     }
+    let begins = format!("name=^{}_mysql_data__r_", stack.project);
     for volume in listed(&["volume", "ls", "-q", "--filter", &own, "--filter", &begins]) {
         docker(&["volume", "rm", &volume]);
     }

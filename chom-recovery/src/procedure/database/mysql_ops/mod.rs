@@ -73,18 +73,10 @@ impl MySqlOps {
         Ok(Reached { server: Server::connect(login, wait).await?, _endpoint: endpoint })
     }
 
-    /// Waits until the candidate can be dialled, then until it lets us in.
+    /// Waits until the candidate can be dialled.
     async fn candidate_endpoint(&self, name: &str, wait: Duration) -> Result<Endpoint> {
         let end = tokio::time::Instant::now() + wait;
         loop {
-            let dead = match self.backend.container(name).await? {
-                None => true,
-                Some(container) => container.finished_at.is_some() && container.exit_code.is_some(),
-            };
-            if dead {
-                return Err(Error::new(ErrorKind::Failed, format!("candidate `{name}` ended during its start"))
-                    .with("log", self.last_lines(name).await));
-            }
             match self.backend.endpoint(name, self.system.database.port).await {
                 Ok(endpoint) => return Ok(endpoint),
                 Err(e) if tokio::time::Instant::now() > end => {
@@ -93,6 +85,58 @@ impl MySqlOps {
                 Err(_) => tokio::time::sleep(Duration::from_millis(300)).await,
             }
         }
+    }
+
+    /// Returns an error once the candidate runs no more. A connection to a server that is gone may stay silent.
+    async fn candidate_ended(&self, name: &str) -> Error {
+        loop {
+            match self.backend.container(name).await {
+                Ok(Some(container)) if container.finished_at.is_none() || container.exit_code.is_none() => {}
+                Ok(found) => {
+                    let mut error =
+                        Error::new(ErrorKind::Failed, format!("candidate `{name}` ended while it was needed"));
+                    if let Some(container) = found {
+                        error = error
+                            .with("exit code", container.exit_code.map_or_else(String::new, |code| code.to_string()))
+                            .with("out of memory", container.oom_killed);
+                    }
+                    return error.with("log", self.last_lines(name).await);
+                }
+                // An Engine that does not answer for a moment says nothing about the candidate.
+                Err(_) => {}
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    async fn load_into(
+        &self,
+        candidate: &str,
+        password: &Secret,
+        backup: &BackupReader,
+        progress: Progress,
+    ) -> Result<Loaded> {
+        let endpoint = self.candidate_endpoint(candidate, FIRST_START).await?;
+        let reached = match self.reach(endpoint, "root", password.clone(), FIRST_START).await {
+            Ok(reached) => reached,
+            Err(e) => return Err(e.with("log", self.last_lines(candidate).await)),
+        };
+        if let Some(from) = &backup.manifest().facts.database {
+            check_version(from, reached.server.info())?;
+        }
+        let component = backup.component(COMPONENT).await?;
+        let total = component.parts().iter().map(|p| p.plain_len).sum();
+        let loaded = logical::load_from(&component, &reached.server, &mut |p| progress(p.bytes, Some(total))).await?;
+        // Last: from here on the one-time password opens nothing.
+        let accounts = load::replace_accounts(&reached.server, &loaded.objects).await?;
+        let mut warnings = loaded.report.warnings;
+        warnings.extend(accounts.warnings);
+        Ok(Loaded {
+            rows: loaded.report.rows,
+            bytes: loaded.report.bytes,
+            tables: loaded.report.tables as u64,
+            warnings,
+        })
     }
 
     async fn last_lines(&self, container: &str) -> String {
@@ -186,27 +230,10 @@ impl DatabaseOps for MySqlOps {
         backup: &BackupReader,
         progress: Progress,
     ) -> Result<Loaded> {
-        let endpoint = self.candidate_endpoint(candidate, FIRST_START).await?;
-        let reached = match self.reach(endpoint, "root", password.clone(), FIRST_START).await {
-            Ok(reached) => reached,
-            Err(e) => return Err(e.with("log", self.last_lines(candidate).await)),
-        };
-        if let Some(from) = &backup.manifest().facts.database {
-            check_version(from, reached.server.info())?;
+        tokio::select! {
+            ended = self.candidate_ended(candidate) => Err(ended),
+            loaded = self.load_into(candidate, password, backup, progress) => loaded,
         }
-        let component = backup.component(COMPONENT).await?;
-        let total = component.parts().iter().map(|p| p.plain_len).sum();
-        let loaded = logical::load_from(&component, &reached.server, &mut |p| progress(p.bytes, Some(total))).await?;
-        // Last: from here on the one-time password opens nothing.
-        let accounts = load::replace_accounts(&reached.server, &loaded.objects).await?;
-        let mut warnings = loaded.report.warnings;
-        warnings.extend(accounts.warnings);
-        Ok(Loaded {
-            rows: loaded.report.rows,
-            bytes: loaded.report.bytes,
-            tables: loaded.report.tables as u64,
-            warnings,
-        })
     }
 
     async fn verify(&self, container: &str, backup: &BackupReader, _progress: Progress) -> Result<Verified> {
