@@ -1,14 +1,17 @@
 //! A recovery that is disturbed from outside.
 
+use std::time::{Duration, Instant};
+
 use chom_recovery::{
     ErrorKind,
+    catalog::Selector,
     procedure::database::Extent,
     run::{Event, RunId},
 };
 use chom_recovery_tests::chaos;
 use futures::StreamExt;
 
-use crate::bench::{Bench, database};
+use crate::bench::{Bench, database, request};
 
 #[tokio::test]
 async fn a_candidate_that_dies_while_it_is_loaded_is_built_again() {
@@ -35,6 +38,34 @@ async fn a_candidate_that_dies_while_it_is_loaded_is_built_again() {
     assert_eq!(attempts(&bench, run, "database/restore-beside"), 2);
     assert!(report.restored.is_some());
     assert_eq!(bench.fingerprint().await, before);
+}
+
+#[tokio::test]
+async fn a_candidate_that_never_comes_up_is_told_with_its_log_and_leaves_production_alone() {
+    let Some(bench) =
+        Bench::open("a_candidate_that_never_comes_up_is_told_with_its_log_and_leaves_production_alone").await
+    else {
+        return;
+    };
+    bench.back_up().await;
+    let before = production(&bench).await;
+    // Too little for any server: the kernel kills it.
+    let cramped = bench.reopen(|s| s.limits.candidate_memory = 16 << 20).await;
+    let begun = Instant::now();
+
+    let error = bench.refused(&cramped, request(Selector::Latest, Extent::Restore)).await;
+
+    assert_eq!(error.kind(), ErrorKind::Failed, "{error:?}");
+    assert!(error.to_string().contains("candidate"), "{error}");
+    assert!(begun.elapsed() < Duration::from_mins(2), "it was noticed after {:?}", begun.elapsed());
+    assert_eq!(production(&bench).await, before);
+}
+
+/// What [`Bench::footprint`] tells, without volumes of runs.
+async fn production(bench: &Bench) -> Vec<String> {
+    let mut seen = bench.footprint().await;
+    seen.retain(|line| !line.contains("__r_"));
+    seen
 }
 
 #[tokio::test]
