@@ -29,6 +29,7 @@ pub(crate) struct Cli {
 }
 
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// Configuration file [default: ./chom-recovery.toml upwards, then the user's, then /etc/chom-recovery]
     #[arg(long, global = true, env = "CHOM_CONFIG", value_name = "FILE")]
@@ -97,6 +98,8 @@ pub(crate) enum Command {
     Resume {
         /// Run; the newest open one by default
         run: Option<String>,
+        #[command(flatten)]
+        waivers: Waivers,
         #[command(flatten)]
         consent: Consent,
     },
@@ -248,12 +251,17 @@ pub(crate) struct Consent {
     /// The same, if this is the name of the Compose project
     #[arg(long, value_name = "PROJECT")]
     pub(crate) confirm: Option<String>,
-    /// Waive a checklist item: ITEM=REASON; recorded and shown in the report
-    #[arg(long = "waive", value_name = "ITEM=REASON", value_parser = pair)]
-    pub(crate) waivers: Vec<(String, String)>,
     /// Name of the person, for the record [default: $SUDO_USER or $USER]
     #[arg(long, value_name = "NAME")]
     pub(crate) operator: Option<String>,
+}
+
+/// Who takes responsibility for what is not in order.
+#[derive(Debug, Args)]
+pub(crate) struct Waivers {
+    /// Waive a checklist item: ITEM=REASON; recorded and shown in the report
+    #[arg(long = "waive", value_name = "ITEM=REASON", value_parser = pair)]
+    pub(crate) waivers: Vec<(String, String)>,
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -296,6 +304,8 @@ pub(crate) enum Recover {
         /// When the incident began (RFC 3339) [default: now]
         #[arg(long, value_name = "TIME")]
         since: Option<DateTime<Utc>>,
+        #[command(flatten)]
+        waivers: Waivers,
         #[command(flatten)]
         consent: Consent,
     },

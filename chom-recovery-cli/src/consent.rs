@@ -16,7 +16,6 @@ pub(crate) struct Consent {
     /// Whose name goes into journals.
     pub(crate) operator: String,
     answer: Answer,
-    waivers: Vec<Waiver>,
     terminal: Terminal,
 }
 
@@ -50,12 +49,7 @@ impl Consent {
             None if terminal.can_ask() => Answer::Ask,
             None => Answer::Nobody,
         };
-        let waivers = options
-            .waivers
-            .iter()
-            .map(|(item, because)| Waiver { item: item.clone(), because: because.clone(), by: operator.clone() })
-            .collect();
-        Ok(Self { project: project.to_owned(), operator, answer, waivers, terminal: terminal.clone() })
+        Ok(Self { project: project.to_owned(), operator, answer, terminal: terminal.clone() })
     }
 
     /// Makes who answers a run's questions.
@@ -70,8 +64,14 @@ impl Consent {
         }
     }
 
-    pub(crate) fn waivers(&self) -> Vec<Waiver> {
-        self.waivers.clone()
+    /// Takes the responsibility that the options name, as the operator.
+    pub(crate) fn waivers(&self, options: &args::Waivers) -> Vec<Waiver> {
+        let waiver = |(item, because): &(String, String)| Waiver {
+            item: item.clone(),
+            because: because.clone(),
+            by: self.operator.clone(),
+        };
+        options.waivers.iter().map(waiver).collect()
     }
 
     /// Makes sure that somebody can say yes when the run asks.
@@ -149,12 +149,7 @@ mod tests {
     use super::*;
 
     fn options(yes: bool, confirm: Option<&str>) -> args::Consent {
-        args::Consent {
-            yes,
-            confirm: confirm.map(str::to_owned),
-            waivers: vec![("disk".into(), "known".into())],
-            operator: Some("ada".into()),
-        }
+        args::Consent { yes, confirm: confirm.map(str::to_owned), operator: Some("ada".into()) }
     }
 
     #[test]
@@ -170,6 +165,8 @@ mod tests {
         let question =
             Question { run: "r".into(), name: "n".into(), ask: "?".into(), role: Some("DBA".into()), plan: None };
         assert_eq!(consent.approver().ask(&question).await, Reply::Yes { by: "ada".into() });
-        assert_eq!(consent.waivers()[0].by, "ada");
+        let options = args::Waivers { waivers: vec![("disk".into(), "known".into())] };
+        let waiver = Waiver { item: "disk".into(), because: "known".into(), by: "ada".into() };
+        assert_eq!(consent.waivers(&options), [waiver]);
     }
 }

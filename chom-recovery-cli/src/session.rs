@@ -7,7 +7,6 @@ use chom_recovery::{
     configuration::{Places, find},
     recovery::RunOptions,
 };
-use tokio_util::sync::CancellationToken;
 
 use crate::{args, consent::Consent, output::Output};
 
@@ -66,11 +65,5 @@ impl Session {
 
 /// Who runs something, and who is asked.
 pub(crate) fn run_options(consent: &Consent) -> RunOptions {
-    RunOptions {
-        operator: Some(consent.operator.clone()),
-        approver: consent.approver(),
-        waivers: consent.waivers(),
-        plan: None,
-        cancellation: CancellationToken::new(),
-    }
+    RunOptions { operator: Some(consent.operator.clone()), approver: consent.approver(), ..RunOptions::default() }
 }

@@ -30,7 +30,9 @@ pub(crate) async fn run(session: &Session, command: Option<Command>) -> Result<E
         Some(Command::Restore { what, which, since, consent }) => {
             recover::restore(session, what.component, &which, since, &consent).await
         }
-        Some(Command::Resume { run, consent }) => recover::resume(session, run.as_deref(), &consent).await,
+        Some(Command::Resume { run, waivers, consent }) => {
+            recover::resume(session, run.as_deref(), &waivers, &consent).await
+        }
         Some(Command::Rollback { run, because, consent }) => {
             recover::rollback(session, run.as_deref(), &because, &consent).await
         }

@@ -14,18 +14,18 @@ use chom_recovery::{
 use chrono::{DateTime, Utc};
 
 use crate::{
-    args::{Component, Consent, Recover, Which},
+    args::{Component, Consent, Recover, Waivers, Which},
     exit::Exit,
     session::{Session, run_options},
     watch::watch,
 };
 
 pub(crate) async fn recover(session: &Session, command: Recover) -> Result<Exit> {
-    let Recover::Database { which, plan, since, consent } = command;
+    let Recover::Database { which, plan, since, waivers, consent } = command;
     let recovery = session.open().await?;
     let consent = session.consent(&consent, &recovery)?;
     consent.can_be_given(&replacing(&recovery))?;
-    let mut options = run_options(&consent);
+    let mut options = RunOptions { waivers: consent.waivers(&waivers), ..run_options(&consent) };
     let mut request = Request { backup: which.selector()?, extent: Extent::Recover, incident_began: since };
     if let Some(file) = plan {
         let plan = read_plan(&file)?;
@@ -54,11 +54,12 @@ async fn start(session: &Session, recovery: &Recovery, request: Request, options
     watch(session, recovery, going).await
 }
 
-pub(crate) async fn resume(session: &Session, run: Option<&str>, consent: &Consent) -> Result<Exit> {
+pub(crate) async fn resume(session: &Session, run: Option<&str>, waivers: &Waivers, consent: &Consent) -> Result<Exit> {
     let recovery = session.open().await?;
     let consent = session.consent(consent, &recovery)?;
     let run = recovery.find_run(run, |run| !run.is_over)?;
-    let going = recovery.resume(run.run, run_options(&consent)).await?;
+    let options = RunOptions { waivers: consent.waivers(waivers), ..run_options(&consent) };
+    let going = recovery.resume(run.run, options).await?;
     watch(session, &recovery, going).await
 }
 

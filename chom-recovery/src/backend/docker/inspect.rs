@@ -91,6 +91,9 @@ fn container(found: ContainerInspectResponse) -> Result<Container> {
         Some(HealthStatusEnum::HEALTHY) => HealthCheck::Healthy,
         Some(HealthStatusEnum::UNHEALTHY) => HealthCheck::Unhealthy,
     };
+    let mut mounts: Vec<Mount> = found.mounts.unwrap_or_default().into_iter().map(mount).collect();
+    // The Engine lists them in another order each time, and a plan holds them.
+    mounts.sort_by(|a, b| a.target.cmp(&b.target));
     // The Engine reports 0 for containers that have not ended: that is no exit code.
     let ended = matches!(status, ContainerState::Exited | ContainerState::Dead);
     Ok(Container {
@@ -109,7 +112,7 @@ fn container(found: ContainerInspectResponse) -> Result<Container> {
             .host_config
             .and_then(|host| host.restart_policy)
             .map_or(RestartPolicy::No, |policy| restart_policy(&policy)),
-        mounts: found.mounts.unwrap_or_default().into_iter().map(mount).collect(),
+        mounts,
         command: config.cmd.unwrap_or_default(),
         labels,
         id,
