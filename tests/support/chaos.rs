@@ -73,14 +73,10 @@ pub fn mend(stack: &Stack) {
         docker(&["rm", "-fv", &container]);
     }
     if !is_well(stack) {
-        let of_project = format!("label=com.docker.compose.project={}", stack.project);
-        for container in listed(&["ps", "-aq", "--filter", &of_project]) {
-            docker(&["update", "--restart", "unless-stopped", &container]);
-        }
         // While maintenance mode is on, workers end and are never healthy.
         in_volume(stack, &format!("{}_app_storage", stack.project), "rm -f /v/framework/down");
-        // A healthy container of an emptied volume is not what the tests want: the data is made anew.
-        compose(stack, &["rm", "-sf", "mysql"]);
+        // Containers made anew have the Compose file's policies, and no restarts that make the Engine wait.
+        compose(stack, &["down"]);
         docker(&["volume", "rm", &format!("{}_mysql_data", stack.project)]);
         let up = Path::new(env!("CARGO_MANIFEST_DIR")).join("stack/up.sh");
         let status = Command::new(up)

@@ -97,6 +97,8 @@ pub(super) async fn put_policies_back(backend: &dyn Backend, those: &[Remembered
 /// Starts the services that ran, in dependency order, and gives them their policies back. One that did not serve
 /// before, as a server on damaged data, is started and need not serve now.
 pub(super) async fn start_again(backend: &Arc<dyn Backend>, those: &[Remembered], wait: Duration) -> Result<()> {
+    // First: a worker may end by itself, and counts on the Engine to begin it again.
+    put_policies_back(&**backend, those).await?;
     for service in backend.model().await?.services {
         let of = || those.iter().filter(|r| r.service == service.name && r.was_running);
         if of().next().is_none() {
@@ -108,7 +110,7 @@ pub(super) async fn start_again(backend: &Arc<dyn Backend>, those: &[Remembered]
             other => other?,
         }
     }
-    put_policies_back(&**backend, those).await
+    Ok(())
 }
 
 /// Stops the services that did not run.

@@ -160,7 +160,8 @@ fn is_about(name: &str, workers: &[String]) -> bool {
 }
 
 async fn start_step(run: &Run, parts: &Parts, name: &str, those: Vec<Remembered>, unstarted: Unstarted) -> Result<()> {
-    let (starting, stopping, to_stop) = (parts.backend.clone(), parts.backend.clone(), those.clone());
+    let (starting, stopping, to_start, to_stop) =
+        (parts.backend.clone(), parts.backend.clone(), those.clone(), those.clone());
     let grace = parts.system.application.stop_grace;
     // What was found crashed is started as well: the recovery ends with a working service.
     let mut services: Vec<String> = those.into_iter().map(|r| r.service).collect();
@@ -177,6 +178,8 @@ async fn start_step(run: &Run, parts: &Parts, name: &str, those: Vec<Remembered>
             Unstarted::AsFound => quiesce::stop_again(&*stopping, &to_stop, grace).await,
         })
         .run(async move |_| {
+            // First: a worker may end by itself, and counts on the Engine to begin it again.
+            quiesce::put_policies_back(&*starting, &to_start).await?;
             let services: Vec<_> = services.iter().map(String::as_str).collect();
             starting.start_all(&services, mins(5)).await
         })
