@@ -4,14 +4,14 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use chom_recovery::{
     ErrorKind, Result,
-    backend::{Backend, BackendExt, ContainerState, RestartPolicy},
+    backend::{Backend, BackendExt, ContainerState, RUN_LABEL, RestartPolicy},
     catalog::Selector,
     procedure::{
-        Parts,
-        database::{self, DatabaseReport, Extent, Request},
+        Parts, backup,
+        database::{self, DatabaseReport, Extent, Request, ops::BackUp},
     },
     run::{
-        AlwaysYes, Approver, AskWith, NewRun, Plan, Question, Reply, Run, RunId,
+        AlwaysYes, Approver, AskWith, NewRun, Plan, Question, Reply, Run, RunId, Supersede, Undo,
         summary::{self, RunStatus, RunSummary},
     },
     testing::{
@@ -394,4 +394,35 @@ async fn damaged_data_is_replaced_and_put_back_by_a_rollback() {
             assert_eq!((now.containers, now.application), (before.containers, before.application), "starts: {starts}");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn maintenance_mode_that_was_on_before_stays_on_and_does_not_hold_the_recovery_up() {
+    let (_directory, stack) = system().await;
+    stack.parts.application.maintenance_on().await.unwrap();
+    let (id, report) = run_whole(&stack, &request()).await;
+    let to_review = report.unwrap().to_review;
+    assert!(to_review.iter().any(|line| line.contains("maintenance off")), "{to_review:?}");
+    assert!(stack.parts.application.is_in_maintenance().await.unwrap());
+    stack.engine(yes()).roll_back(id, "a test", |run| recover(run, stack.parts.clone())).await.unwrap();
+    assert!(stack.parts.application.is_in_maintenance().await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lock_of_a_run_that_nobody_will_take_up_blocks_nobody() {
+    let (_directory, stack) = system().await;
+    let engine = stack.engine(yes());
+    // Its process died before its first effect.
+    drop(engine.start(new_run()).await.unwrap());
+    let holder = async || stack.backend.own_containers().await.unwrap()[0].labels[RUN_LABEL].clone();
+    let backup =
+        || NewRun::new("shop", backup::PROCEDURE, &BackUp::default()).unwrap().supersede(Supersede::SameProcedure);
+    let second = engine.start(backup()).await.unwrap();
+    assert_eq!(holder().await, second.id().to_string());
+    // This one died in the middle; the next backup supersedes it.
+    let half = second.step("dump").undo(Undo::Unnecessary("a test")).run(async |_| Ok(()));
+    half.await.unwrap();
+    drop(second);
+    let third = engine.start(backup()).await.unwrap();
+    assert_eq!(holder().await, third.id().to_string());
 }

@@ -92,6 +92,11 @@ pub(super) fn conclude(parts: &Parts, facts: Facts) -> DatabaseReport {
     let objective = parts.system.objectives.database;
     let incident = facts.incident_began.unwrap_or(facts.began);
     let mut to_review = Vec::new();
+    if facts.proven.users_stay_out {
+        to_review.push(
+            "maintenance mode was on before the run and still is: `chom-recovery maintenance off` lets users in".into(),
+        );
+    }
     if let Some(restored) = &facts.restored {
         to_review.push(format!(
             "volume `{}` holds what production had before ({} MiB): `runs prune` removes it",

@@ -31,6 +31,9 @@ pub(super) struct Proven {
     pub(super) database_at: DateTime<Utc>,
     /// Users were served again, seen from outside.
     pub(super) service_at: DateTime<Utc>,
+    /// Maintenance mode was on before the run, and so it stays: nobody was served, and nothing was seen from outside.
+    #[serde(default)]
+    pub(super) users_stay_out: bool,
 }
 
 /// What undoing a start has to come back to.
@@ -118,7 +121,9 @@ pub(super) async fn start(
         run.until_healthy(all_of("application", inner), STEADY).await?;
         maintenance_off(run, parts, record).await?;
     }
-    let outer = pick(parts, database_at, is_outer);
+    let users_stay_out = maintenance.is_some_and(|record| record.was_down_before);
+    let is_answering = |name: &str| !(users_stay_out && is_outer(name));
+    let outer = pick(parts, database_at, |name| is_outer(name) && is_answering(name));
     if !outer.is_empty() {
         run.until_healthy(all_of("outside", outer), STEADY).await?;
     }
@@ -126,11 +131,11 @@ pub(super) async fn start(
 
     start_step(run, parts, "start-workers", of(&is_worker), unstarted).await?;
     put_policies_back(run, parts, found).await?;
-    let every = pick(parts, database_at, |_| true);
+    let every = pick(parts, database_at, is_answering);
     run.until_healthy(all_of("post-recovery", every.clone()), STEADY).await?;
     let soak = application.soak;
     run.until_healthy(all_of("soak", every), Wait::soak(soak, Duration::from_secs(5), soak * 2 + mins(1))).await?;
-    Ok(Proven { database_at, service_at })
+    Ok(Proven { database_at, service_at, users_stay_out })
 }
 
 fn pick(parts: &Parts, since: DateTime<Utc>, wanted: impl Fn(&str) -> bool) -> Vec<SharedProbe> {
