@@ -18,6 +18,9 @@ if [ -r "$site/compose.yaml" ]; then compose() { site_compose "$site" "$@"; }
 else compose() { docker compose -p "$project" "$@"; }; fi
 if [ "$volumes" = yes ]; then
   compose down --volumes --remove-orphans >&2
+  # What recoveries of this project left: containers, and volumes with what production had before.
+  docker ps -aq --filter label=chom-recovery.run --filter "name=^/?$project-(candidate-|recovery-lock)" | xargs -r docker rm -f >/dev/null
+  docker volume ls -q --filter label=chom-recovery.run --filter "name=^${project}_.*__r_" | xargs -r docker volume rm >/dev/null
   # Not "rm -rf $site": the folder may be one that the user chose.
   rm -rf "$site/secrets" "$site/ca"
   rm -f "$site/.env" "$site/compose.yaml" "$site/facts.json" "$site/up.log" "$site/migrate.log"
