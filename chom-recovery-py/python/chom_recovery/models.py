@@ -342,6 +342,7 @@ class Restored:
     backup: BackupInfo
     verified: Verified
     kept: KeptVolume
+    newest_rows: Mapping[str, str]
     raised: tuple[RaisedCounter, ...]
     held: HeldJobs
 

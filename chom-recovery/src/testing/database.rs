@@ -359,6 +359,10 @@ impl DatabaseOps for SimDatabase {
         Ok(connected.map(|c| c.name).collect())
     }
 
+    async fn newest_rows(&self, _container: &str) -> Result<BTreeMap<String, String>> {
+        Ok(BTreeMap::new())
+    }
+
     async fn raise_counters(&self, container: &str, next: &NextIds) -> Result<Vec<RaisedCounter>> {
         let folder = self.served(container).await?;
         let mut raised = Vec::new();

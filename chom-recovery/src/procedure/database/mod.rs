@@ -158,8 +158,9 @@ async fn replace(
     let raised = service::raise_counters(run, parts, site, next_ids).await?;
     let held = service::hold_jobs(run, parts).await?;
     let kept = restore::measure_kept(run, parts, &swapped).await?;
+    let newest_rows = restore::newest_rows(run, parts, site).await?;
     let writers = swapped.server().iter().chain(quiesced.writers()).cloned().collect();
-    let restored = Restored { backup: backup.info().clone(), verified, kept, raised, held };
+    let restored = Restored { backup: backup.info().clone(), verified, kept, newest_rows, raised, held };
     Ok((restored, writers, since))
 }
 

@@ -92,6 +92,9 @@ pub trait DatabaseOps: fmt::Debug + Send + Sync + 'static {
         Ok(NextIds::new())
     }
 
+    /// Reads the newest value of each column that `application.newest_row` names, in UTC as the server writes it.
+    async fn newest_rows(&self, container: &str) -> Result<BTreeMap<String, String>>;
+
     /// Raises every counter in `next` that stands lower. Lowers none.
     async fn raise_counters(&self, container: &str, next: &NextIds) -> Result<Vec<RaisedCounter>>;
 

@@ -1,6 +1,6 @@
 //! What a database recovery achieved, measured.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,8 @@ pub struct Restored {
     pub verified: Verified,
     /// Volume that now holds the old data.
     pub kept: KeptVolume,
+    /// Newest value of each column that `application.newest_row` names: how far the data really reaches.
+    pub newest_rows: BTreeMap<String, String>,
     /// Counters that were raised above lost ids.
     pub raised: Vec<RaisedCounter>,
     /// Queued jobs set aside.

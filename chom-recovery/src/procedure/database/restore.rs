@@ -1,6 +1,6 @@
 //! The phases that put a backup in production's place, and the proofs that keep them in order.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -372,6 +372,18 @@ async fn stop_database(run: &Run, parts: &Parts) -> Result<Vec<Remembered>> {
         .run(async move |_| quiesce::stop(&*stopping, &to_stop, grace).await)
         .await?;
     Ok(server)
+}
+
+/// Reads how far the restored data really reaches.
+pub(super) async fn newest_rows(run: &Run, parts: &Parts, site: &Site) -> Result<BTreeMap<String, String>> {
+    let (ops, container) = (parts.database.clone(), site.production.container.clone());
+    run.step("read-newest-rows")
+        .effect(Effect::Observe)
+        .predict(BTreeMap::new)
+        .budget(mins(1))
+        .timeout(mins(10))
+        .run(async move |_| ops.newest_rows(&container).await)
+        .await
 }
 
 /// Measures the volume that now holds the old data.

@@ -1,6 +1,6 @@
 //! MySQL and MariaDB behind the procedure's port.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -268,6 +268,27 @@ impl DatabaseOps for MySqlOps {
     async fn next_ids(&self, container: &str) -> Result<NextIds> {
         let counters = self.production(container).await?.server.counters().await?;
         Ok(counters.into_iter().map(|c| (format!("{}.{}", c.schema, c.table), c.next)).collect())
+    }
+
+    async fn newest_rows(&self, container: &str) -> Result<BTreeMap<String, String>> {
+        let mut newest = BTreeMap::new();
+        let wanted = &self.system.application.newest_row;
+        if wanted.is_empty() {
+            return Ok(newest);
+        }
+        let reached = self.production(container).await?;
+        for name in wanted {
+            let parts: Vec<_> = name.split('.').collect();
+            let [schema, table, column] = parts[..] else {
+                return Err(Error::new(
+                    ErrorKind::InvalidInput,
+                    format!("`application.newest_row`: `{name}` is not `schema.table.column`"),
+                ));
+            };
+            let time = reached.server.newest_row_time(schema, table, column).await?;
+            newest.insert(name.clone(), time.unwrap_or_else(|| "no row".into()));
+        }
+        Ok(newest)
     }
 
     async fn raise_counters(&self, container: &str, next: &NextIds) -> Result<Vec<RaisedCounter>> {
