@@ -105,6 +105,9 @@ pub enum Report {
     },
 }
 
+/// A run whose journal cannot be read, and why.
+pub type Unreadable = (RunId, Error);
+
 /// A run that is going on in a task of its own: dropping this does not stop it.
 pub struct Going {
     id: RunId,
@@ -256,7 +259,7 @@ impl Recovery {
         let new =
             NewRun::new(self.system.id.as_str(), backup::PROCEDURE, &request)?.supersede(Supersede::SameProcedure);
         let run = self.engine(&options).start(new).await?;
-        self.go(run, options).await
+        Ok(self.go(run, options))
     }
 
     // ---- recoveries --------------------------------------------------------------------------------------------
@@ -284,7 +287,7 @@ impl Recovery {
             new = new.planned(plan);
         }
         let run = self.engine(&options).start(new).await?;
-        self.go(run, options).await
+        Ok(self.go(run, options))
     }
 
     fn new_database(&self, request: &Request) -> Result<NewRun> {
@@ -295,7 +298,7 @@ impl Recovery {
     /// Goes on with a run that was killed, failed or waits.
     pub async fn resume(&self, id: RunId, options: RunOptions) -> Result<Going> {
         let run = self.engine(&options).resume(id).await?;
-        self.go(run, options).await
+        Ok(self.go(run, options))
     }
 
     /// Undoes a run, in reverse order. Returns the steps undone.
@@ -333,7 +336,7 @@ impl Recovery {
     }
 
     /// Tells the runs of this system, oldest first, and what is wrong with those that cannot be read.
-    pub fn runs(&self) -> Result<(Vec<RunSummary>, Vec<(RunId, Error)>)> {
+    pub fn runs(&self) -> Result<(Vec<RunSummary>, Vec<Unreadable>)> {
         let (mut runs, mut unreadable) = (Vec::new(), Vec::new());
         for (id, summary) in summary::list(&self.system.state_dir())? {
             match summary {
@@ -358,7 +361,7 @@ impl Recovery {
         engine
     }
 
-    async fn go(&self, run: Run, options: RunOptions) -> Result<Going> {
+    fn go(&self, run: Run, options: RunOptions) -> Going {
         let (id, events) = (run.id(), Some(run.events()));
         let this = self.clone();
         let task = tokio::spawn(async move {
@@ -370,7 +373,7 @@ impl Recovery {
             })
             .await
         });
-        Ok(Going { id, events, cancellation: options.cancellation, task })
+        Going { id, events, cancellation: options.cancellation, task }
     }
 }
 

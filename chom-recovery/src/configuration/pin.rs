@@ -52,18 +52,15 @@ fn with_signer(text: &str, signer: &SignerId) -> Result<Option<String>> {
         .and_then(Item::as_table_like_mut)
         .ok_or_else(|| bad("there is no table `repository`".into()))?;
     let key = signer.to_string();
-    match repository.get_mut("signers") {
-        Some(item) => {
-            let signers = item.as_array_mut().ok_or_else(|| bad("`repository.signers` is not a list".into()))?;
-            if signers.iter().any(|s| s.as_str() == Some(&key)) {
-                return Ok(None);
-            }
-            signers.push(key);
+    if let Some(item) = repository.get_mut("signers") {
+        let signers = item.as_array_mut().ok_or_else(|| bad("`repository.signers` is not a list".into()))?;
+        if signers.iter().any(|s| s.as_str() == Some(&key)) {
+            return Ok(None);
         }
-        None => {
-            let signers: Array = [key].into_iter().collect();
-            repository.insert("signers", Item::Value(Value::Array(signers)));
-        }
+        signers.push(key);
+    } else {
+        let signers: Array = [key].into_iter().collect();
+        repository.insert("signers", Item::Value(Value::Array(signers)));
     }
     Ok(Some(document.to_string()))
 }

@@ -121,7 +121,7 @@ impl Recovery {
         };
         let mut own = self.backend.own_containers().await?;
         own.retain(|c| is_ours(&c.labels, &c.name));
-        let containers = self.leftover_containers(&own, judge, &mut kept);
+        let containers = Self::leftover_containers(&own, judge, &mut kept);
         let mut volumes = Vec::new();
         let users = self.users_of_volumes(&own, &containers).await?;
         let mut labelled = self.backend.volumes().await?;
@@ -155,7 +155,7 @@ impl Recovery {
         let now = self.leftovers(older_than).await?;
         let mut pruned = Pruned::default();
         for run in now.runs.iter().filter(|run| listed.runs.contains(run)) {
-            let Some(closed) = summary::Closed::hold(&self.system.state_dir(), *run, older_than, &SystemClock)? else {
+            let Some(closed) = summary::Closed::hold(&self.system.state_dir(), *run, older_than, &SystemClock) else {
                 pruned.kept.push(Kept { what: format!("run {run}"), because: "it was taken up again".into() });
                 continue;
             };
@@ -177,9 +177,10 @@ impl Recovery {
         };
         let changed = || Error::new(ErrorKind::Conflict, "it was not in the list that was agreed to");
         for one in now.containers.iter().filter(|c| c.run == run) {
-            let removed = match listed.containers.contains(one) {
-                true => self.backend.remove_container(&one.container).await,
-                false => Err(changed()),
+            let removed = if listed.containers.contains(one) {
+                self.backend.remove_container(&one.container).await
+            } else {
+                Err(changed())
             };
             match removed {
                 Ok(()) => pruned.containers.push(one.container.clone()),
@@ -187,9 +188,10 @@ impl Recovery {
             }
         }
         for one in now.volumes.iter().filter(|v| v.run == run) {
-            let removed = match listed.volumes.iter().any(|v| v.volume == one.volume) {
-                true => self.backend.remove_volume(&one.volume).await,
-                false => Err(changed()),
+            let removed = if listed.volumes.iter().any(|v| v.volume == one.volume) {
+                self.backend.remove_volume(&one.volume).await
+            } else {
+                Err(changed())
             };
             match removed {
                 Ok(()) => {
@@ -214,7 +216,6 @@ impl Recovery {
     }
 
     fn leftover_containers(
-        &self,
         own: &[Container],
         judge: impl Fn(&Labels) -> Result<RunId, &'static str>,
         kept: &mut Vec<Kept>,

@@ -474,21 +474,21 @@ pub(crate) struct Closed {
 
 impl Closed {
     /// Holds a run that ended well or was given up longer than `keep` ago; `None`: it did not, or it is being used.
-    pub(crate) fn hold(state_dir: &Path, id: RunId, keep: Duration, clock: &dyn Clock) -> Result<Option<Self>> {
+    pub(crate) fn hold(state_dir: &Path, id: RunId, keep: Duration, clock: &dyn Clock) -> Option<Self> {
         let directory = directory(state_dir, id);
         let path = directory.join(journal::FILE);
-        let Ok(file) = File::open(&path) else { return Ok(None) };
+        let file = File::open(&path).ok()?;
         if file.try_lock().is_err() {
-            return Ok(None);
+            return None;
         }
-        let Ok(records) = journal::read(&path) else { return Ok(None) };
-        let Some(last) = records.last() else { return Ok(None) };
+        let records = journal::read(&path).ok()?;
+        let last = records.last()?;
         let is_old = (clock.now() - last.time).to_std().is_ok_and(|age| age > keep);
         if !is_old || !Ledger::of(&records).is_closed() {
-            return Ok(None);
+            return None;
         }
         let doomed = runs_directory(state_dir).join(format!("{PRUNED}{id}"));
-        Ok(Some(Self { directory, doomed, _lock: file }))
+        Some(Self { directory, doomed, _lock: file })
     }
 
     /// Removes its directory; it has lost its name before anything in it is gone.
@@ -508,7 +508,7 @@ pub(crate) fn prune(state_dir: &Path, keep: Duration, clock: &dyn Clock) -> Resu
     }
     let mut pruned = Vec::new();
     for id in ids(state_dir)? {
-        if let Some(closed) = Closed::hold(state_dir, id, keep, clock)? {
+        if let Some(closed) = Closed::hold(state_dir, id, keep, clock) {
             closed.remove()?;
             pruned.push(id);
         }

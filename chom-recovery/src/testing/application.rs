@@ -171,7 +171,8 @@ impl ApplicationOps for SimApplication {
         let waiting = text(&self.files.join(QUEUE))?.unwrap_or_default();
         // Those that an earlier attempt put back are there already.
         let back: Vec<_> = jobs.lines().filter(|job| !waiting.lines().any(|other| other == *job)).collect();
-        let all: String = back.iter().copied().chain(waiting.lines()).map(|job| format!("{job}\n")).collect();
+        let mut all = back.iter().copied().chain(waiting.lines()).collect::<Vec<_>>().join("\n");
+        all.push('\n');
         put(&self.files, QUEUE, &all)?;
         change("forget held jobs", || fs::remove_file(&held))?;
         Ok(back.len() as u64)

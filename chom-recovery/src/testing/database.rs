@@ -225,7 +225,7 @@ struct Ready(SimDatabase);
 
 #[async_trait]
 impl HealthProbe for Ready {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "mysql"
     }
 

@@ -268,7 +268,7 @@ async fn look_at_application(
     let directory = application_directory(backend, application).await;
     match &directory {
         Some(directory) => {
-            found.guessed.push(format!("application.maintenance.directory = {directory}: holds artisan"))
+            found.guessed.push(format!("application.maintenance.directory = {directory}: holds artisan"));
         }
         None => found
             .missing

@@ -50,7 +50,7 @@ fn compose_file(out: &mut String, compose: &Compose, found: &Found) -> std::fmt:
         (Some(host), _) => writeln!(out, "host = {}", quote(host))?,
         (None, Some(context)) => writeln!(out, "context = {}", quote(context))?,
         (None, None) => {
-            writeln!(out, "# host = \"ssh://user@host\"   # else DOCKER_HOST, DOCKER_CONTEXT, local socket")?
+            writeln!(out, "# host = \"ssh://user@host\"   # else DOCKER_HOST, DOCKER_CONTEXT, local socket")?;
         }
     }
     database(out, found)?;
