@@ -164,7 +164,7 @@ mod tests {
             driver: driver.into(),
             mount_point: format!("/var/lib/docker/volumes/{name}/_data"),
             options: option.map(|key| (key.into(), "x".into())).into_iter().collect(),
-            labels: BTreeMap::default(),
+            labels: crate::backend::Labels::default(),
             created_at: None,
         };
         let plain = volume("a", "local", None);
