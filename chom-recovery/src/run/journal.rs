@@ -77,7 +77,11 @@ impl Journal {
     /// Makes the journal of a new run in `directory`, which must not hold one.
     pub(crate) fn create(directory: &Path, clock: &dyn Clock) -> Result<Self> {
         let path = directory.join(FILE);
-        let fail = |e: io::Error| Error::from(e).during(format!("cannot make journal `{}`", path.display()));
+        let fail = |e: io::Error| {
+            Error::from(e)
+                .during(format!("cannot make journal `{}`", path.display()))
+                .hint("nothing was begun; see that the state directory can be written and has a few MiB free")
+        };
         let file = OpenOptions::new().append(true).read(true).create_new(true).mode(0o600).open(&path).map_err(fail)?;
         lock(&file, &path)?;
         file.sync_all().map_err(fail)?;
