@@ -110,7 +110,7 @@ until_true 30 health || die "the application does not answer after the recovery"
 echo "the application answers 200"
 after=$(sql "SELECT COUNT(*), COALESCE(SUM(CRC32(CONCAT_WS(0x00, id, user_id, quantity, unit_price))), 0) FROM chom.orders WHERE id <= $last; SELECT COUNT(*), COALESCE(SUM(CRC32(CONCAT_WS(0x00, id, email))), 0) FROM chom.users")
 [ "$before" = "$after" ] || die "rows differ: before: $before; after: $after"
-echo "every row committed before the backup is back: $(tr '\n\t' '; ' <<<"$after")"
+echo "every row committed before the backup is back: $(cut -f1 <<<"$after" | paste -sd' ' | sed 's/ / orders, /; s/$/ users/')"
 place_order || die "no order can be placed after the recovery"
 new=$(sql 'SELECT MAX(id) FROM chom.orders')
 [ "$new" -gt $((last + lost)) ] || die "a new order got the id of a lost one: $new"
