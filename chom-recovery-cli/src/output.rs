@@ -35,6 +35,7 @@ impl Output {
     }
 
     /// Prints a line of data.
+    #[expect(clippy::unused_self, reason = "where data goes is this type's affair")]
     pub(crate) fn line(&self, text: impl Display) {
         write_out(&format!("{text}\n"));
     }
@@ -45,6 +46,7 @@ impl Output {
     }
 
     /// Prints the one document of a query.
+    #[expect(clippy::unused_self, reason = "where data goes is this type's affair")]
     pub(crate) fn document(&self, kind: &str, value: &impl Serialize) {
         write_out(&format!("{}\n", document(kind, value)));
     }
@@ -199,14 +201,10 @@ fn message(error: &ErrorRecord) -> String {
 }
 
 pub(crate) fn render_error(error: &ErrorRecord, palette: Palette) -> String {
-    let mut text = format!("{} {}", palette.red(palette.bold("error:")), message(error));
-    for cause in &error.causes {
-        text.push_str(&format!("\n  caused by: {cause}"));
-    }
-    if let Some(hint) = &error.hint {
-        text.push_str(&format!("\n{} {hint}", palette.bold("hint:")));
-    }
-    text
+    let mut lines = vec![format!("{} {}", palette.red(palette.bold("error:")), message(error))];
+    lines.extend(error.causes.iter().map(|cause| format!("  caused by: {cause}")));
+    lines.extend(error.hint.iter().map(|hint| format!("{} {hint}", palette.bold("hint:"))));
+    lines.join("\n")
 }
 
 #[cfg(test)]

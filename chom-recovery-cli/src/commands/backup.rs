@@ -94,7 +94,7 @@ impl From<Depth> for Level {
 }
 
 fn tags(info: &BackupInfo) -> String {
-    info.tags.iter().map(|t| t.as_str()).collect::<Vec<_>>().join(",")
+    info.tags.iter().map(chom_recovery::catalog::Name::as_str).collect::<Vec<_>>().join(",")
 }
 
 fn level(info: &BackupInfo) -> Cell {
@@ -150,7 +150,7 @@ fn print_one(output: &Output, info: &BackupInfo) {
     row("data of", human::time(info.point));
     row("complete", human::time(info.committed));
     row("size", format!("{} stored, {} plain", human::bytes(info.stored_len), human::bytes(info.plain_len)));
-    row("components", info.components.iter().map(|c| c.as_str()).collect::<Vec<_>>().join(", "));
+    row("components", info.components.iter().map(chom_recovery::catalog::Name::as_str).collect::<Vec<_>>().join(", "));
     if let Some(database) = &info.database {
         row("server", format!("{:?} {}", database.flavour, database.version));
         if let Some(position) = &database.position {

@@ -121,7 +121,7 @@ impl Recovery {
         };
         let mut own = self.backend.own_containers().await?;
         own.retain(|c| is_ours(&c.labels, &c.name));
-        let containers = Self::leftover_containers(&own, judge, &mut kept);
+        let containers = leftover_containers(&own, judge, &mut kept);
         let mut volumes = Vec::new();
         let users = self.users_of_volumes(&own, &containers).await?;
         let mut labelled = self.backend.volumes().await?;
@@ -215,24 +215,6 @@ impl Recovery {
         }
     }
 
-    fn leftover_containers(
-        own: &[Container],
-        judge: impl Fn(&Labels) -> Result<RunId, &'static str>,
-        kept: &mut Vec<Kept>,
-    ) -> Vec<LeftoverContainer> {
-        let mut found = Vec::new();
-        for container in own {
-            let role = container.labels.get(ROLE_LABEL).cloned().unwrap_or_default();
-            match judge(&container.labels) {
-                Ok(run) => found.push(LeftoverContainer { container: container.name.clone(), run, role }),
-                Err(because) => {
-                    kept.push(Kept { what: format!("container `{}`", container.name), because: because.into() });
-                }
-            }
-        }
-        found
-    }
-
     /// Names a container for each volume in use, leaving out those that are removed first.
     async fn users_of_volumes(
         &self,
@@ -251,6 +233,24 @@ impl Recovery {
         }
         Ok(users)
     }
+}
+
+fn leftover_containers(
+    own: &[Container],
+    judge: impl Fn(&Labels) -> Result<RunId, &'static str>,
+    kept: &mut Vec<Kept>,
+) -> Vec<LeftoverContainer> {
+    let mut found = Vec::new();
+    for container in own {
+        let role = container.labels.get(ROLE_LABEL).cloned().unwrap_or_default();
+        match judge(&container.labels) {
+            Ok(run) => found.push(LeftoverContainer { container: container.name.clone(), run, role }),
+            Err(because) => {
+                kept.push(Kept { what: format!("container `{}`", container.name), because: because.into() });
+            }
+        }
+    }
+    found
 }
 
 #[cfg(test)]

@@ -217,8 +217,9 @@ fn next_steps(
         let because = format!("run {} of `{}` {}", run.run, run.procedure, report::standing(run.status));
         next.extend(report::next_commands(run).into_iter().map(|command| NextStep::run(command, because.clone())));
     }
-    // The store is spoken of with the backups.
-    let is_down = health.answers.iter().any(|a| a.health.status > Status::Degraded && a.probe != "store");
+    // Backups and where they lie are spoken of below: without them the service may be well.
+    let is_of_service = |probe: &str| !matches!(probe, "store" | "backup");
+    let is_down = health.answers.iter().any(|a| a.health.status > Status::Degraded && is_of_service(&a.probe));
     if let Some(first) = diagnoses.first().filter(|_| is_down && next.is_empty()) {
         let command = match first.procedure {
             Selected::Database => Some("chom-recovery plan recover database".to_owned()),
