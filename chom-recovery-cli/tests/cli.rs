@@ -47,7 +47,7 @@ impl Place {
     /// Runs the program here, with no terminal and nothing of the caller's environment that it would heed.
     fn run(&self, arguments: &[&str]) -> Output {
         let mut command = Command::cargo_bin("chom-recovery").unwrap();
-        command.current_dir(self.path()).args(arguments).timeout(Duration::from_secs(60));
+        command.current_dir(self.path()).args(arguments).timeout(Duration::from_mins(1));
         for name in ["CHOM_CONFIG", "DOCKER_HOST", "DOCKER_CONTEXT", "SUDO_USER"] {
             command.env_remove(name);
         }
