@@ -1,7 +1,7 @@
 //! The journal of a run: an append-only file of JSON lines, each chained to the one before by its hash.
 //!
 //! A line is a [`Record`] with one more member, `hash`, at its end: the SHA-256, in hex, of the line's bytes without
-//! that member. Every record is synced before [`Journal::append`] returns. Only the last line can be torn by a crash;
+//! that member. Every record is synced before appending it returns. Only the last line can be torn by a crash;
 //! it is repaired when the file is opened for writing. Damage anywhere else is [`ErrorKind::Corrupt`]. Somebody who
 //! can write the file can cut whole records off its end unnoticed; the chain guards against accidents and edits.
 

@@ -1,7 +1,7 @@
 //! The kill matrix: a procedure is killed with SIGKILL at every place, taken up again, and its promises are checked.
 //!
 //! A place is every record of the journal (before it, between write and sync, after it), the gap between the end of a
-//! step's body and its record, and whatever else calls [`failpoint::hit`](crate::run::failpoint::hit), as
+//! step's body and its record, and whatever else calls [`failpoint::hit`], as
 //! [`World`](super::world::World) does around every effect. The process that is killed is the test's own program,
 //! begun again for just this test.
 
