@@ -80,24 +80,26 @@ impl Output {
 
     /// Makes a table for standard output.
     pub(crate) fn table(&self, header: &[&str]) -> Table {
-        table(header, self.data, std::io::stdout().is_terminal())
+        table(header, self.data)
     }
 }
 
+/// Narrower than this, wrapped columns are harder to read than lines that run over.
+const NARROWEST: u16 = 60;
+
 /// Makes a table without lines, so that it can be read by `awk` as well as by people.
-pub(crate) fn table(header: &[&str], palette: Palette, fits_terminal: bool) -> Table {
+fn table(header: &[&str], palette: Palette) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    // Asked before colours are settled: without them the table knows no terminal any more.
+    if let Some(width) = table.width().filter(|width| *width >= NARROWEST) {
+        table.set_width(width).set_content_arrangement(ContentArrangement::Dynamic);
+    }
     if palette.0 {
         table.enforce_styling();
     } else {
         table.force_no_tty();
     }
-    table.set_content_arrangement(if fits_terminal {
-        ContentArrangement::Dynamic
-    } else {
-        ContentArrangement::Disabled
-    });
     if !header.is_empty() {
         table.set_header(header);
     }
