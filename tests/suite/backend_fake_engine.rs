@@ -61,7 +61,13 @@ async fn the_newest_version_in_common_is_spoken() {
         ("29.0.0", "1.52", "1.44", "1.52"),
         ("31.0.0", "1.60", "1.50", "1.53"),
     ] {
-        let fake = FakeEngine::serve(move |_, path| if path.ends_with("/version") { version(engine, api, least) } else { Answer::Json(200, format!(r#"{{"ID": "x", "Name": "h", "ServerVersion": "{engine}"}}"#)) });
+        let fake = FakeEngine::serve(move |_, path| {
+            if path.ends_with("/version") {
+                version(engine, api, least)
+            } else {
+                Answer::Json(200, format!(r#"{{"ID": "x", "Name": "h", "ServerVersion": "{engine}"}}"#))
+            }
+        });
         let told = connect(&fake).await.unwrap().engine().await.unwrap();
         assert_eq!((told.version.as_str(), told.api_version.as_str()), (engine, agreed));
         assert!(!told.is_local, "another host's name is not this machine");
@@ -90,7 +96,10 @@ async fn a_wedged_engine_is_a_timeout_and_never_an_empty_answer() {
     assert!(begun.elapsed() < Duration::from_secs(8));
     // A body that stops half-way is no answer either; the client's own timeout ends with the header.
     let half = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n[";
-    let fake = FakeEngine::serve(move |_, path| if path.ends_with("/version") { engine_20() } else { Answer::RawThenHang(half.to_vec()) });
+    let fake =
+        FakeEngine::serve(
+            move |_, path| if path.ends_with("/version") { engine_20() } else { Answer::RawThenHang(half.to_vec()) },
+        );
     assert_eq!(connect(&fake).await.unwrap().containers().await.unwrap_err().kind(), ErrorKind::Timeout);
 }
 
@@ -168,7 +177,8 @@ async fn a_download_without_its_closing_blocks_is_corrupt_and_a_silent_one_times
         (Answer::RawThenHang([start, chunk(&header)].concat()), ErrorKind::Timeout),
     ];
     for (answer, kind) in cases {
-        let fake = FakeEngine::serve(move |_, path| if path.ends_with("/version") { engine_20() } else { answer.clone() });
+        let fake =
+            FakeEngine::serve(move |_, path| if path.ends_with("/version") { engine_20() } else { answer.clone() });
         let backend = connect(&fake).await.unwrap();
         let stream = backend.read_archive(&Place::Container("c".into()), "/x").await.unwrap();
         let error = stream.try_collect::<Vec<_>>().await.unwrap_err();

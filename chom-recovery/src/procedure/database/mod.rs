@@ -281,12 +281,19 @@ async fn assess(run: &Run, parts: &Parts, site: &Arc<Site>) -> Result<Assessment
         .await?;
     // Kept: after the swap the same question has another answer.
     let (keep, predicted) = (seen.clone(), seen.lasting());
-    run.step("keep-assessment")
+    let summary = seen.summary.clone();
+    let mut kept: Assessment = run
+        .step("keep-assessment")
         .effect(Effect::Idempotent)
         .undo(Undo::Unnecessary("it only takes a note"))
         .predict(move || predicted)
         .run(async move |_| Ok(keep))
-        .await
+        .await?;
+    if kept.summary.is_empty() {
+        // A plan leaves it out of what it is bound to; a person wants to read it all the same.
+        kept.summary = summary;
+    }
+    Ok(kept)
 }
 
 /// Refuses a restore that would not be the cure. The answer is kept for resumed runs.
