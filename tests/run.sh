@@ -35,6 +35,19 @@ phase() {
   fi
 }
 
+# A test that hangs fails; it does not stand in the way of the others.
+run_tests() { timeout --foreground "${TEST_TIMEOUT:-1500}" cargo test --quiet "$@"; }
+# real NAME=VALUE... -- TEST... [-- NAME...]: real-stack tests with variables; one at a time, they share servers.
+real() {
+  local variables=() tests=()
+  while [ "$1" != -- ]; do variables+=("$1"); shift; done
+  shift
+  while [ $# -gt 0 ] && [ "$1" != -- ]; do tests+=(--test "$1"); shift; done
+  [ $# -eq 0 ] || shift
+  env "${variables[@]}" timeout --foreground "${TEST_TIMEOUT:-1500}" \
+    cargo test --quiet -p chom-recovery-tests "${tests[@]}" -- --test-threads=1 "$@"
+}
+
 deny() {
   local tools=$root/target/tools version=0.20.2
   [ "$("$tools/bin/cargo-deny" --version 2>/dev/null)" = "cargo-deny $version" ] ||
@@ -61,10 +74,10 @@ stack_up() {
 }
 stack_down() { PROJECT=$1 SITE_DIR=$root/target/sites/$1 tests/stack/down.sh --volumes >/dev/null 2>&1; }
 
-# on_stack PROJECT TEST [NAME...]: tests that break a stack must not meet, so one at a time; NAMEs choose some of them.
+# on_stack PROJECT TEST [NAME...]: tests that break a stack; NAMEs choose some of them.
 on_stack() {
   local project=$1 name=$2; shift 2
-  CHOM_TEST_STACK=$root/target/sites/$project cargo test --quiet -p chom-recovery-tests --test "$name" -- --test-threads=1 "$@"
+  real CHOM_TEST_STACK="$root/target/sites/$project" -- "$name" -- "$@"
 }
 
 # Recoveries that are tried on each server; together they are all findings. `--all` tries everything everywhere.
@@ -90,26 +103,24 @@ phase "format" cargo fmt --all --check
 phase "lints" cargo clippy --quiet --workspace --all-targets --all-features -- -D warnings
 phase "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps -p chom-recovery --all-features
 phase "dependencies" deny
-phase "unit tests, simulation, kill matrices" cargo test --quiet -p chom-recovery -p chom-recovery-cli -p chom-recovery-examples
+phase "unit tests, simulation, kill matrices" run_tests -p chom-recovery -p chom-recovery-cli -p chom-recovery-examples
 
 if [ "$quick" = no ]; then
   wait "$images" || { rc=$?; tail -n 20 target/images.log >&2; exit "$rc"; }
 
-  phase "compile the real-stack tests" cargo test --quiet -p chom-recovery-tests --no-run
-  phase "Docker backend" env CHOM_TEST_STACK=1 cargo test --quiet -p chom-recovery-tests \
-    --test backend_docker --test backend_fake_engine -- --test-threads=1
+  phase "compile the real-stack tests" run_tests -p chom-recovery-tests --no-run
+  phase "Docker backend" real CHOM_TEST_STACK=1 -- backend_docker backend_fake_engine
   # Over ssh each request opens a session, so that the whole conformance suite takes minutes: `--all` runs it.
   remote=(ssh_is_strict a_container_behind_ssh a_wedged_engine a_lost_ssh)
   [ "$depth" = core ] || remote=()
-  phase "Docker backend on another machine" env CHOM_TEST_STACK=1 cargo test --quiet -p chom-recovery-tests \
-    --test backend_remote -- --test-threads=1 ${remote[@]+"${remote[@]}"}
+  phase "Docker backend on another machine" real CHOM_TEST_STACK=1 -- backend_remote -- ${remote[@]+"${remote[@]}"}
 
   # Dump and load: every case on one server of each flavour, the core cases on the third.
   for db in mysql mariadb-10.11 mariadb-11.8; do
     cases=all
     [ "$db" != mariadb-11.8 ] || [ "$depth" = all ] || cases=core
-    phase "dump and load on $db ($cases)" env CHOM_TEST_STACK=1 CHOM_TEST_DB=$db CHOM_TEST_DB_CASES=$cases \
-      cargo test --quiet -p chom-recovery-tests --test mysql_roundtrip --test mysql_load --test mysql_consistency -- --test-threads=1
+    phase "dump and load on $db ($cases)" real CHOM_TEST_STACK=1 CHOM_TEST_DB=$db CHOM_TEST_DB_CASES=$cases -- \
+      mysql_roundtrip mysql_load mysql_consistency
   done
 
   if stack_up chom-test mysql 8451; then
