@@ -36,7 +36,9 @@ phase() {
 }
 
 # A test that hangs fails; it does not stand in the way of the others.
-run_tests() { timeout --foreground "${TEST_TIMEOUT:-1500}" cargo test --quiet "$@"; }
+limit=1500
+[ "$depth" = core ] || limit=7200
+run_tests() { timeout --foreground "$limit" cargo test --quiet "$@"; }
 # real NAME=VALUE... -- TEST... [-- NAME...]: real-stack tests with variables; one at a time, they share servers.
 real() {
   local variables=() tests=()
@@ -44,7 +46,7 @@ real() {
   shift
   while [ $# -gt 0 ] && [ "$1" != -- ]; do tests+=(--test "$1"); shift; done
   [ $# -eq 0 ] || shift
-  env "${variables[@]}" timeout --foreground "${TEST_TIMEOUT:-1500}" \
+  env "${variables[@]}" timeout --foreground "$limit" \
     cargo test --quiet -p chom-recovery-tests "${tests[@]}" -- --test-threads=1 "$@"
 }
 
