@@ -83,6 +83,14 @@ pub(crate) enum Command {
         #[command(flatten)]
         consent: Consent,
     },
+    /// Rehearse a recovery beside production, against the clock; the result is kept with the backup
+    Drill {
+        #[command(flatten)]
+        which: Which,
+        /// Name of the person, for the record [default: $SUDO_USER or $USER]
+        #[arg(long, value_name = "NAME")]
+        operator: Option<String>,
+    },
     /// Show what a procedure would do, without doing it
     Plan {
         #[command(subcommand)]

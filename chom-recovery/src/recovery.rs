@@ -22,11 +22,12 @@ use crate::{
         application_ops::StackApplication,
         backup,
         database::{self, DatabaseReport, Request, mysql_ops::MySqlOps, ops::BackUp},
+        drill::{self, DrillReport},
         lock::EngineLock,
     },
     report::ACHIEVED,
     run::{
-        Approver, AskLater, Engine, EventStream, NewRun, Plan, Run, RunId, Supersede, Verdict, Waiver,
+        Approver, AskLater, Engine, EventStream, NewRun, Plan, Run, RunId, Verdict, Waiver,
         summary::{self, RunSummary},
     },
     store::{self, BackupStore},
@@ -98,6 +99,8 @@ pub enum Report {
     RecoverDatabase(Box<DatabaseReport>),
     /// A backup.
     BackUp(Box<BackupInfo>),
+    /// A drill.
+    Drill(Box<DrillReport>),
     /// A rollback.
     RollBack {
         /// Steps that were undone, in the order in which they were.
@@ -256,10 +259,20 @@ impl Recovery {
 
     /// Takes a backup.
     pub async fn back_up(&self, request: BackUp, options: RunOptions) -> Result<Going> {
-        let new =
-            NewRun::new(self.system.id.as_str(), backup::PROCEDURE, &request)?.supersede(Supersede::SameProcedure);
+        let run = self.engine(&options).start(self.new_run(backup::PROCEDURE, &request)?).await?;
+        Ok(self.go(run, options))
+    }
+
+    /// Rehearses a recovery with a backup, beside production, and keeps the signed result with the backup.
+    pub async fn drill(&self, request: drill::Request, options: RunOptions) -> Result<Going> {
+        let new = self.new_run(drill::PROCEDURE, &request)?.objective(self.system.objectives.database);
         let run = self.engine(&options).start(new).await?;
         Ok(self.go(run, options))
+    }
+
+    /// Describes a run that is not held up by what a killed backup or drill left.
+    fn new_run(&self, procedure: &str, request: &impl Serialize) -> Result<NewRun> {
+        Ok(NewRun::new(self.system.id.as_str(), procedure, request)?.supersede([backup::PROCEDURE, drill::PROCEDURE]))
     }
 
     // ---- recoveries --------------------------------------------------------------------------------------------
@@ -291,8 +304,7 @@ impl Recovery {
     }
 
     fn new_database(&self, request: &Request) -> Result<NewRun> {
-        Ok(NewRun::new(self.system.id.as_str(), database::PROCEDURE, request)?
-            .objective(self.system.objectives.database))
+        Ok(self.new_run(database::PROCEDURE, request)?.objective(self.system.objectives.database))
     }
 
     /// Goes on with a run that was killed, failed or waits.
@@ -387,6 +399,10 @@ async fn perform(run: &Run, parts: &Parts) -> Result<Report> {
         backup::PROCEDURE => {
             let request: BackUp = run.request()?;
             Ok(Report::BackUp(Box::new(backup::create(run, parts, &request).await?)))
+        }
+        drill::PROCEDURE => {
+            let request: drill::Request = run.request()?;
+            Ok(Report::Drill(Box::new(drill::rehearse(run, parts, &request).await?)))
         }
         other => Err(Error::new(ErrorKind::Unsupported, format!("this version knows no procedure `{other}`"))
             .hint("use the version that began the run; `chom-recovery runs show` tells it")),

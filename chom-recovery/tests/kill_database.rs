@@ -11,7 +11,7 @@ use chom_recovery::{
         database::{self, DatabaseReport, Extent, Request, ops::BackUp},
     },
     run::{
-        AlwaysYes, Approver, AskWith, NewRun, Plan, Question, Reply, Run, RunId, Supersede, Undo,
+        AlwaysYes, Approver, AskWith, NewRun, Plan, Question, Reply, Run, RunId, Undo,
         summary::{self, RunStatus, RunSummary},
     },
     testing::{
@@ -415,8 +415,7 @@ async fn the_lock_of_a_run_that_nobody_will_take_up_blocks_nobody() {
     // Its process died before its first effect.
     drop(engine.start(new_run()).await.unwrap());
     let holder = async || stack.backend.own_containers().await.unwrap()[0].labels[RUN_LABEL].clone();
-    let backup =
-        || NewRun::new("shop", backup::PROCEDURE, &BackUp::default()).unwrap().supersede(Supersede::SameProcedure);
+    let backup = || NewRun::new("shop", backup::PROCEDURE, &BackUp::default()).unwrap().supersede([backup::PROCEDURE]);
     let second = engine.start(backup()).await.unwrap();
     assert_eq!(holder().await, second.id().to_string());
     // This one died in the middle; the next backup supersedes it.

@@ -8,6 +8,7 @@ mod backup;
 mod card;
 mod config;
 mod diagnose;
+mod drill;
 mod health;
 mod maintenance;
 mod plan;
@@ -25,6 +26,7 @@ pub(crate) async fn run(session: &Session, command: Option<Command>) -> Result<E
         Some(Command::Diagnose) => diagnose::diagnose(session).await,
         Some(Command::Health { mode }) => health::health(session, mode).await,
         Some(Command::Backup(command)) => backup::run(session, command).await,
+        Some(Command::Drill { which, operator }) => drill::drill(session, &which, operator).await,
         Some(Command::Plan { procedure, output }) => plan::plan(session, procedure, output).await,
         Some(Command::Recover(command)) => recover::recover(session, command).await,
         Some(Command::Restore { what, which, since, consent }) => {

@@ -7,6 +7,7 @@ use chom_recovery::{
     procedure::{
         backup,
         database::{Extent, Request},
+        drill,
     },
     recovery::RunOptions,
     run::Plan,
@@ -66,7 +67,8 @@ pub(crate) async fn resume(session: &Session, run: Option<&str>, waivers: &Waive
 pub(crate) async fn rollback(session: &Session, run: Option<&str>, because: &str, consent: &Consent) -> Result<Exit> {
     let recovery = session.open().await?;
     let consent = session.consent(consent, &recovery)?;
-    let run = recovery.find_run(run, |run| run.procedure != backup::PROCEDURE)?;
+    let leaves_nothing = [backup::PROCEDURE, drill::PROCEDURE];
+    let run = recovery.find_run(run, |run| !leaves_nothing.contains(&run.procedure.as_str()))?;
     consent.get(&format!(
         "undo run {} of `{}`, begun {}: what production had before it is put back, what was written since is set aside",
         run.run,

@@ -8,6 +8,7 @@ use crate::{backend::Backend, catalog::Catalog, system::System};
 pub mod application_ops;
 pub mod backup;
 pub mod database;
+pub mod drill;
 pub mod lock;
 pub mod maintenance;
 

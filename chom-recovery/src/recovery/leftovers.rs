@@ -114,7 +114,12 @@ impl Recovery {
         };
         // What belongs to other systems on the same Engine is not spoken of.
         let project = self.backend.project();
-        let of_project = [format!("{project}_"), format!("{project}-candidate-"), format!("{project}-recovery-lock")];
+        let of_project = [
+            format!("{project}_"),
+            format!("{project}-candidate-"),
+            format!("{project}-drill-"),
+            format!("{project}-recovery-lock"),
+        ];
         let is_ours = |labels: &Labels, name: &str| {
             let is_known = labels.get(RUN_LABEL).is_some_and(|run| old.contains_key(run));
             is_known || of_project.iter().any(|prefix| name.starts_with(prefix))

@@ -50,18 +50,7 @@ pub struct NewRun {
     request: Value,
     objective: Option<Objective>,
     plan: Option<String>,
-    supersede: Supersede,
-}
-
-/// What becomes of unfinished runs of the same system when a new one begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Supersede {
-    /// The new run is refused until they are resumed, rolled back or abandoned.
-    #[default]
-    Nothing,
-    /// Those of the same procedure are abandoned; for procedures that leave nothing behind that matters, such as
-    /// taking a backup.
-    SameProcedure,
+    supersede: Vec<String>,
 }
 
 /// What a run is about, as its first record says.
@@ -94,7 +83,7 @@ impl NewRun {
             request,
             objective: None,
             plan: None,
-            supersede: Supersede::Nothing,
+            supersede: Vec::new(),
         })
     }
 
@@ -112,10 +101,12 @@ impl NewRun {
         self
     }
 
-    /// Sets what becomes of unfinished runs.
+    /// Names procedures whose unfinished runs are abandoned when this one begins: those that leave nothing behind that
+    /// matters, such as taking a backup. Without it, and for runs of all others, the new run is refused until they are
+    /// resumed, rolled back or abandoned.
     #[must_use]
-    pub fn supersede(mut self, supersede: Supersede) -> Self {
-        self.supersede = supersede;
+    pub fn supersede<P: Into<String>>(mut self, procedures: impl IntoIterator<Item = P>) -> Self {
+        self.supersede = procedures.into_iter().map(Into::into).collect();
         self
     }
 
@@ -409,7 +400,7 @@ impl Engine {
             request: header.request.clone(),
             objective: ledger.header.as_ref().and_then(|h| h.objective),
             plan: Some(header.plan.clone()),
-            supersede: Supersede::Nothing,
+            supersede: Vec::new(),
         };
         Ok((self.run(mode, id, new, Some(journal), ledger, Some(local)), header))
     }
@@ -431,7 +422,7 @@ impl Engine {
             if ledger.is_closed() {
                 continue;
             }
-            if new.supersede == Supersede::SameProcedure && header.procedure == new.procedure {
+            if new.supersede.contains(&header.procedure) {
                 let (mut journal, _) = self.open(id)?;
                 self.abandoned(&mut journal, "superseded by a new run")?;
                 continue;

@@ -81,7 +81,7 @@ pub use approval::{AlwaysYes, Approvable, Approval, Approver, AskLater, AskWith,
 pub use checklist::{Item, ItemKind, Waiver};
 pub use clock::{Clock, SystemClock};
 pub use cx::{Attachment, StepCx};
-pub use engine::{Engine, Header, NewRun, Supersede};
+pub use engine::{Engine, Header, NewRun};
 pub use events::{Event, EventStream};
 pub use id::{EffectKey, RunId};
 pub use lock::SystemLock;

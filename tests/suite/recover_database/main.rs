@@ -4,6 +4,7 @@
 mod backups;
 mod bench;
 mod disturbed;
+mod drill;
 mod found;
 mod kill;
 mod people;

@@ -23,6 +23,39 @@ pub struct CandidateRecord {
     pub loaded: Loaded,
 }
 
+/// What a candidate is built for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::procedure) enum Purpose {
+    /// To take production's place. Its volume may hold the only copy of production's data one day.
+    Swap,
+    /// To be looked at and thrown away.
+    Drill,
+}
+
+/// Role of a drill's candidate, by which what a killed drill left is found.
+pub(in crate::procedure) const DRILL_ROLE: &str = "drill";
+
+/// How the names of drills' candidates and of their volumes begin.
+pub(in crate::procedure) fn drill_prefixes(site: &Site) -> (String, String) {
+    (format!("{}-{DRILL_ROLE}-", site.backend.project()), format!("{}__{DRILL_ROLE}_", site.original.volume))
+}
+
+impl Purpose {
+    pub(super) fn undo_text(self) -> &'static str {
+        match self {
+            Self::Swap => "remove the candidate's container; its volume stays until `runs prune`",
+            Self::Drill => "remove the candidate's container and its volume",
+        }
+    }
+
+    fn role(self) -> &'static str {
+        match self {
+            Self::Swap => "candidate",
+            Self::Drill => DRILL_ROLE,
+        }
+    }
+}
+
 /// Production's database as [`survey`](super::survey) found it, and where a candidate for it is built.
 #[derive(Debug, Clone)]
 pub struct Site {
@@ -33,6 +66,7 @@ pub struct Site {
     /// Production's volume and what its name led to when the run began.
     pub(super) original: VolumeIdentity,
     pub(super) run_id: String,
+    pub(super) purpose: Purpose,
 }
 
 impl Site {
@@ -41,14 +75,36 @@ impl Site {
         &self.production
     }
 
+    /// The same place for a candidate that is only to be looked at.
+    pub(in crate::procedure) fn for_drill(self) -> Self {
+        Self { purpose: Purpose::Drill, ..self }
+    }
+
     /// Name of the candidate's container: found again by it after a crash.
-    pub(super) fn container_name(&self) -> String {
-        format!("{}-candidate-{}", self.backend.project(), self.run_id.to_lowercase())
+    pub(in crate::procedure) fn container_name(&self) -> String {
+        format!("{}-{}-{}", self.backend.project(), self.purpose.role(), self.run_id.to_lowercase())
     }
 
     /// Name of the candidate's volume. After the swap it holds what production had.
-    pub(super) fn volume_name(&self) -> String {
-        format!("{}__r_{}", self.original.volume, self.run_id)
+    pub(in crate::procedure) fn volume_name(&self) -> String {
+        match self.purpose {
+            Purpose::Swap => format!("{}__r_{}", self.original.volume, self.run_id),
+            Purpose::Drill => format!("{}__{DRILL_ROLE}_{}", self.original.volume, self.run_id),
+        }
+    }
+
+    /// What the site lies on.
+    pub(in crate::procedure) fn backend(&self) -> &Arc<dyn Backend> {
+        &self.backend
+    }
+
+    /// Removes what was built, as far as nobody can need it.
+    pub(in crate::procedure) async fn clear(&self) -> Result<()> {
+        self.backend.remove_container(&self.container_name()).await?;
+        match self.purpose {
+            Purpose::Swap => Ok(()),
+            Purpose::Drill => self.backend.remove_volume(&self.volume_name()).await,
+        }
     }
 
     pub(super) fn labels(&self, role: &str) -> Labels {
@@ -78,10 +134,10 @@ impl Site {
         self.backend.remove_container(&container).await?;
         self.backend.remove_volume(&volume).await?;
 
-        self.backend.create_volume(&volume, &self.labels("candidate")).await?;
+        self.backend.create_volume(&volume, &self.labels(self.purpose.role())).await?;
         let password = Secret::random();
         let mut spec = self.ops.candidate(&self.production, backup, &container, &volume, &password)?;
-        spec.labels = self.labels("candidate");
+        spec.labels = self.labels(self.purpose.role());
         self.backend.one_off(&spec).await?;
         let loaded = self.ops.load(&container, &password, backup, progress).await?;
         let volume = self.backend.volume_identity(&volume).await?;
@@ -94,9 +150,21 @@ impl Site {
         if self.backend.container(&name).await?.is_none() {
             return Ok(());
         }
-        self.backend.stop_container(&name, grace).await?;
-        match self.backend.container(&name).await?.and_then(|c| c.exit_code) {
-            Some(0) => self.backend.remove_container(&name).await,
+        self.shut_down(&name, grace).await?;
+        self.backend.remove_container(&name).await
+    }
+
+    /// Shuts the candidate down cleanly and starts it again.
+    pub(in crate::procedure) async fn restart(&self, grace: Duration) -> Result<()> {
+        let name = self.container_name();
+        self.shut_down(&name, grace).await?;
+        self.backend.start_container(&name).await
+    }
+
+    async fn shut_down(&self, name: &str, grace: Duration) -> Result<()> {
+        self.backend.stop_container(name, grace).await?;
+        match self.backend.container(name).await?.and_then(|c| c.exit_code) {
+            Some(0) => Ok(()),
             code => Err(Error::new(
                 ErrorKind::Failed,
                 format!("candidate `{name}` did not shut down cleanly, so its files cannot be trusted"),

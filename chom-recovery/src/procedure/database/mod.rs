@@ -33,7 +33,7 @@ pub mod jobs;
 pub mod mysql_ops;
 pub mod ops;
 pub mod quiesce;
-mod report;
+pub(super) mod report;
 mod restore;
 mod service;
 mod space;
@@ -49,6 +49,8 @@ pub use space::check_space;
 
 /// Name of the procedure in journals.
 pub const PROCEDURE: &str = "recover-database";
+/// Name of the component of a backup that holds a database.
+pub(super) const COMPONENT: &str = "database";
 
 const fn mins(minutes: u64) -> Duration {
     Duration::from_mins(minutes)
@@ -165,7 +167,7 @@ async fn replace(
 }
 
 /// Notes the time, once: a resumed run gets the time of the first.
-async fn moment(run: &Run, name: &str) -> Result<DateTime<Utc>> {
+pub(super) async fn moment(run: &Run, name: &str) -> Result<DateTime<Utc>> {
     run.step(name)
         .effect(Effect::Idempotent)
         .undo(Undo::Unnecessary("it only notes the time"))
@@ -208,6 +210,7 @@ pub async fn survey(run: &Run, parts: &Parts) -> Result<Site> {
         production,
         original,
         run_id: run.id().to_string(),
+        purpose: candidate::Purpose::Swap,
     })
 }
 

@@ -74,7 +74,7 @@ pub struct Achieved {
 }
 
 impl Achieved {
-    fn new(objective: Duration, achieved: TimeDelta) -> Self {
+    pub(in crate::procedure) fn new(objective: Duration, achieved: TimeDelta) -> Self {
         let achieved = achieved.to_std().unwrap_or_default();
         Self { objective_s: objective.as_secs_f64(), achieved_s: achieved.as_secs_f64(), is_met: achieved <= objective }
     }

@@ -41,6 +41,11 @@ impl CheckedBackup {
     pub fn info(&self) -> &BackupInfo {
         &self.info
     }
+
+    /// Tells what reading every byte of it found.
+    pub fn report(&self) -> &VerifyReport {
+        &self.contents.report
+    }
 }
 
 /// A server on a new volume, isolated, with a restored backup that nobody has compared yet.
@@ -173,8 +178,8 @@ pub async fn restore_beside(run: &Run, site: &Arc<Site>, backup: &CheckedBackup)
         .timeout(mins(240))
         // A candidate that died may have been killed for memory; one more is built from nothing.
         .retry(1, Duration::from_secs(2))
-        .undo_text("remove the candidate's container; its volume stays until `runs prune`")
-        .undo_with(async move |_, _| clearing.backend.remove_container(&clearing.container_name()).await)
+        .undo_text(site.purpose.undo_text())
+        .undo_with(async move |_, _| clearing.clear().await)
         .run(async move |cx| {
             let reader = catalog.open(&place).await?;
             building.build(&reader, Arc::new(move |done, total| cx.progress(done, total))).await
@@ -259,7 +264,13 @@ pub(super) async fn read_counters(run: &Run, site: &Arc<Site>, assessment: &Asse
         .timeout(mins(3))
         .run(async move |cx| {
             let mut next = seen.next_ids;
-            match reading.ops.next_ids(&reading.production.container).await {
+            let name = &reading.production.container;
+            // A server that is down, or restarts again and again, is not waited for: users are.
+            if !reading.backend.container(name).await?.is_some_and(|c| c.is_ready()) {
+                cx.note("the server does not serve: the counters are as old as the assessment");
+                return Ok(next);
+            }
+            match reading.ops.next_ids(name).await {
                 Ok(now) => {
                     for (table, id) in now {
                         // What a damaged table says of itself proves nothing.

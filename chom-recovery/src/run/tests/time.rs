@@ -131,9 +131,9 @@ async fn an_unfinished_run_keeps_others_from_beginning() {
     assert_eq!(error.kind(), ErrorKind::Locked);
     assert!(error.to_string().contains(&id.to_string()), "{error}");
     f.engine.start(NewRun::new("other", "test", &()).unwrap()).await.unwrap();
-    let backup = NewRun::new("chom", "backup", &()).unwrap().supersede(Supersede::SameProcedure);
+    let backup = NewRun::new("chom", "backup", &()).unwrap().supersede(["backup"]);
     assert_eq!(f.engine.start(backup).await.unwrap_err().kind(), ErrorKind::Locked);
-    drop(f.engine.start(new_run().supersede(Supersede::SameProcedure)).await.unwrap());
+    drop(f.engine.start(new_run().supersede(["test"])).await.unwrap());
     assert_eq!(f.summary(id).status, RunStatus::Abandoned);
     let (id, _) = f.run(half).await;
     f.engine.abandon(id, "repaired by hand").await.unwrap();

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use super::ops::{Assessment, BackUp, DatabaseOps, Loaded, NextIds, Production, Progress, RaisedCounter, Verified};
+use super::{
+    COMPONENT,
+    ops::{Assessment, BackUp, DatabaseOps, Loaded, NextIds, Production, Progress, RaisedCounter, Verified},
+};
 use crate::{
     backend::{Backend, Endpoint, Mount, MountSource, Network, OneOff, OneOffFile},
     catalog::{
@@ -21,8 +24,6 @@ use crate::{
 mod assess;
 mod raise;
 
-/// Name of the component that holds a logical backup.
-const COMPONENT: &str = "database";
 /// Folder in every image, for the candidate's one-time password.
 const PASSWORD_FILE: &str = "/run/chom-recovery-password";
 /// Longest time for a server's first start.

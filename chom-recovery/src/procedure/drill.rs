@@ -1,0 +1,214 @@
+//! A drill: the newest backup is restored beside production, restarted, compared and thrown away, against the clock.
+//!
+//! Only a drill proves that a backup can be restored. It needs no outage and no approval, since production is not
+//! touched: its candidate has a volume of its own, and a network without a way out, so that nothing of what it holds
+//! (events, mails, queues) can reach anybody.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Parts,
+    database::{
+        self, CheckedBackup, Site,
+        candidate::{DRILL_ROLE, drill_prefixes},
+        ops::Verified,
+        report::Achieved,
+    },
+};
+use crate::{
+    backend::{Labels, ROLE_LABEL, RUN_LABEL},
+    catalog::{self, BackupId, BackupInfo, Finding, Level, Selector, Signer, VerifyReport},
+    error::{ErrorKind, Result},
+    run::{Effect, Run, Undo},
+    store::pipe,
+};
+
+/// Name of the procedure in journals.
+pub const PROCEDURE: &str = "drill";
+
+/// What to rehearse with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Which backup.
+    pub backup: Selector,
+}
+
+/// What a drill measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DrillReport {
+    /// Backup, as verified to [`Level::L3`] now.
+    pub backup: BackupInfo,
+    /// What was compared with the backup, after a clean restart of the server.
+    pub verified: Verified,
+    /// From the begin of the drill to a server that holds the backup and was proven equal to it. A recovery takes the
+    /// swap and the start of the application on top of that.
+    pub rto: Achieved,
+    /// Age of the backup's data when the drill began: what an incident would have cost then.
+    pub rpo: Achieved,
+    /// Signed record of the result in the repository.
+    pub record: BackupId,
+}
+
+/// Rehearses a recovery of the database, and leaves nothing behind but the signed result.
+///
+/// Where it fails, what it built is removed all the same.
+///
+/// # Errors
+/// `Corrupt`: the backup cannot be restored, or is not equal to its manifest; this is recorded with it, so that it no
+/// longer counts as verified. `NoSpace`: there is no room for a candidate.
+pub async fn rehearse(run: &Run, parts: &Parts, request: &Request) -> Result<DrillReport> {
+    let scope = run.scope("drill").budget(parts.system.objectives.database.rto);
+    match rehearse_in(&scope, parts, request).await {
+        // Whatever went wrong, nobody resumes a drill: the next one begins from nothing.
+        Err(error) => match run.roll_back("a drill leaves nothing behind").await {
+            Ok(_) => Err(error),
+            Err(left) => Err(error.with("left behind", left)),
+        },
+        done => done,
+    }
+}
+
+async fn rehearse_in(run: &Run, parts: &Parts, request: &Request) -> Result<DrillReport> {
+    let began = database::moment(run, "began").await?;
+    let site = Arc::new(database::survey(run, parts).await?.for_drill());
+    sweep(run, &site).await?;
+    let backup = database::check_backup(run, parts, &site, &request.backup).await?;
+    database::check_space(run, parts, &site, &backup).await?;
+    match prove(run, parts, &site, &backup).await {
+        Ok(verified) => {
+            let proven_at = database::moment(run, "proven").await?;
+            let report = VerifyReport { level: Level::L3, ended: proven_at, ..backup.report().clone() };
+            let record = record(run, parts, &backup, "record-result", report).await?;
+            discard(run, &site).await?;
+            Ok(conclude(parts, &backup, verified, (began, proven_at), record))
+        }
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            let failed_at = database::moment(run, "failed").await?;
+            let finding = Finding { component: database::COMPONENT.parse()?, part: None, error: error.to_record() };
+            let report = VerifyReport {
+                level: Level::L3,
+                ended: failed_at,
+                findings: vec![finding],
+                findings_total: 1,
+                ..backup.report().clone()
+            };
+            record(run, parts, &backup, "record-failure", report).await?;
+            Err(error)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Restores, restarts and compares.
+async fn prove(run: &Run, parts: &Parts, site: &Arc<Site>, backup: &CheckedBackup) -> Result<Verified> {
+    let candidate = database::restore_beside(run, site, backup).await?;
+    restart(run, parts, site).await?;
+    Ok(database::verify_candidate(run, site, candidate, backup).await?.verified().clone())
+}
+
+/// Shuts the candidate down cleanly and starts it again: what is compared after that lies on disk.
+async fn restart(run: &Run, parts: &Parts, site: &Arc<Site>) -> Result<()> {
+    let (site, grace) = (site.clone(), parts.system.database.stop_grace);
+    run.step("restart-candidate")
+        .effect(Effect::Idempotent)
+        .undo(Undo::Unnecessary("the candidate is removed"))
+        .predict(|| ())
+        .budget(Duration::from_mins(1))
+        .timeout(grace + Duration::from_mins(2))
+        .run(async move |_| site.restart(grace).await)
+        .await
+}
+
+/// Removes what drills left that were killed. None of them can be running: this one holds the system's lock.
+async fn sweep(run: &Run, site: &Arc<Site>) -> Result<u64> {
+    let (site, own) = (site.clone(), run.id().to_string());
+    run.step("sweep")
+        .effect(Effect::Idempotent)
+        .undo(Undo::Unnecessary("a killed drill left what nobody needs"))
+        .predict(|| 0)
+        .budget(Duration::from_mins(1))
+        .timeout(Duration::from_mins(10))
+        .run(async move |cx| {
+            let is_left = |labels: &Labels| {
+                labels.get(ROLE_LABEL).is_some_and(|role| role == DRILL_ROLE)
+                    && labels.get(RUN_LABEL).is_some_and(|run| *run != own)
+            };
+            let (containers, volumes) = drill_prefixes(&site);
+            let backend = site.backend();
+            let mut removed = 0;
+            for container in backend.own_containers().await? {
+                if is_left(&container.labels) && container.name.starts_with(&containers) {
+                    cx.note(format!("removes container `{}` of a drill that was killed", container.name));
+                    backend.remove_container(&container.name).await?;
+                    removed += 1;
+                }
+            }
+            for volume in backend.volumes().await? {
+                if is_left(&volume.labels) && volume.name.starts_with(&volumes) {
+                    cx.note(format!("removes volume `{}` of a drill that was killed", volume.name));
+                    backend.remove_volume(&volume.name).await?;
+                    removed += 1;
+                }
+            }
+            Ok(removed)
+        })
+        .await
+}
+
+/// Removes the candidate and its volume.
+async fn discard(run: &Run, site: &Arc<Site>) -> Result<()> {
+    let site = site.clone();
+    run.step("discard")
+        .effect(Effect::Idempotent)
+        .undo(Undo::Unnecessary("a drill leaves nothing behind"))
+        .predict(|| ())
+        .budget(Duration::from_mins(1))
+        .timeout(Duration::from_mins(10))
+        .run(async move |_| site.clear().await)
+        .await
+}
+
+/// Keeps the result with the backup, signed.
+async fn record(
+    run: &Run,
+    parts: &Parts,
+    backup: &CheckedBackup,
+    name: &str,
+    report: VerifyReport,
+) -> Result<BackupId> {
+    let (catalog, system, place) = (parts.catalog.clone(), parts.system.clone(), backup.info().place.clone());
+    let id = run.id().to_string();
+    run.step(name)
+        .effect(Effect::Idempotent)
+        .undo(Undo::Unnecessary("what was found out stays true"))
+        .input(&report.backup)
+        .budget(Duration::from_mins(1))
+        .timeout(Duration::from_mins(5))
+        .run(async move |_| {
+            let signer = pipe::blocking(move || Signer::load(&system.state_dir(), &system.id)).await?;
+            let record = catalog::record(catalog.repository(), &signer, &place, report, Some(id)).await?;
+            Ok(record.id)
+        })
+        .await
+}
+
+fn conclude(
+    parts: &Parts,
+    backup: &CheckedBackup,
+    verified: Verified,
+    (began, proven_at): (DateTime<Utc>, DateTime<Utc>),
+    record: BackupId,
+) -> DrillReport {
+    let objective = parts.system.objectives.database;
+    let info = backup.info().clone();
+    DrillReport {
+        rto: Achieved::new(objective.rto, proven_at - began),
+        rpo: Achieved::new(objective.rpo, (began - info.point).max(TimeDelta::zero())),
+        backup: BackupInfo { level: Some(Level::L3), verified: Some(proven_at), ..info },
+        verified,
+        record,
+    }
+}
