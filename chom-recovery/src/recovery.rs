@@ -12,8 +12,8 @@ use crate::{
         docker::{DockerBackend, DockerOptions},
     },
     catalog::{
-        BackupInfo, BackupProbe, Catalog, Encryption, Initialized, Level, Listing, Repository, Selector,
-        TrustedSigners, VerifyReport, verify,
+        BackupInfo, BackupProbe, Catalog, Encryption, Initialized, Level, Listing, Repository, Selector, VerifyReport,
+        verify,
     },
     error::{Error, ErrorKind, Result},
     probe::{HealthMode, HealthReport, run_suite, silent, suite},
@@ -193,7 +193,7 @@ impl Recovery {
     }
 
     async fn repository(&self) -> Result<Repository> {
-        Repository::open(self.store.clone(), TrustedSigners::parse(&self.system.repository.signers)?).await
+        Repository::open_with(self.store.clone(), &self.system.repository).await
     }
 
     // ---- health ------------------------------------------------------------------------------------------------

@@ -337,6 +337,26 @@ pub struct Repository {
     /// Ed25519 public keys whose manifests are trusted, in hex; `repo init` prints the line to add.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub signers: Vec<String>,
+    /// age recipients, `age1…`, that backups are encrypted for: all of them and nobody else. Empty: the repository is
+    /// not encrypted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recipients: Vec<String>,
+    /// Identity files that encrypted backups are read with: one source, or a list. Taking backups needs none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_many")]
+    pub identity: Vec<SecretSource>,
+}
+
+fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<SecretSource>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected `{ file = … }`, `{ env = … }`, `{ command = [ … ] }` or a list of these")]
+    enum Sources {
+        Many(Vec<SecretSource>),
+        One(SecretSource),
+    }
+    Ok(match Sources::deserialize(deserializer)? {
+        Sources::Many(sources) => sources,
+        Sources::One(source) => vec![source],
+    })
 }
 
 /// Limits of the host.

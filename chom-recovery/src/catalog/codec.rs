@@ -1,16 +1,22 @@
-//! Parts as they are stored: compressed, hashed on both sides, checked while they are written and while they are
-//! read, in constant memory.
+//! Parts as they are stored: compressed, sealed, hashed on both sides, checked while they are written and while they
+//! are read, in constant memory.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Read, Write},
+    sync::mpsc,
+};
 
-use bytes::Bytes;
-use flate2::write::{GzDecoder, GzEncoder};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::{Buf, Bytes};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use zstd::stream::raw::{DParameter, InBuffer, Operation, OutBuffer};
 
 use crate::{
-    catalog::id::Hash,
+    catalog::{
+        compress::{Compression, Decoder, Encoder},
+        crypt::{self, Opener, Recipients, undecryptable},
+        id::Hash,
+    },
     error::{Error, ErrorKind, Result},
     store::pipe::{Input, Output},
 };
@@ -19,155 +25,21 @@ use crate::{
 pub const PART_LIMIT: u64 = 256 << 20;
 /// Bytes handed on at once.
 const PIECE: usize = 128 << 10;
-/// Decoders keep at most 8 MiB of history.
-const WINDOW_LOG_MAX: u32 = 23;
-
-/// How the bytes of a part are compressed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Compression {
-    #[default]
-    /// One Zstandard frame with a checksum (RFC 8878).
-    Zstd,
-    /// One gzip member (RFC 1952).
-    Gzip,
-}
-
-impl Compression {
-    /// Level used when none is asked for.
-    pub fn default_level(self) -> i32 {
-        match self {
-            Self::Zstd => 3,
-            Self::Gzip => 6,
-        }
-    }
-}
+/// Pieces that may wait for their proof.
+const QUEUE: usize = 4;
 
 /// Lengths and hashes of a part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Measure {
     /// Bytes as stored.
     pub stored_len: u64,
     /// SHA-256 of the bytes as stored.
     pub sha256: Hash,
-    /// Bytes once decompressed.
+    /// Bytes once decrypted and decompressed.
     pub plain_len: u64,
-    /// BLAKE3 of the bytes once decompressed.
+    /// BLAKE3 of the bytes once decrypted and decompressed.
     pub blake3: Hash,
-}
-
-enum Encoder<W: Write> {
-    Zstd(zstd::stream::write::Encoder<'static, W>),
-    Gzip(GzEncoder<W>),
-}
-
-impl<W: Write> Encoder<W> {
-    fn new(compression: Compression, level: i32, out: W) -> io::Result<Self> {
-        Ok(match compression {
-            Compression::Zstd => {
-                let mut encoder = zstd::stream::write::Encoder::new(out, level)?;
-                encoder.include_checksum(true)?;
-                encoder.window_log(21)?;
-                Self::Zstd(encoder)
-            }
-            Compression::Gzip => {
-                Self::Gzip(GzEncoder::new(out, flate2::Compression::new(u32::try_from(level).unwrap_or(6).min(9))))
-            }
-        })
-    }
-
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Zstd(e) => e.write_all(bytes),
-            Self::Gzip(e) => e.write_all(bytes),
-        }
-    }
-
-    fn finish(self) -> io::Result<W> {
-        match self {
-            Self::Zstd(e) => e.finish(),
-            Self::Gzip(e) => e.finish(),
-        }
-    }
-}
-
-enum Decoder<W: Write> {
-    Zstd(Box<ZstdFrame<W>>),
-    Gzip(Box<GzDecoder<W>>),
-}
-
-impl<W: Write> Decoder<W> {
-    fn new(compression: Compression, out: W) -> io::Result<Self> {
-        Ok(match compression {
-            Compression::Zstd => Self::Zstd(Box::new(ZstdFrame::new(out)?)),
-            Compression::Gzip => Self::Gzip(Box::new(GzDecoder::new(out))),
-        })
-    }
-
-    fn write_all(&mut self, bytes: &[u8]) -> Result<()> {
-        match self {
-            Self::Zstd(d) => d.write_all(bytes),
-            Self::Gzip(d) => d.write_all(bytes),
-        }
-        .map_err(undecodable)
-    }
-
-    fn finish(self) -> Result<W> {
-        match self {
-            Self::Zstd(d) => d.finish(),
-            Self::Gzip(d) => d.finish(),
-        }
-        .map_err(undecodable)
-    }
-}
-
-/// Decodes exactly one Zstandard frame. The crate's own writer takes a cut frame for a whole one.
-struct ZstdFrame<W> {
-    decoder: zstd::stream::raw::Decoder<'static>,
-    buffer: Vec<u8>,
-    is_complete: bool,
-    out: W,
-}
-
-impl<W: Write> ZstdFrame<W> {
-    fn new(out: W) -> io::Result<Self> {
-        let mut decoder = zstd::stream::raw::Decoder::new()?;
-        decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))?;
-        Ok(Self { decoder, buffer: vec![0; PIECE], is_complete: false, out })
-    }
-
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let mut input = InBuffer::around(bytes);
-        let mut may_hold_more = false;
-        while input.pos() < bytes.len() || may_hold_more {
-            if self.is_complete {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "bytes follow the end of the frame"));
-            }
-            let mut output = OutBuffer::around(&mut self.buffer[..]);
-            let hint = self.decoder.run(&mut input, &mut output)?;
-            let length = output.pos();
-            self.out.write_all(&self.buffer[..length])?;
-            self.is_complete = hint == 0;
-            may_hold_more = length == self.buffer.len() && !self.is_complete;
-        }
-        Ok(())
-    }
-
-    fn finish(self) -> io::Result<W> {
-        if self.is_complete {
-            Ok(self.out)
-        } else {
-            Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the frame is cut"))
-        }
-    }
-}
-
-/// An error of ours that passed through the decoder stays what it was; every other one is the data's fault.
-fn undecodable(error: io::Error) -> Error {
-    match error.downcast::<Error>() {
-        Ok(ours) => ours,
-        Err(e) => Error::new(ErrorKind::Corrupt, "the part does not decompress").caused_by(e),
-    }
 }
 
 /// Hashes plain bytes, hands them on where somebody wants them, and stops at a limit.
@@ -208,36 +80,41 @@ impl Write for Plain<'_> {
     }
 }
 
-/// Takes stored bytes: hashes them, decodes them again to see that they hold what was put in, and sends them on.
+/// The way of stored bytes to the proof: only [`Piece::End`] is an end, so that a writer that failed proves nothing.
+enum Piece {
+    Data(Bytes),
+    End,
+}
+
+/// Takes stored bytes: hashes them and sends them on, to the store and to the proof.
 struct Stored<'a> {
     hash: Sha256,
     length: u64,
     pending: Vec<u8>,
-    proof: Decoder<Plain<'static>>,
+    proof: mpsc::SyncSender<Piece>,
     out: &'a Output,
 }
 
 impl<'a> Stored<'a> {
-    fn new(compression: Compression, out: &'a Output) -> io::Result<Self> {
-        let proof = Decoder::new(compression, Plain::new(u64::MAX, None))?;
-        Ok(Self { hash: Sha256::new(), length: 0, pending: Vec::with_capacity(PIECE), proof, out })
+    fn new(proof: mpsc::SyncSender<Piece>, out: &'a Output) -> Self {
+        Self { hash: Sha256::new(), length: 0, pending: Vec::with_capacity(PIECE), proof, out }
     }
 
     fn send(&mut self) -> Result<()> {
         self.hash.update(&self.pending);
-        self.proof.write_all(&self.pending)?;
-        self.out.send(Bytes::from(std::mem::replace(&mut self.pending, Vec::with_capacity(PIECE))))
+        let piece = Bytes::from(std::mem::replace(&mut self.pending, Vec::with_capacity(PIECE)));
+        self.prove(Piece::Data(piece.clone()))?;
+        self.out.send(piece)
     }
 
-    fn finish(mut self) -> Result<Measure> {
+    fn prove(&self, piece: Piece) -> Result<()> {
+        self.proof.send(piece).map_err(|_| Error::new(ErrorKind::Cancelled, "the proof of a part ended early"))
+    }
+
+    fn finish(mut self) -> Result<(u64, Hash)> {
         self.send()?;
-        let proof = self.proof.finish()?;
-        Ok(Measure {
-            stored_len: self.length,
-            sha256: Hash(self.hash.finalize().into()),
-            plain_len: proof.length,
-            blake3: proof.hash(),
-        })
+        self.prove(Piece::End)?;
+        Ok((self.length, Hash(self.hash.finalize().into())))
     }
 }
 
@@ -262,39 +139,176 @@ impl Write for Stored<'_> {
     }
 }
 
-/// Compresses plain bytes. What comes out is decoded again on the way, so that bad memory does not make a backup that
-/// nobody can read.
-pub(super) fn encode(input: &mut Input, out: &Output, compression: Compression, level: i32) -> Result<Measure> {
-    let mut plain = Plain::new(u64::MAX, None);
-    let mut encoder = Encoder::new(compression, level, Stored::new(compression, out)?)?;
-    while let Some(piece) = input.next()? {
-        plain.write_all(&piece)?;
-        encoder.write_all(&piece)?;
-    }
-    let measure = encoder.finish()?.finish()?;
-    if measure.plain_len != plain.length || measure.blake3 != plain.hash() {
-        return Err(Error::new(ErrorKind::Corrupt, "compressing the part gave bytes that do not decompress to it")
-            .hint("suspect the memory of this machine"));
-    }
-    Ok(measure)
+/// Seals what is written to it, where there is anybody to seal it for.
+enum Sealer<W: Write> {
+    Open(W),
+    Age(age::stream::StreamWriter<W>),
 }
 
-/// Passes on bytes that are compressed already, and measures them.
-pub(super) fn pass(input: &mut Input, out: &Output, compression: Compression) -> Result<Measure> {
-    let mut stored = Stored::new(compression, out)?;
-    while let Some(piece) = input.next()? {
-        stored.write_all(&piece)?;
+impl<W: Write> Sealer<W> {
+    fn new(encryptor: Option<age::Encryptor>, out: W) -> io::Result<Self> {
+        Ok(match encryptor {
+            None => Self::Open(out),
+            Some(encryptor) => Self::Age(encryptor.wrap_output(out)?),
+        })
     }
-    stored.finish()
+
+    /// Without this an age file has no end, and nobody opens it.
+    fn finish(self) -> io::Result<W> {
+        match self {
+            Self::Open(out) => Ok(out),
+            Self::Age(writer) => writer.finish(),
+        }
+    }
 }
 
-/// What becomes of the plain bytes of a part that is read.
-#[derive(Clone, Copy)]
-pub(super) enum Reading {
-    /// Nothing is decoded: only the stored bytes are checked.
-    Stored,
-    /// Decoded and checked.
-    Plain,
+impl<W: Write> Write for Sealer<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Open(out) => out.write(bytes),
+            Self::Age(writer) => writer.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Open(out) => out.flush(),
+            Self::Age(writer) => writer.flush(),
+        }
+    }
+}
+
+/// Reads a queue of pieces, or any other source of them.
+struct Pieces<F> {
+    next: F,
+    rest: Bytes,
+}
+
+impl<F: FnMut() -> Result<Option<Bytes>>> Pieces<F> {
+    fn new(next: F) -> Self {
+        Self { next, rest: Bytes::new() }
+    }
+}
+
+impl<F: FnMut() -> Result<Option<Bytes>>> Read for Pieces<F> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.rest.is_empty() {
+            match (self.next)()? {
+                Some(piece) => self.rest = piece,
+                None => return Ok(0),
+            }
+        }
+        let length = self.rest.len().min(buffer.len());
+        self.rest.copy_to_slice(&mut buffer[..length]);
+        Ok(length)
+    }
+}
+
+/// Undoes everything that was done to plain bytes.
+fn unpack<W: Write>(input: impl Read, compression: Compression, opener: Option<&Opener>, out: W) -> Result<W> {
+    fn pump<W: Write>(mut input: impl Read, mut decoder: Decoder<W>) -> Result<W> {
+        let mut buffer = vec![0; PIECE];
+        loop {
+            match input.read(&mut buffer).map_err(undecryptable)? {
+                0 => return decoder.finish(),
+                length => decoder.write_all(&buffer[..length])?,
+            }
+        }
+    }
+    let decoder = Decoder::new(compression, out)?;
+    match opener {
+        None => pump(input, decoder),
+        Some(opener) => pump(crypt::open(input, opener)?, decoder),
+    }
+}
+
+/// Stores bytes as one part, and proves on the way that what is stored gives them back: all of it is decrypted and
+/// decompressed again, so that bad memory does not make a backup that nobody can read.
+///
+/// `level` is that of the compression; `None`: the bytes are compressed already.
+pub(super) fn encode(
+    input: &mut Input,
+    out: &Output,
+    compression: Compression,
+    level: Option<i32>,
+    recipients: Option<&Recipients>,
+) -> Result<Measure> {
+    let (encryptor, opener) = recipients.map(crypt::lock).transpose()?.unzip();
+    let (sender, receiver) = mpsc::sync_channel(QUEUE);
+    let next = move || match receiver.recv() {
+        Ok(Piece::Data(piece)) => Ok(Some(piece)),
+        Ok(Piece::End) => Ok(None),
+        Err(_) => Err(Error::new(ErrorKind::Cancelled, "the writer of a part ended early")),
+    };
+    std::thread::scope(|scope| {
+        let proof = scope.spawn(move || {
+            let plain = unpack(Pieces::new(next), compression, opener.as_ref(), Plain::new(u64::MAX, None))?;
+            Ok((plain.length, plain.hash()))
+        });
+        let written = write(input, Sealer::new(encryptor, Stored::new(sender, out)), compression, level);
+        let proven = proof.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Failed, "the proof of a part panicked")));
+        let (proven, (given, stored_len, sha256)) = match (proven, written) {
+            // Each side ends when the other one does; the first one to fail knows why.
+            (Err(e), _) if e.kind() != ErrorKind::Cancelled => return Err(e),
+            (_, Err(e)) | (Err(e), _) => return Err(e),
+            (Ok(proven), Ok(written)) => (proven, written),
+        };
+        if given.is_some_and(|given| given != proven) {
+            return Err(Error::new(ErrorKind::Corrupt, "storing the part gave bytes that do not decode to it")
+                .hint("suspect the memory of this machine"));
+        }
+        Ok(Measure { stored_len, sha256, plain_len: proven.0, blake3: proven.1 })
+    })
+}
+
+/// Returns what was put in, where that is known, and what came out.
+type Written = (Option<(u64, Hash)>, u64, Hash);
+
+fn write(
+    input: &mut Input,
+    sealer: io::Result<Sealer<Stored<'_>>>,
+    compression: Compression,
+    level: Option<i32>,
+) -> Result<Written> {
+    let mut sealer = sealer?;
+    let mut given = None;
+    if let Some(level) = level {
+        let mut plain = Plain::new(u64::MAX, None);
+        let mut encoder = Encoder::new(compression, level, sealer)?;
+        while let Some(piece) = input.next()? {
+            plain.write_all(&piece)?;
+            encoder.write_all(&piece)?;
+        }
+        sealer = encoder.finish()?;
+        given = Some((plain.length, plain.hash()));
+    } else {
+        while let Some(piece) = input.next()? {
+            sealer.write_all(&piece)?;
+        }
+    }
+    let (length, hash) = sealer.finish()?.finish()?;
+    Ok((given, length, hash))
+}
+
+/// Checks the bytes of a part as they are stored.
+pub(super) fn check(input: &mut Input, want_len: u64, want: Hash) -> Result<()> {
+    let mut sha256 = Sha256::new();
+    let mut length = 0;
+    while let Some(piece) = input.next()? {
+        length += piece.len() as u64;
+        sha256.update(&piece);
+    }
+    check_stored((want_len, want), (length, Hash(sha256.finalize().into())))
+}
+
+fn check_stored(want: (u64, Hash), found: (u64, Hash)) -> Result<()> {
+    if found.0 != want.0 {
+        return Err(differs("length as stored", want.0, found.0));
+    }
+    if found.1 != want.1 {
+        return Err(differs("SHA-256 as stored", want.1, found.1));
+    }
+    Ok(())
 }
 
 /// Reads a part, and fails in the end unless all that was promised of it holds.
@@ -302,31 +316,11 @@ pub(super) fn decode(
     input: &mut Input,
     out: Option<&Output>,
     compression: Compression,
+    opener: Option<&Opener>,
     want: &Measure,
-    reading: Reading,
 ) -> Result<()> {
-    let mut sha256 = Sha256::new();
-    let mut length = 0_u64;
-    let mut decoder = match reading {
-        Reading::Stored => None,
-        Reading::Plain => Some(Decoder::new(compression, Plain::new(want.plain_len, out))?),
-    };
-    while let Some(piece) = input.next()? {
-        length += piece.len() as u64;
-        sha256.update(&piece);
-        if let Some(decoder) = &mut decoder {
-            decoder.write_all(&piece)?;
-        }
-    }
-    if length != want.stored_len {
-        return Err(differs("length as stored", want.stored_len, length));
-    }
-    let found = Hash(sha256.finalize().into());
-    if found != want.sha256 {
-        return Err(differs("SHA-256 as stored", want.sha256, found));
-    }
-    let Some(decoder) = decoder else { return Ok(()) };
-    let plain = decoder.finish()?;
+    let (plain, stored) = unpack_measured(input, compression, opener, Plain::new(want.plain_len, out))?;
+    check_stored((want.stored_len, want.sha256), stored)?;
     if plain.length != want.plain_len {
         return Err(differs("length", want.plain_len, plain.length));
     }
@@ -337,17 +331,30 @@ pub(super) fn decode(
 }
 
 /// Measures a part that nothing is known of yet.
-pub(super) fn measure(input: &mut Input, compression: Compression) -> Result<Measure> {
+pub(super) fn measure(input: &mut Input, compression: Compression, opener: Option<&Opener>) -> Result<Measure> {
+    let (plain, (stored_len, sha256)) =
+        unpack_measured(input, compression, opener, Plain::new(u64::MAX, None))?;
+    Ok(Measure { stored_len, sha256, plain_len: plain.length, blake3: plain.hash() })
+}
+
+fn unpack_measured<W: Write>(
+    input: &mut Input,
+    compression: Compression,
+    opener: Option<&Opener>,
+    out: W,
+) -> Result<(W, (u64, Hash))> {
     let mut sha256 = Sha256::new();
-    let mut stored_len = 0_u64;
-    let mut decoder = Decoder::new(compression, Plain::new(u64::MAX, None))?;
-    while let Some(piece) = input.next()? {
-        stored_len += piece.len() as u64;
-        sha256.update(&piece);
-        decoder.write_all(&piece)?;
-    }
-    let plain = decoder.finish()?;
-    Ok(Measure { stored_len, sha256: Hash(sha256.finalize().into()), plain_len: plain.length, blake3: plain.hash() })
+    let mut length = 0;
+    let stored = Pieces::new(|| {
+        let piece = input.next()?;
+        if let Some(piece) = &piece {
+            length += piece.len() as u64;
+            sha256.update(piece);
+        }
+        Ok(piece)
+    });
+    let out = unpack(stored, compression, opener, out)?;
+    Ok((out, (length, Hash(sha256.finalize().into()))))
 }
 
 /// Hashes plain bytes.
@@ -361,6 +368,49 @@ pub(super) fn hash_plain(input: &mut Input) -> Result<(u64, Hash)> {
 
 pub(super) fn sha256(bytes: &[u8]) -> Hash {
     Hash(Sha256::digest(bytes).into())
+}
+
+/// Seals a text for the recipients, as base64 of an age file of one Zstandard frame, and opens it again as a proof.
+pub(super) fn seal(plain: &[u8], recipients: &Recipients) -> Result<String> {
+    let (encryptor, opener) = crypt::lock(recipients)?;
+    let mut encoder =
+        Encoder::new(Compression::Zstd, Compression::Zstd.default_level(), encryptor.wrap_output(Vec::new())?)?;
+    encoder.write_all(plain)?;
+    let sealed = STANDARD.encode(encoder.finish()?.finish()?);
+    if unseal(&sealed, &opener, plain.len() as u64)? == plain {
+        Ok(sealed)
+    } else {
+        Err(Error::new(ErrorKind::Corrupt, "sealing a text gave bytes that do not decode to it")
+            .hint("suspect the memory of this machine"))
+    }
+}
+
+/// Opens what [`seal`] made; more than `limit` plain bytes are refused.
+pub(super) fn unseal(sealed: &str, opener: &Opener, limit: u64) -> Result<Vec<u8>> {
+    let bad = |e: base64::DecodeError| Error::new(ErrorKind::Corrupt, "it is not base64").caused_by(e);
+    let stored = STANDARD.decode(sealed).map_err(bad)?;
+    let capped = unpack(&stored[..], Compression::Zstd, Some(opener), Capped { all: Vec::new(), limit })?;
+    Ok(capped.all)
+}
+
+/// Keeps what is written to it, up to a limit.
+struct Capped {
+    all: Vec<u8>,
+    limit: u64,
+}
+
+impl Write for Capped {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if (self.all.len() + bytes.len()) as u64 > self.limit {
+            return Err(Error::new(ErrorKind::Corrupt, "it holds more than its format allows").into());
+        }
+        self.all.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn differs(what: &str, want: impl std::fmt::Display, found: impl std::fmt::Display) -> Error {
@@ -386,7 +436,7 @@ mod tests {
     }
 
     async fn try_measure(compression: Compression, stored: &Bytes) -> Result<Measure> {
-        pipe::consume(cut(stored), move |input| measure(input, compression)).await
+        pipe::consume(cut(stored), move |input| measure(input, compression, None)).await
     }
 
     #[tokio::test]
@@ -413,7 +463,7 @@ mod tests {
             let bomb = compress(compression, &vec![0; 64 << 20]);
             let want = Measure { plain_len: 300_000, ..try_measure(compression, &bomb).await.unwrap() };
             let (plain, _) = pipe::transform(cut(&bomb), move |input, out| {
-                decode(input, Some(out), compression, &want, Reading::Plain)
+                decode(input, Some(out), compression, None, &want)
             });
             let mut given = 0;
             let result = futures::TryStreamExt::try_for_each(plain, |piece| {
@@ -437,7 +487,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_encoded_is_measured_as_the_standard_tools_do() {
         let plain = Bytes::from_static(b"one part");
-        let (stored, measure) = pipe::transform(cut(&plain), |input, out| encode(input, out, Compression::Zstd, 3));
+        let (stored, measure) = pipe::transform(cut(&plain), |input, out| encode(input, out, Compression::Zstd, Some(3), None));
         let stored = stream::collect(stored, 1000).await.unwrap();
         let measure = measure.await.unwrap();
         assert_eq!(zstd::decode_all(&stored[..]).unwrap(), plain);

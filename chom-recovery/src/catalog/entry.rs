@@ -1,16 +1,21 @@
 //! What a list of backups shows.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     catalog::{
         MAX_SKEW,
+        crypt::Recipient,
+        facts::{DatabaseFacts, PublicFacts},
+        hold::Hold,
         id::{BackupId, HostId, Name, RepositoryId},
         layout::Place,
-        manifest::{DatabaseFacts, Facts},
         reader::BackupReader,
         sign::SignerId,
+        tombstone::Tombstone,
         verify::Level,
     },
     error::{Error, ErrorKind, ErrorRecord, Result},
@@ -29,7 +34,7 @@ pub struct BackupInfo {
     pub point: DateTime<Utc>,
     /// When it became complete, by the store's clock.
     pub committed: DateTime<Utc>,
-    /// Bytes in the store.
+    /// Bytes in the store, also of parts that lie in earlier backups.
     pub stored_len: u64,
     /// Bytes once decompressed.
     pub plain_len: u64,
@@ -39,10 +44,29 @@ pub struct BackupInfo {
     pub database: Option<DatabaseFacts>,
     /// Tags.
     pub tags: Vec<Name>,
-    /// What a person should know before restoring it.
+    /// What a person should know before restoring it. Empty in a list where it is sealed: choosing a backup opens it, if
+    /// there is an identity that does.
     pub warnings: Vec<String>,
+    /// Who can read it; empty: it is not encrypted.
+    #[serde(default)]
+    pub recipients: Vec<Recipient>,
+    /// Earlier backups in which some of its parts lie.
+    #[serde(default)]
+    pub sources: BTreeSet<BackupId>,
+    /// Those of them that are gone: it cannot be restored whole.
+    #[serde(default)]
+    pub missing_sources: BTreeSet<BackupId>,
+    /// Holds in force: it is kept, whatever the policy says.
+    #[serde(default)]
+    pub holds: Vec<Hold>,
+    /// It is to be deleted, and chosen only by its id.
+    #[serde(default)]
+    pub tombstone: Option<Tombstone>,
     /// Highest level that a verification of it passed; `None`: never verified, or the newest verification failed.
     pub level: Option<Level>,
+    /// Its writer decoded each part in memory before it was stored, and said so in a verification that passed.
+    #[serde(default)]
+    pub decoded_when_written: bool,
     /// When the newest verification ended.
     pub verified: Option<DateTime<Utc>>,
     /// Key that signed it.
@@ -58,6 +82,12 @@ impl BackupInfo {
     /// Returns the id.
     pub fn id(&self) -> BackupId {
         self.place.id
+    }
+
+    /// Tells whether its stored bytes were proven to give back its content: by reading them back, or, where the host
+    /// that wrote them cannot decrypt, by their hashes and the proof before they were stored.
+    pub fn is_proven(&self) -> bool {
+        self.level >= Some(Level::L2) || (self.level.is_some() && self.decoded_when_written)
     }
 
     /// Returns the system that it holds.
@@ -87,7 +117,7 @@ impl BackupInfo {
 
     pub(super) fn of(reader: &BackupReader, committed: DateTime<Utc>) -> Self {
         let manifest = reader.manifest();
-        let Facts { capture, database, tags, warnings, .. } = &manifest.facts;
+        let PublicFacts { capture, database, tags, .. } = &manifest.facts;
         let place = reader.place().clone();
         Self {
             repository: manifest.repository.clone(),
@@ -98,8 +128,14 @@ impl BackupInfo {
             components: manifest.components.iter().map(|c| c.name.clone()).collect(),
             database: database.clone(),
             tags: tags.iter().cloned().collect(),
-            warnings: warnings.clone(),
+            warnings: manifest.details.as_ref().map(|d| d.warnings.clone()).unwrap_or_default(),
+            recipients: manifest.recipients.clone(),
+            sources: manifest.sources(),
+            missing_sources: BTreeSet::new(),
+            holds: Vec::new(),
+            tombstone: None,
             level: None,
+            decoded_when_written: false,
             verified: None,
             signer: *reader.signer(),
             is_future_dated: place.id.time() > committed + MAX_SKEW,

@@ -10,11 +10,13 @@ use crate::{
 
 /// Key of the object that makes a store a repository.
 pub(super) const REPOSITORY: &str = "chom-repo.json";
+/// Prefix of the records that replace the recipients which `chom-repo.json` names.
+pub(super) const RECIPIENTS: &str = "recipients/";
 /// Greatest index of a part: what eight digits hold.
 pub const MAX_PART: u32 = 99_999_999;
 
 /// Where a backup lies, and whose it is.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Place {
     /// Host that made it.
     pub host: HostId,
@@ -54,15 +56,50 @@ impl Place {
         key(format!("{}p/{component}/{index:08}", self.prefix()))
     }
 
+    /// Returns the place of another backup that the same host made of the same system.
+    #[must_use]
+    pub fn sibling(&self, id: BackupId) -> Self {
+        Self { id, ..self.clone() }
+    }
+
+    fn beside(&self, area: &str) -> String {
+        format!("{}/{}/{area}/{}", self.host, self.system, self.id)
+    }
+
     /// Prefix of the backup's verification records.
     pub(super) fn evidence_prefix(&self) -> String {
-        format!("{}/{}/v/{}/", self.host, self.system, self.id)
+        self.beside("v") + "/"
     }
 
     /// Key of a verification record.
     pub fn evidence(&self, record: BackupId) -> Key {
         key(format!("{}{record}", self.evidence_prefix()))
     }
+
+    /// Prefix of the records that hold the backup or release it.
+    pub(super) fn hold_prefix(&self) -> String {
+        self.beside("hold") + "/"
+    }
+
+    /// Key of a record that holds the backup, or releases it.
+    pub fn hold(&self, record: BackupId) -> Key {
+        key(format!("{}{record}", self.hold_prefix()))
+    }
+
+    /// Key of the tombstone: what says that the backup is to be deleted.
+    pub fn tombstone(&self) -> Key {
+        key(self.beside("dead"))
+    }
+}
+
+/// Key of the lease of whoever prunes: the only object of a repository that is ever overwritten.
+pub fn prune_lease() -> Key {
+    key("lease/prune".into())
+}
+
+/// Key of a record that replaces the recipients.
+pub(super) fn recipients(record: BackupId) -> Key {
+    key(format!("{RECIPIENTS}{record}"))
 }
 
 /// Prefix of the backups that a host made of a system.
@@ -77,6 +114,10 @@ pub(super) enum Belongs<'a> {
     Backup(Place, &'a str),
     /// A verification record.
     Evidence(Place, BackupId),
+    /// A record that holds a backup or releases it.
+    Hold(Place, BackupId),
+    /// A tombstone.
+    Tombstone(Place),
     /// Anything else.
     Other,
 }
@@ -85,13 +126,14 @@ pub(super) enum Belongs<'a> {
 pub(super) fn belongs(key: &Key) -> Belongs<'_> {
     fn read(text: &str) -> Option<Belongs<'_>> {
         let mut words = text.splitn(5, '/');
-        let (host, system, area, id, rest) =
-            (words.next()?, words.next()?, words.next()?, words.next()?, words.next()?);
+        let (host, system, area, id) = (words.next()?, words.next()?, words.next()?, words.next()?);
         let place =
             Place { host: host.parse().ok()?, system: system.to_owned().try_into().ok()?, id: id.parse().ok()? };
-        match area {
-            "b" => Some(Belongs::Backup(place, rest)),
-            "v" => Some(Belongs::Evidence(place, rest.parse().ok()?)),
+        match (area, words.next()) {
+            ("b", Some(rest)) => Some(Belongs::Backup(place, rest)),
+            ("v", Some(rest)) => Some(Belongs::Evidence(place, rest.parse().ok()?)),
+            ("hold", Some(rest)) => Some(Belongs::Hold(place, rest.parse().ok()?)),
+            ("dead", None) => Some(Belongs::Tombstone(place)),
             _ => None,
         }
     }
@@ -122,6 +164,10 @@ mod tests {
             place().part(&database, 0),
             place().part(&database, MAX_PART),
             place().evidence(record),
+            place().hold(record),
+            place().tombstone(),
+            prune_lease(),
+            recipients(record),
         ];
         assert_eq!(
             keys.map(String::from),
@@ -132,6 +178,10 @@ mod tests {
                 "0123456789abcdef/chom/b/01ARZ3NDEKTSV4RRFFQ69G5FAV/p/database/00000000",
                 "0123456789abcdef/chom/b/01ARZ3NDEKTSV4RRFFQ69G5FAV/p/database/99999999",
                 "0123456789abcdef/chom/v/01ARZ3NDEKTSV4RRFFQ69G5FAV/01BX5ZZKBKACTAV9WEVGEMMVRZ",
+                "0123456789abcdef/chom/hold/01ARZ3NDEKTSV4RRFFQ69G5FAV/01BX5ZZKBKACTAV9WEVGEMMVRZ",
+                "0123456789abcdef/chom/dead/01ARZ3NDEKTSV4RRFFQ69G5FAV",
+                "lease/prune",
+                "recipients/01BX5ZZKBKACTAV9WEVGEMMVRZ",
             ]
         );
     }
@@ -142,7 +192,17 @@ mod tests {
         let part = place().part(&"db".parse().unwrap(), 7);
         assert_eq!(belongs(&part), Belongs::Backup(place(), "p/db/00000007"));
         assert_eq!(belongs(&place().evidence(place().id)), Belongs::Evidence(place(), place().id));
-        for other in ["chom-repo.json", "lease/prune", "h/chom/b/notaulid/manifest", "h/chom/hold/x", "H/chom/b/x/y"] {
+        assert_eq!(belongs(&place().hold(place().id)), Belongs::Hold(place(), place().id));
+        assert_eq!(belongs(&place().tombstone()), Belongs::Tombstone(place()));
+        let tombstone = place().tombstone();
+        for other in [
+            "chom-repo.json",
+            "lease/prune",
+            "h/chom/b/notaulid/manifest",
+            "h/chom/hold/x",
+            "H/chom/b/x/y",
+            &format!("{tombstone}/x"),
+        ] {
             assert_eq!(belongs(&other.parse().unwrap()), Belongs::Other, "{other}");
         }
     }

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     catalog::{
-        Baselines, BinlogPosition, Capture, ComponentReader, ComponentWriter, DatabaseFacts, Facts, Flavour, PartMeta,
+        Baselines, BinlogPosition, Capture, ComponentFacts, ComponentReader, ComponentWriter, DatabaseFacts, Facts, Flavour, PartMeta,
         PartRecord, TableBaseline,
     },
     error::{Error, ErrorKind, Result},
@@ -47,6 +47,7 @@ pub async fn dump_to(
     let summary = dump::dump(server, options, &mut sink).await?;
     sink.settle().await?;
     sink.put_json(BASELINE, &summary.baseline).await?;
+    component.describe(ComponentFacts { entries: Some(summary.baseline.rows()), ..ComponentFacts::default() });
     Ok(summary)
 }
 
@@ -98,7 +99,7 @@ impl DumpSink for PartSink<'_> {
                 chunk: Some(chunk.number),
                 rows: Some(chunk.rows),
                 row_hash: Some(chunk.row_hash.to_string()),
-                notes: BTreeMap::new(),
+                ..PartMeta::default()
             };
             component.put(index, meta, stream::once(chunk.bytes)).await
         });
@@ -222,7 +223,12 @@ pub fn facts(server: &ServerInfo, summary: &Summary) -> Facts {
     Facts {
         database: Some(database),
         warnings: summary.warnings.clone(),
-        baselines: Baselines { tables, objects, accounts: baseline.census.get("account").map(count) },
+        baselines: Baselines {
+            tables,
+            objects,
+            accounts: baseline.census.get("account").map(count),
+            ..Baselines::default()
+        },
         ..Facts::new(capture)
     }
 }

@@ -4,14 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     catalog::{
-        READER,
-        codec::Compression,
+        codec,
+        compress::Compression,
+        crypt::{Opener, Recipient, Recipients},
+        facts::{Capture, PrivateFacts, PublicFacts},
         id::{BackupId, Hash, HostId, Name, RepositoryId},
+        json,
         layout::Place,
+        repo::Cipher,
     },
     error::{Error, ErrorKind, Result},
     system::SystemId,
@@ -19,8 +23,8 @@ use crate::{
 
 /// Longest manifest, in bytes.
 pub const MANIFEST_LIMIT: usize = 16 << 20;
-/// Deepest nesting of a manifest's JSON.
-const DEPTH_LIMIT: usize = 16;
+/// Longest private facts once they are open, in bytes.
+const PRIVATE_LIMIT: usize = 64 << 20;
 
 /// What a backup holds. The bytes of this, signed, are the commit of the backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,142 +46,19 @@ pub struct Manifest {
     pub created: DateTime<Utc>,
     /// Name and version of the writer.
     pub tool: String,
-    /// What the maker of the backup knows.
-    pub facts: Facts,
+    /// Who can read what is encrypted of it; empty where nothing is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recipients: Vec<Recipient>,
+    /// What the maker of the backup knows and everybody may read.
+    pub facts: PublicFacts,
+    /// What the maker of the backup knows besides, where it is not sealed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<PrivateFacts>,
+    /// The same, sealed for the recipients: base64 of an age file of a Zstandard frame of JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<String>,
     /// Components, in the order in which they are restored.
     pub components: Vec<ComponentRecord>,
-}
-
-/// What the maker of a backup knows of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Facts {
-    /// When the data was read.
-    pub capture: Capture,
-    /// Run that made the backup.
-    pub run: Option<String>,
-    /// The Compose project.
-    pub compose: Option<ComposeFacts>,
-    /// The database server.
-    pub database: Option<DatabaseFacts>,
-    /// Tags to select by.
-    pub tags: BTreeSet<Name>,
-    /// What a person should know before restoring it.
-    pub warnings: Vec<String>,
-    /// What a restored database is compared with.
-    pub baselines: Baselines,
-}
-
-impl Facts {
-    /// Makes facts of which only the capture is known.
-    pub fn new(capture: Capture) -> Self {
-        Self {
-            capture,
-            run: None,
-            compose: None,
-            database: None,
-            tags: BTreeSet::new(),
-            warnings: Vec::new(),
-            baselines: Baselines::default(),
-        }
-    }
-}
-
-/// When the data was read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Capture {
-    /// Begin of reading.
-    pub begin: DateTime<Utc>,
-    /// The moment whose data the backup holds: that of the snapshot. Later changes are not in it.
-    pub point: DateTime<Utc>,
-    /// End of reading.
-    pub end: DateTime<Utc>,
-}
-
-/// The Compose project at the time of the backup.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ComposeFacts {
-    /// Project name.
-    pub project: String,
-    /// Hash of the project's configuration, where it could be read.
-    pub config_hash: Option<String>,
-    /// Service to the digest or id of its image.
-    pub images: BTreeMap<String, String>,
-}
-
-/// The database server at the time of the backup.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DatabaseFacts {
-    /// Which server.
-    pub flavour: Flavour,
-    /// Version as the server says it, for example `10.11.6-MariaDB-0+deb12u1`.
-    pub version: String,
-    /// `server_uuid` of MySQL; MariaDB has none.
-    pub server_uuid: Option<String>,
-    /// Binlog position of the snapshot.
-    pub position: Option<BinlogPosition>,
-    /// GTID set executed at the snapshot, in the server's own notation.
-    pub gtid_set: Option<String>,
-    /// Server variables that a restore has to match, for example `lower_case_table_names`.
-    pub variables: BTreeMap<String, String>,
-}
-
-/// Which database server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Flavour {
-    /// MySQL.
-    Mysql,
-    /// MariaDB.
-    Mariadb,
-}
-
-impl std::fmt::Display for Flavour {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Mysql => "MySQL",
-            Self::Mariadb => "MariaDB",
-        })
-    }
-}
-
-/// A place in the binary log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BinlogPosition {
-    /// File.
-    pub file: String,
-    /// Offset of the next event.
-    pub offset: u64,
-}
-
-/// What a restored database is compared with.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Baselines {
-    /// Every table, ordered by schema and name.
-    pub tables: Vec<TableBaseline>,
-    /// Kind of object (`views`, `triggers`, `routines`, `events`...) to their number.
-    pub objects: BTreeMap<String, u64>,
-    /// Accounts.
-    pub accounts: Option<u64>,
-}
-
-/// What a restored table is compared with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TableBaseline {
-    /// Schema.
-    pub schema: String,
-    /// Table.
-    pub table: String,
-    /// Rows in the backup.
-    pub rows: u64,
-    /// Hash over the rows that does not depend on their order; how it is made is the dump's affair.
-    pub checksum: Option<String>,
 }
 
 /// A component, as the manifest lists it.
@@ -192,19 +73,46 @@ pub struct ComponentRecord {
     pub order: u32,
     /// Compression of each part.
     pub compression: Compression,
+    /// Encryption of each part, after compression; also of what the index says of their content.
+    pub encryption: Cipher,
     /// Parts.
     pub parts: u64,
-    /// Bytes of all parts as stored.
+    /// Bytes of all parts as stored, wherever they lie.
     pub stored_len: u64,
-    /// Bytes of all parts once decompressed.
+    /// Those of them that lie in this backup.
+    pub own_len: u64,
+    /// Bytes of all parts once decrypted and decompressed.
     pub plain_len: u64,
-    /// BLAKE3 over the parts' own BLAKE3 hashes (32 bytes each), in order of index: the same content has the same
-    /// value however it was compressed.
-    pub blake3: Hash,
+    /// Earlier backups of the same host and system in which some of the parts lie.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty", deserialize_with = "json::set")]
+    pub sources: BTreeSet<BackupId>,
     /// SHA-256 of the index object.
     pub index_sha256: Hash,
     /// Length of the index object.
     pub index_len: u64,
+    /// What its maker counted of it.
+    pub facts: ComponentFacts,
+}
+
+/// What the maker of a component counted. Everybody may read it who can read the store.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ComponentFacts {
+    /// When it was read, where that is not the whole backup's capture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capture: Option<Capture>,
+    /// What is in it: rows, files or keys, where they were counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entries: Option<u64>,
+    /// What could not be read and is missing: more than none, and the component is incomplete.
+    #[serde(default)]
+    pub unread: u64,
+    /// What changed while it was read.
+    #[serde(default)]
+    pub changed: u64,
+    /// Anything else, by name; a reader ignores names that it does not know.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "json::map")]
+    pub notes: BTreeMap<String, String>,
 }
 
 /// What the bytes of a component are.
@@ -223,6 +131,14 @@ pub enum ComponentKind {
     Config,
     /// Certificates and their keys.
     Certificates,
+    /// A named volume.
+    Volume,
+    /// A file of SQL statements, as `mysqldump` writes it.
+    Sql,
+    /// A container image, as `docker save` writes it.
+    Image,
+    /// Something else: the notes say what.
+    Other,
 }
 
 impl Manifest {
@@ -253,17 +169,14 @@ impl Manifest {
             .map_err(|e| Error::new(ErrorKind::Failed, "cannot encode the manifest").caused_by(e))?;
         text.push(b'\n');
         if text.len() > MANIFEST_LIMIT {
-            return Err(Error::new(ErrorKind::Unsupported, "the manifest would be longer than format 1 allows")
-                .with("bytes", text.len())
-                .with("limit", MANIFEST_LIMIT)
-                .hint("back up fewer tables at once"));
+            return Err(too_long("manifest", text.len(), MANIFEST_LIMIT));
         }
         Ok(text.into())
     }
 
     /// Reads a payload whose signature was verified.
     pub(super) fn decode(payload: &[u8], place: &Place) -> Result<Self> {
-        let manifest: Self = decode("manifest", payload)?;
+        let manifest: Self = json::decode("manifest", payload)?;
         let own = Place { host: manifest.host.clone(), system: manifest.system.clone(), id: manifest.id };
         if own != *place {
             return Err(Error::new(
@@ -281,48 +194,70 @@ impl Manifest {
         let mut names = BTreeSet::new();
         for (position, component) in self.components.iter().enumerate() {
             if !names.insert(&component.name) || component.order as usize != position {
-                return Err(Error::new(ErrorKind::Corrupt, format!("component `{}` is out of order", component.name)));
+                return Err(bad(format!("component `{}` is out of order", component.name)));
             }
+            if component.sources.last().is_some_and(|last| *last >= self.id) {
+                return Err(bad(format!("component `{}` refers to a backup that is not earlier", component.name)));
+            }
+            if component.encryption != Cipher::None && self.recipients.is_empty() {
+                return Err(bad(format!("component `{}` is encrypted for nobody", component.name)));
+            }
+        }
+        if self.details.is_some() == self.sealed.is_some() || self.sealed.is_some() == self.recipients.is_empty() {
+            return Err(bad("the manifest is neither sealed nor open".into()));
         }
         Ok(())
     }
-}
 
-/// Reads JSON with limits, and tells a newer format from damage.
-pub(super) fn decode<T: DeserializeOwned>(what: &str, payload: &[u8]) -> Result<T> {
-    #[derive(Deserialize)]
-    struct Versions {
-        min_reader: u32,
+    /// Backups whose parts this one needs.
+    pub fn sources(&self) -> BTreeSet<BackupId> {
+        self.components.iter().flat_map(|c| c.sources.iter().copied()).collect()
     }
-    let bad = |e: serde_json::Error| Error::new(ErrorKind::Corrupt, format!("the {what} cannot be read")).caused_by(e);
-    if payload.len() > MANIFEST_LIMIT || depth(payload) > DEPTH_LIMIT {
-        return Err(Error::new(ErrorKind::Corrupt, format!("the {what} is larger or deeper than its format allows")));
-    }
-    let versions: Versions = serde_json::from_slice(payload).map_err(bad)?;
-    if versions.min_reader > READER {
-        return Err(Error::new(ErrorKind::Unsupported, format!("the {what} has a newer format"))
-            .with("needs reader", versions.min_reader)
-            .with("this is reader", READER)
-            .hint("use a newer version of chom-recovery"));
-    }
-    serde_json::from_slice(payload).map_err(bad)
-}
 
-/// Deepest nesting of a JSON text.
-fn depth(json: &[u8]) -> usize {
-    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
-    for byte in json {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b'{' | b'[' if !in_string => {
-                depth += 1;
-                deepest = deepest.max(depth);
+    /// Tells whether anything of it is encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        self.sealed.is_some()
+    }
+
+    /// Puts the private facts in, sealed where there are recipients.
+    pub(super) fn set_private(&mut self, private: PrivateFacts, recipients: Option<&Recipients>) -> Result<()> {
+        let Some(recipients) = recipients else {
+            self.details = Some(private);
+            return Ok(());
+        };
+        let text = serde_json::to_vec(&private)
+            .map_err(|e| Error::new(ErrorKind::Failed, "cannot encode the private facts").caused_by(e))?;
+        if text.len() > PRIVATE_LIMIT {
+            return Err(too_long("private facts", text.len(), PRIVATE_LIMIT));
+        }
+        self.recipients = recipients.as_slice().to_vec();
+        self.sealed = Some(codec::seal(&text, recipients)?);
+        Ok(())
+    }
+
+    /// Returns the private facts; sealed ones are opened.
+    pub(super) fn private(&self, opener: &Opener) -> Result<PrivateFacts> {
+        let bad = |e: Error| e.during("the sealed facts of the manifest");
+        match (&self.details, &self.sealed) {
+            (Some(details), _) => Ok(details.clone()),
+            (None, Some(sealed)) => {
+                let text = codec::unseal(sealed, opener, PRIVATE_LIMIT as u64).map_err(bad)?;
+                serde_json::from_slice(&text).map_err(|e| {
+                    bad(Error::new(ErrorKind::Corrupt, "they cannot be read").caused_by(e))
+                })
             }
-            b'}' | b']' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
+            (None, None) => Err(bad(Error::new(ErrorKind::Corrupt, "there are none"))),
         }
     }
-    deepest
+}
+
+fn bad(why: String) -> Error {
+    Error::new(ErrorKind::Corrupt, why)
+}
+
+fn too_long(what: &str, length: usize, limit: usize) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("the {what} would be longer than format 1 allows"))
+        .with("bytes", length)
+        .with("limit", limit)
+        .hint("back up fewer tables at once")
 }

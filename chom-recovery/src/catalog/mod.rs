@@ -41,11 +41,16 @@
 use chrono::Duration;
 
 mod codec;
+mod compress;
+mod crypt;
 mod entry;
+mod facts;
 #[doc = include_str!("../docs/format.md")]
 pub mod format {}
+mod hold;
 mod id;
 mod index;
+mod json;
 mod layout;
 pub mod logical;
 mod manifest;
@@ -54,32 +59,43 @@ mod reader;
 mod repo;
 mod select;
 mod sign;
+mod statement;
 mod sweep;
+mod tombstone;
 mod verify;
 mod writer;
 
-pub use codec::{Compression, Measure, PART_LIMIT};
+pub use codec::{Measure, PART_LIMIT};
+pub use compress::Compression;
+pub use crypt::{Identities, MAX_RECIPIENTS, MIN_RECIPIENTS, Recipient, Recipients};
 pub use entry::BackupInfo;
-pub use id::{BackupId, Hash, HostId, Ids, Name, RepositoryId};
-pub use index::{INDEX_LIMIT, PartMeta, PartRecord};
-pub use layout::{MAX_PART, Place};
-pub use manifest::{
-    Baselines, BinlogPosition, Capture, ComponentKind, ComponentRecord, ComposeFacts, DatabaseFacts, Facts, Flavour,
-    MANIFEST_LIMIT, Manifest, TableBaseline,
+pub use facts::{
+    Baselines, BinlogPosition, Capture, ComposeFacts, DatabaseFacts, Facts, Flavour, PrivateFacts, PublicFacts,
+    TableBaseline,
 };
+pub use hold::{Hold, HoldRecord, hold, holds, release};
+pub use id::{BackupId, Hash, HostId, Ids, Name, RepositoryId};
+pub use index::{INDEX_LIMIT, PartMeta, PartRecord, PartSource, StoredRecord};
+pub use layout::{MAX_PART, Place, prune_lease};
+pub use manifest::{ComponentFacts, ComponentKind, ComponentRecord, MANIFEST_LIMIT, Manifest};
 pub use probe::BackupProbe;
-pub use reader::{BackupReader, ComponentReader};
-pub use repo::{Encryption, Initialized, Repository, RepositoryFile};
+pub use reader::{BackupObject, BackupReader, ComponentReader, StoredComponent};
+pub use repo::{Cipher, Encryption, Initialized, RecipientsRecord, Repository, RepositoryFile};
 pub use select::{Catalog, Damaged, Listing, Selector, compatible};
 pub use sign::{Signer, SignerId, TrustedSigners};
 pub use sweep::{Swept, sweep_unfinished};
-pub use verify::{Finding, Level, Progress, VerificationRecord, VerifyReport, record, records, verify};
+pub use tombstone::{Tombstone, TombstoneRecord, mark_alive, mark_dead, tombstone};
+pub use verify::{
+    Finding, Level, Progress, VerificationRecord, VerifyReport, record, records, verify, verify_written,
+};
 pub use writer::{BackupWriter, ComponentSpec, ComponentWriter, Resumed, StoredPart};
 
 /// Version of the format that is written.
 pub const FORMAT: u32 = 1;
 /// Version of this reader: what asks for a higher one is refused.
 pub const READER: u32 = 1;
+/// Name and version of this writer and reader.
+pub(super) const TOOL: &str = concat!("chom-recovery ", env!("CARGO_PKG_VERSION"));
 /// How far a clock may be wrong before its word on order does not count.
 pub(crate) const MAX_SKEW: Duration = Duration::minutes(5);
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{BackupInfo, Catalog, Level, Selector};
+use super::{BackupInfo, Catalog, Selector};
 use crate::{
     error::ErrorKind,
     probe::{Health, HealthProbe},
@@ -50,7 +50,7 @@ fn judge(newest: &BackupInfo, age: Duration, oldest: Duration) -> Health {
         Health::down(format!("{shown}, twice what is agreed ({})", in_words(oldest)))
     } else if age > oldest {
         Health::degraded(format!("{shown}, more than agreed ({})", in_words(oldest)))
-    } else if newest.level.is_none_or(|level| level < Level::L2) {
+    } else if !newest.is_proven() {
         Health::degraded(format!("{shown} and was not read back"))
     } else {
         Health::healthy(shown)

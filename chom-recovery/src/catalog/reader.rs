@@ -3,22 +3,29 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
+use tokio::sync::OnceCell;
 
 use crate::{
     catalog::{
-        codec::{self, Reading},
-        id::{Hash, Name},
-        index::{self, INDEX_LIMIT, PartRecord},
+        codec,
+        crypt::Opener,
+        facts::{Facts, PrivateFacts},
+        id::Hash,
+        index::{INDEX_LIMIT, Index},
         layout::Place,
         manifest::{ComponentRecord, MANIFEST_LIMIT, Manifest},
-        repo::Repository,
+        repo::{Cipher, Repository},
         sign::{MANIFEST, SignerId},
     },
     error::{Error, ErrorKind, Result},
     store::{Key, pipe},
-    stream::{self, ByteStream},
+    stream,
 };
+
+mod component;
+
+pub(super) use component::key;
+pub use component::{ComponentReader, StoredComponent};
 
 /// An open backup: its manifest's signature was verified.
 #[derive(Debug, Clone)]
@@ -34,6 +41,18 @@ struct Opened {
     signer: SignerId,
     object: Bytes,
     damage: Option<Error>,
+    private: OnceCell<PrivateFacts>,
+}
+
+/// An object that a backup consists of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupObject {
+    /// Key.
+    pub key: Key,
+    /// Length.
+    pub length: u64,
+    /// SHA-256.
+    pub sha256: Hash,
 }
 
 impl BackupReader {
@@ -101,18 +120,98 @@ impl BackupReader {
         self.opened.object.clone()
     }
 
+    /// Checks that this process can decrypt the backup. One that is not encrypted needs nothing.
+    ///
+    /// # Errors
+    /// `Precondition`: an identity is needed and none is given. `Authentication`: none of those given opens the backup.
+    /// Both say which do.
+    pub fn check_identity(&self) -> Result<()> {
+        if !self.manifest().is_encrypted() {
+            return Ok(());
+        }
+        let what = format!("backup {}", self.place.id);
+        self.repository.identities().check(&what, &self.manifest().recipients)
+    }
+
+    fn opener(&self) -> Opener {
+        Opener::Identities(self.repository.identities().clone())
+    }
+
+    /// Returns the facts that are sealed in an encrypted backup.
+    ///
+    /// # Errors
+    /// Those of [`BackupReader::check_identity`]. `Corrupt`: they do not decrypt.
+    pub async fn private(&self) -> Result<&PrivateFacts> {
+        let open = || async {
+            self.check_identity()?;
+            let (opened, opener) = (self.opened.clone(), self.opener());
+            pipe::blocking(move || opened.manifest.private(&opener)).await
+        };
+        self.opened.private.get_or_try_init(open).await
+    }
+
+    /// Returns everything that the maker of the backup knew of it.
+    ///
+    /// # Errors
+    /// As [`BackupReader::private`].
+    pub async fn facts(&self) -> Result<Facts> {
+        Ok(Facts::join(self.manifest().facts.clone(), self.private().await?.clone()))
+    }
+
     /// Opens a component: reads and checks its index.
     ///
     /// # Errors
-    /// `NotFound`: the backup has no such component. `Corrupt`: the index is damaged or gone.
+    /// `NotFound`: the backup has no such component. `Corrupt`: the index is damaged or gone. Those of
+    /// [`BackupReader::check_identity`].
     pub async fn component(&self, name: &str) -> Result<ComponentReader> {
         let record = self.manifest().component(name)?.clone();
-        let key = self.place.index(&record.name);
-        let parts = self.read_index(&key, &record).await.map_err(|e| e.with("key", &key))?;
-        Ok(ComponentReader { reader: self.clone(), record: Arc::new(record), parts: parts.into() })
+        if record.encryption != Cipher::None {
+            self.check_identity()?;
+        }
+        let (key, opener, for_index) = (self.place.index(&record.name), self.opener(), record.clone());
+        let index = self.read_index(&key, &record).await.map_err(|e| e.with("key", &key))?;
+        let parts = pipe::blocking(move || index.open(&for_index, &opener)).await.map_err(|e| e.with("key", &key))?;
+        Ok(ComponentReader::new(self.clone(), record, parts))
     }
 
-    async fn read_index(&self, key: &Key, record: &ComponentRecord) -> Result<Vec<PartRecord>> {
+    /// Opens a component as far as that needs no key: enough to verify and to copy what is stored.
+    ///
+    /// # Errors
+    /// `NotFound`: the backup has no such component. `Corrupt`: the index is damaged or gone.
+    pub async fn stored_component(&self, name: &str) -> Result<StoredComponent> {
+        let record = self.manifest().component(name)?.clone();
+        let key = self.place.index(&record.name);
+        let index = self.read_index(&key, &record).await.map_err(|e| e.with("key", &key))?;
+        Ok(StoredComponent::new(self.clone(), record, index.stored()))
+    }
+
+    /// Lists every object that a restore of the backup needs, also those that lie in earlier backups, in the order in
+    /// which a copy has to be written: parts, indexes, the manifest's copy, and last the manifest.
+    ///
+    /// # Errors
+    /// As [`BackupReader::stored_component`].
+    pub async fn objects(&self) -> Result<Vec<BackupObject>> {
+        let (mut parts, mut indexes) = (Vec::new(), Vec::new());
+        for record in &self.manifest().components {
+            let component = self.stored_component(record.name.as_str()).await?;
+            parts.extend(component.parts().iter().map(|part| BackupObject {
+                key: component.key(part),
+                length: part.stored_len,
+                sha256: part.sha256,
+            }));
+            indexes.push(BackupObject {
+                key: self.place.index(&record.name),
+                length: record.index_len,
+                sha256: record.index_sha256,
+            });
+        }
+        let (length, sha256) = (self.opened.object.len() as u64, self.manifest_sha256());
+        let manifests = [self.place.manifest_copy(), self.place.manifest()];
+        let manifests = manifests.map(|key| BackupObject { key, length, sha256 });
+        Ok(parts.into_iter().chain(indexes).chain(manifests).collect())
+    }
+
+    async fn read_index(&self, key: &Key, record: &ComponentRecord) -> Result<Index> {
         let bad = |why: &str| Error::new(ErrorKind::Corrupt, format!("the index of `{}` {why}", record.name));
         if record.index_len > INDEX_LIMIT {
             return Err(bad("is longer than format 1 allows"));
@@ -125,7 +224,8 @@ impl BackupReader {
         if codec::sha256(&text) != record.index_sha256 {
             return Err(bad("has another SHA-256 than the manifest says"));
         }
-        index::decode(&text, record)
+        let record = record.clone();
+        pipe::blocking(move || Index::decode(&text, &record)).await
     }
 }
 
@@ -134,95 +234,7 @@ async fn read_manifest(repository: &Repository, place: &Place, key: &Key) -> Res
         let object = stream::collect(repository.store().get(key, None).await?, MANIFEST_LIMIT + 1024).await?;
         let (signer, payload) = repository.trusted().open(MANIFEST, &object)?;
         let manifest = Manifest::decode(&payload, place)?;
-        Ok(Opened { manifest, signer, object, damage: None })
+        Ok(Opened { manifest, signer, object, damage: None, private: OnceCell::new() })
     };
     read.await.map_err(|e: Error| e.with("key", key))
-}
-
-/// An open component.
-#[derive(Debug, Clone)]
-pub struct ComponentReader {
-    reader: BackupReader,
-    record: Arc<ComponentRecord>,
-    parts: Arc<[PartRecord]>,
-}
-
-impl ComponentReader {
-    /// Returns the name.
-    pub fn name(&self) -> &Name {
-        &self.record.name
-    }
-
-    /// Returns what the manifest says of the component.
-    pub fn record(&self) -> &ComponentRecord {
-        &self.record
-    }
-
-    /// Returns the parts, in order of index.
-    pub fn parts(&self) -> &[PartRecord] {
-        &self.parts
-    }
-
-    /// Reads the plain bytes of a part.
-    ///
-    /// The stream hands bytes on before all of them are checked, and fails at its end with `Corrupt` when lengths or
-    /// hashes differ: what was done with the bytes counts only after the last item. It never gives more than the
-    /// index promises.
-    ///
-    /// # Errors
-    /// `Corrupt`: the part is missing. `InvalidInput`: it is not a part of this component.
-    pub async fn read_part(&self, part: &PartRecord) -> Result<ByteStream> {
-        let stored = self.open(part).await?;
-        let (compression, want, what) = (self.record.compression, part.measure(), self.name_of(part));
-        Ok(pipe::transform(stored, move |input, out| {
-            codec::decode(input, Some(out), compression, &want, Reading::Plain).map_err(|e| blame(e, &what))
-        })
-        .0)
-    }
-
-    /// Reads the plain bytes of all parts in order of index, as one stream that keeps the promise of
-    /// [`ComponentReader::read_part`].
-    pub fn read_all(&self) -> ByteStream {
-        let component = self.clone();
-        let parts = futures::stream::iter(0..self.parts.len());
-        let streams = parts.then(move |i| {
-            let component = component.clone();
-            async move { component.read_part(&component.parts[i]).await }
-        });
-        Box::pin(streams.try_flatten())
-    }
-
-    /// Checks a part without handing its bytes on.
-    pub(super) async fn check_part(&self, part: &PartRecord, reading: Reading) -> Result<()> {
-        let stored = self.open(part).await?;
-        let (compression, want, what) = (self.record.compression, part.measure(), self.name_of(part));
-        pipe::consume(stored, move |input| {
-            codec::decode(input, None, compression, &want, reading).map_err(|e| blame(e, &what))
-        })
-        .await
-    }
-
-    fn name_of(&self, part: &PartRecord) -> String {
-        format!("part {} of `{}` in backup {}", part.index, self.record.name, self.reader.place.id)
-    }
-
-    async fn open(&self, part: &PartRecord) -> Result<ByteStream> {
-        if self.parts.binary_search_by_key(&part.index, |p| p.index).ok().map(|i| &self.parts[i]) != Some(part) {
-            return Err(Error::new(ErrorKind::InvalidInput, format!("there is no such {}", self.name_of(part))));
-        }
-        let key = self.reader.place.part(&self.record.name, part.index);
-        self.reader.repository.store().get(&key, None).await.map_err(|e| match e.kind() {
-            ErrorKind::NotFound => {
-                Error::new(ErrorKind::Corrupt, format!("{} is missing", self.name_of(part))).with("key", &key)
-            }
-            _ => e,
-        })
-    }
-}
-
-fn blame(error: Error, what: &str) -> Error {
-    match error.kind() {
-        ErrorKind::Corrupt => error.during(what).hint("restore another backup: `chom-recovery backup list` shows them"),
-        _ => error,
-    }
 }

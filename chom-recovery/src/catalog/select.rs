@@ -1,20 +1,23 @@
 //! Lists backups and chooses one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     catalog::{
         MAX_SKEW,
         entry::BackupInfo,
+        hold,
         id::{BackupId, Name},
         layout::{self, Belongs, Place},
         reader::BackupReader,
         repo::Repository,
-        verify::{self, VerificationRecord},
+        statement,
+        tombstone::{Tombstone, tombstone},
+        verify::VerificationRecord,
     },
     error::{Error, ErrorKind, ErrorRecord, Result},
     store::Key,
@@ -57,6 +60,9 @@ pub struct Damaged {
     pub place: Place,
     /// Why.
     pub error: ErrorRecord,
+    /// It is to be deleted, and in nobody's way.
+    #[serde(default)]
+    pub tombstone: Option<Tombstone>,
 }
 
 /// All backups of a system that a repository holds.
@@ -115,7 +121,7 @@ impl Catalog {
             problems: Vec::new(),
         };
         let mut manifests = Vec::new();
-        let mut evidence: BTreeMap<String, Vec<Key>> = BTreeMap::new();
+        let mut beside: BTreeMap<String, Beside> = BTreeMap::new();
         let mut listed = self.repository.store().list("").await?;
         while let Some(item) = listed.next().await {
             let object = match item {
@@ -131,28 +137,41 @@ impl Catalog {
                 }
                 Belongs::Backup(place, "manifest") => listing.others.push(place),
                 Belongs::Evidence(place, _) if place.system == self.system => {
-                    evidence.entry(place.prefix()).or_default().push(object.key);
+                    beside.entry(place.prefix()).or_default().evidence.push(object.key);
+                }
+                Belongs::Hold(place, _) if place.system == self.system => {
+                    beside.entry(place.prefix()).or_default().holds.push(object.key);
+                }
+                Belongs::Tombstone(place) if place.system == self.system => {
+                    beside.entry(place.prefix()).or_default().is_dead = true;
                 }
                 _ => {}
             }
         }
+        let complete: BTreeSet<String> = manifests.iter().map(|(place, _)| place.prefix()).collect();
+        let nothing = Beside::default();
         let mut read = futures::stream::iter(manifests)
             .map(|(place, committed)| {
-                let evidence = evidence.get(&place.prefix()).map_or(&[][..], Vec::as_slice);
-                async move { (place.clone(), self.read(place, committed, evidence).await) }
+                let beside = beside.get(&place.prefix()).unwrap_or(&nothing);
+                async move { (place.clone(), beside.is_dead, self.read(place, committed, beside).await) }
             })
             .buffer_unordered(READS);
-        while let Some((place, result)) = read.next().await {
+        while let Some((place, is_dead, result)) = read.next().await {
             match result {
                 Ok(mut info) => {
                     info.is_future_dated |= place.id.time() > listing.now + MAX_SKEW;
+                    info.missing_sources = info.sources.clone();
+                    info.missing_sources.retain(|source| !complete.contains(&place.sibling(*source).prefix()));
                     listing.backups.push(info);
                 }
                 Err(e) => match e.kind() {
                     // Deleted since it was listed.
                     ErrorKind::NotFound => {}
                     ErrorKind::Unreachable | ErrorKind::Timeout | ErrorKind::Authentication => return Err(e),
-                    _ => listing.damaged.push(Damaged { place, error: e.to_record() }),
+                    _ => {
+                        let tombstone = if is_dead { tombstone(&self.repository, &place).await? } else { None };
+                        listing.damaged.push(Damaged { place, error: e.to_record(), tombstone });
+                    }
                 },
             }
         }
@@ -168,7 +187,15 @@ impl Catalog {
     /// # Errors
     /// See [`Listing::select`].
     pub async fn select(&self, selector: &Selector) -> Result<BackupInfo> {
-        self.list().await?.select(selector).cloned()
+        let mut info = self.list().await?.select(selector)?.clone();
+        if !info.recipients.is_empty() {
+            let reader = self.open(&info.place).await?;
+            // Without the right identity they stay sealed; whoever restores is told so.
+            if reader.check_identity().is_ok() {
+                info.warnings.clone_from(&reader.private().await?.warnings);
+            }
+        }
+        Ok(info)
     }
 
     /// Opens a backup of this system.
@@ -195,26 +222,33 @@ impl Catalog {
             .hint("check `repository.url`; `--as-clone` uses it nevertheless"))
     }
 
-    async fn read(&self, place: Place, committed: DateTime<Utc>, evidence: &[Key]) -> Result<BackupInfo> {
+    async fn read(&self, place: Place, committed: DateTime<Utc>, beside: &Beside) -> Result<BackupInfo> {
         let reader = self.open(&place).await?;
         let mut info = BackupInfo::of(&reader, committed);
-        let keys = futures::stream::iter(evidence.to_vec());
-        let records: Vec<VerificationRecord> = keys
-            .then(|key| {
-                let (repository, place) = (&self.repository, &place);
-                async move { verify::read_record(repository, place, &key).await }
-            })
-            .try_filter_map(|record| async move { Ok(record) })
-            .try_collect()
-            .await?;
         let manifest = reader.manifest_sha256();
         // Oldest first. A failure takes back everything that was proven before it.
-        for report in records.iter().map(|r| &r.report).filter(|r| r.manifest_sha256 == manifest) {
-            info.level = if report.passed() { info.level.max(Some(report.level)) } else { None };
+        for key in &beside.evidence {
+            let record = statement::read_valid::<VerificationRecord>(&self.repository, key).await?;
+            let Some(report) = record.map(|(r, _)| r.report).filter(|r| r.manifest_sha256 == manifest) else { continue };
+            let passed = report.passed();
+            info.level = if passed { info.level.max(Some(report.level)) } else { None };
+            info.decoded_when_written = passed && (info.decoded_when_written || report.decoded_when_written);
             info.verified = Some(report.ended);
+        }
+        info.holds = hold::read(&self.repository, &place, beside.holds.iter()).await?;
+        if beside.is_dead {
+            info.tombstone = tombstone(&self.repository, &place).await?;
         }
         Ok(info)
     }
+}
+
+/// What a listing saw beside a backup.
+#[derive(Default)]
+struct Beside {
+    evidence: Vec<Key>,
+    holds: Vec<Key>,
+    is_dead: bool,
 }
 
 fn wrong_system(place: &Place, wanted: &SystemId) -> Error {
@@ -230,6 +264,13 @@ enum Entry<'a> {
 }
 
 impl Entry<'_> {
+    fn is_alive(self) -> bool {
+        match self {
+            Self::Usable(b) => b.tombstone.is_none(),
+            Self::Damaged(d) => d.tombstone.is_none(),
+        }
+    }
+
     fn id(self) -> BackupId {
         match self {
             Self::Usable(b) => b.id(),
@@ -239,6 +280,35 @@ impl Entry<'_> {
 }
 
 impl Listing {
+    /// Tells which backups have parts that later ones refer to, and which ones those are. Such a backup must not be
+    /// deleted before them.
+    ///
+    /// # Errors
+    /// `Incomplete`: a part of the store could not be listed, or a manifest could not be read: what it refers to, nobody
+    /// knows.
+    pub fn references(&self) -> Result<BTreeMap<Place, BTreeSet<BackupId>>> {
+        let incomplete = |what: String| {
+            Err(Error::new(ErrorKind::Incomplete, format!("nobody can tell which parts are still referred to: {what}")))
+        };
+        if let Some(problem) = self.problems.first() {
+            return incomplete(format!("a part of the repository could not be listed: {}", problem.message));
+        }
+        if let Some(damaged) = self.damaged.first() {
+            return incomplete(format!("backup {} cannot be read: {}", damaged.place.id, damaged.error.message));
+        }
+        Ok(self.known_references())
+    }
+
+    pub(super) fn known_references(&self) -> BTreeMap<Place, BTreeSet<BackupId>> {
+        let mut references: BTreeMap<Place, BTreeSet<BackupId>> = BTreeMap::new();
+        for backup in &self.backups {
+            for source in &backup.sources {
+                references.entry(backup.place.sibling(*source)).or_default().insert(backup.id());
+            }
+        }
+        references
+    }
+
     /// Chooses a backup. Nothing older is ever chosen silently in the place of one that is damaged.
     ///
     /// # Errors
@@ -282,7 +352,7 @@ impl Listing {
         let usable = self.backups.iter().filter(|b| !b.is_future_dated).map(Entry::Usable);
         let horizon = self.now + MAX_SKEW;
         let damaged = self.damaged.iter().filter(|d| d.place.id.time() <= horizon).map(Entry::Damaged);
-        let mut all: Vec<_> = usable.chain(damaged).collect();
+        let mut all: Vec<_> = usable.chain(damaged).filter(|entry| entry.is_alive()).collect();
         all.sort_by_key(|e| std::cmp::Reverse(e.id()));
         all
     }

@@ -30,6 +30,12 @@ use crate::{
 pub(super) const MANIFEST: &str = "chom-recovery-manifest";
 /// First word of a verification record.
 pub(super) const VERIFICATION: &str = "chom-recovery-verification";
+/// First word of a record that holds a backup or releases it.
+pub(super) const HOLD: &str = "chom-recovery-hold";
+/// First word of a tombstone.
+pub(super) const TOMBSTONE: &str = "chom-recovery-tombstone";
+/// First word of a record of who can read.
+pub(super) const RECIPIENTS: &str = "chom-recovery-recipients";
 /// More than the longest header line.
 const HEADER_LIMIT: usize = 256;
 

@@ -9,6 +9,7 @@ use crate::{
     catalog::{
         layout::{self, Belongs},
         repo::Repository,
+        select::Catalog,
         writer::remove_unfinished,
     },
     error::Result,
@@ -27,7 +28,8 @@ pub struct Swept {
 }
 
 /// Removes the objects of a system's backups that have no manifest and to which nothing was added for `older_than`
-/// (a day is right), by the store's clock; and leftovers of the store of the same age. Backups are never touched.
+/// (a day is right), by the store's clock; and leftovers of the store of the same age. Backups are never touched, nor
+/// is what has a tombstone or holds parts that a backup refers to: that is for prune.
 ///
 /// A writer that is that slow and still alive finds its parts gone when it finishes, and fails without a manifest.
 ///
@@ -48,9 +50,15 @@ pub async fn sweep_unfinished(repository: &Repository, system: &SystemId, older_
             *has_manifest |= name == "manifest";
         }
     }
+    let is_old = |newest| before.is_some_and(|before| newest < before);
+    found.retain(|_, (newest, has_manifest, _)| !*has_manifest && is_old(*newest));
+    let mut referred = BTreeMap::new();
+    if !found.is_empty() {
+        referred = Catalog::new(repository, system).list().await?.known_references();
+    }
     let mut swept = Swept { leftovers: store.sweep_leftovers(older_than).await?, ..Swept::default() };
-    for (newest, has_manifest, place) in found.into_values() {
-        if !has_manifest && before.is_some_and(|before| newest < before) {
+    for (_, _, place) in found.into_values() {
+        if !referred.contains_key(&place) && store.stat(&place.tombstone()).await?.is_none() {
             swept.objects += remove_unfinished(repository, &place).await?;
             swept.backups += 1;
         }

@@ -1,5 +1,7 @@
 //! Verification of a backup's bytes, and the signed record of it.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
@@ -7,22 +9,19 @@ use serde::{Deserialize, Serialize};
 use crate::{
     catalog::{
         FORMAT, READER,
-        codec::Reading,
         id::{BackupId, Hash, HostId, Name, RepositoryId},
+        json,
         layout::Place,
-        manifest,
-        reader::{BackupReader, ComponentReader},
+        reader::BackupReader,
         repo::Repository,
         sign::{Signer, VERIFICATION},
+        statement::{self, Statement},
     },
     error::{Error, ErrorKind, ErrorRecord, Result},
     store::Key,
-    stream,
     system::SystemId,
 };
 
-/// Longest verification record, in bytes.
-const RECORD_LIMIT: usize = 1 << 20;
 /// Findings that are kept one by one; the rest is counted.
 const FINDINGS_LIMIT: usize = 100;
 
@@ -31,7 +30,7 @@ const FINDINGS_LIMIT: usize = 100;
 pub enum Level {
     /// Every stored byte has the recorded hash.
     L1,
-    /// Everything decompresses to the recorded content.
+    /// Everything decrypts and decompresses to the recorded content.
     L2,
     /// It was loaded into a server and compared with the manifest.
     L3,
@@ -52,7 +51,7 @@ pub struct Progress {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Finding {
-    /// Component.
+    /// Component, or `manifest`.
     pub component: Name,
     /// Part; `None`: the component's index.
     pub part: Option<u32>,
@@ -82,6 +81,11 @@ pub struct VerifyReport {
     pub findings: Vec<Finding>,
     /// Number of findings in all.
     pub findings_total: u64,
+    /// The one who verifies has written the backup as well, and decrypted and decompressed each part in memory before it
+    /// was stored. With [`Level::L1`] this says that the bytes in the store are those that gave back the content; what
+    /// it does not say is that somebody has the key.
+    #[serde(default)]
+    pub decoded_when_written: bool,
 }
 
 impl VerifyReport {
@@ -123,45 +127,62 @@ pub struct VerificationRecord {
     pub system: SystemId,
     /// Run that verified, where there was one.
     pub run: Option<String>,
+    /// Name and version of the verifier.
+    pub tool: String,
     /// What was found.
     pub report: VerifyReport,
+    /// Anything else, by name, such as what a drill measured; a reader ignores names that it does not know.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "json::map")]
+    pub notes: BTreeMap<String, String>,
 }
 
-/// Reads every part of a backup: at [`Level::L1`] the bytes as stored, at [`Level::L2`] also what they decompress to.
-/// Damage is a finding in the report, not an error.
+impl Statement for VerificationRecord {
+    const KIND: &'static str = VERIFICATION;
+    const WHAT: &'static str = "verification record";
+
+    fn repository(&self) -> &RepositoryId {
+        &self.repository
+    }
+
+    fn key(&self) -> Key {
+        Place { host: self.host.clone(), system: self.system.clone(), id: self.report.backup }.evidence(self.id)
+    }
+}
+
+/// Reads every part of a backup: at [`Level::L1`] the bytes as stored, for which no key is needed, at [`Level::L2`] also
+/// what they decrypt and decompress to. Damage is a finding in the report, not an error.
 ///
 /// `progress` is called after each part, in order of completion.
 ///
 /// # Errors
-/// `Unsupported`: a level that takes a drill. Errors of the store that say nothing about the backup, such as
-/// `Unreachable`.
+/// `Unsupported`: a level that takes a drill. Those of [`BackupReader::check_identity`], for L2. Errors of the store that
+/// say nothing about the backup, such as `Unreachable`.
 pub async fn verify(
     reader: &BackupReader,
     level: Level,
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<VerifyReport> {
-    let reading = match level {
-        Level::L1 => Reading::Stored,
-        Level::L2 => Reading::Plain,
+    match level {
+        Level::L1 => {}
+        Level::L2 => reader.check_identity()?,
         Level::L3 | Level::L4 => {
             return Err(Error::new(ErrorKind::Unsupported, format!("reading bytes cannot verify to level {level:?}"))
                 .hint("run a drill"));
         }
-    };
+    }
     let ids = reader.repository().ids();
     let begun = ids.now();
     let manifest = reader.manifest();
     let mut found = Found::default();
     let mut done = Progress { done: 0, total: manifest.stored_len() };
     for record in &manifest.components {
-        let component = match reader.component(record.name.as_str()).await {
-            Ok(component) => component,
+        let mut checks = match checks(reader, record.name.as_str(), level).await {
+            Ok(checks) => checks,
             Err(e) => {
                 found.add(&record.name, None, e)?;
                 continue;
             }
         };
-        let mut checks = check_parts(&component, reading);
         while let Some((part, length, result)) = checks.next().await {
             found.parts += 1;
             if let Err(e) = result {
@@ -170,6 +191,11 @@ pub async fn verify(
             done.done += length;
             progress(done);
         }
+    }
+    if level >= Level::L2
+        && let Err(e) = reader.private().await
+    {
+        found.add_manifest(e)?;
     }
     Ok(VerifyReport {
         backup: manifest.id,
@@ -181,25 +207,54 @@ pub async fn verify(
         stored_len: done.done,
         findings: found.findings,
         findings_total: found.total,
+        decoded_when_written: false,
     })
 }
 
-fn check_parts(
-    component: &ComponentReader,
-    reading: Reading,
-) -> futures::stream::BoxStream<'static, (u32, u64, Result<()>)> {
+/// Verifies a backup that this process has just written, as deep as it can: to [`Level::L2`], or where it holds no
+/// identity, to [`Level::L1`]; the report says that the parts were decoded when they were written.
+///
+/// # Errors
+/// As [`verify`].
+pub async fn verify_written(
+    reader: &BackupReader,
+    progress: &(dyn Fn(Progress) + Send + Sync),
+) -> Result<VerifyReport> {
+    let level = if reader.check_identity().is_ok() { Level::L2 } else { Level::L1 };
+    Ok(VerifyReport { decoded_when_written: true, ..verify(reader, level, progress).await? })
+}
+
+type Checks = futures::stream::BoxStream<'static, (u32, u64, Result<()>)>;
+
+/// Begins to check the parts of a component.
+async fn checks(reader: &BackupReader, component: &str, level: Level) -> Result<Checks> {
     let lanes = std::thread::available_parallelism().map_or(2, usize::from).min(8);
-    let component = component.clone();
-    futures::stream::iter(0..component.parts().len())
+    if level == Level::L1 {
+        let component = Arc::new(reader.stored_component(component).await?);
+        let parts = futures::stream::iter(0..component.parts().len());
+        return Ok(parts
+            .map(move |i| {
+                let component = component.clone();
+                async move {
+                    let part = &component.parts()[i];
+                    (part.index, part.stored_len, component.check_part(part).await)
+                }
+            })
+            .buffer_unordered(lanes)
+            .boxed());
+    }
+    let component = reader.component(component).await?;
+    let parts = futures::stream::iter(0..component.parts().len());
+    Ok(parts
         .map(move |i| {
             let component = component.clone();
             async move {
                 let part = &component.parts()[i];
-                (part.index, part.stored_len, component.check_part(part, reading).await)
+                (part.index, part.stored_len, component.check_part(part).await)
             }
         })
         .buffer_unordered(lanes)
-        .boxed()
+        .boxed())
 }
 
 #[derive(Default)]
@@ -210,6 +265,12 @@ struct Found {
 }
 
 impl Found {
+    /// The sealed facts belong to no component.
+    fn add_manifest(&mut self, error: Error) -> Result<()> {
+        let name = "manifest".parse().expect("a name");
+        self.add(&name, None, error)
+    }
+
     /// Keeps what speaks about the backup; passes on what speaks about the way to it.
     fn add(&mut self, component: &Name, part: Option<u32>, error: Error) -> Result<()> {
         if !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) {
@@ -239,13 +300,11 @@ pub async fn record(
         host: place.host.clone(),
         system: place.system.clone(),
         run,
+        tool: super::TOOL.to_owned(),
         report,
+        notes: BTreeMap::new(),
     };
-    let mut text = serde_json::to_vec(&record)
-        .map_err(|e| Error::new(ErrorKind::Failed, "cannot encode the verification record").caused_by(e))?;
-    text.push(b'\n');
-    let object = signer.seal(VERIFICATION, &text);
-    repository.store().put_new(&place.evidence(record.id), stream::once(object)).await?;
+    statement::publish(repository, signer, &record).await?;
     Ok(record)
 }
 
@@ -255,38 +314,9 @@ pub async fn records(repository: &Repository, place: &Place) -> Result<Vec<Verif
     let listed: Vec<_> = repository.store().list(&place.evidence_prefix()).await?.try_collect().await?;
     let mut records = Vec::new();
     for object in listed {
-        if let Some(record) = read_record(repository, place, &object.key).await? {
+        if let Some((record, _)) = statement::read_valid::<VerificationRecord>(repository, &object.key).await? {
             records.push(record);
         }
     }
     Ok(records)
-}
-
-/// Reads a record. `None`: it vouches for nothing.
-pub(super) async fn read_record(
-    repository: &Repository,
-    place: &Place,
-    key: &Key,
-) -> Result<Option<VerificationRecord>> {
-    let read = async {
-        let object = stream::collect(repository.store().get(key, None).await?, RECORD_LIMIT).await?;
-        let (_, payload) = repository.trusted().open(VERIFICATION, &object)?;
-        let record: VerificationRecord = manifest::decode("verification record", &payload)?;
-        let own = Place { host: record.host.clone(), system: record.system.clone(), id: record.report.backup };
-        let is_here = own == *place && place.evidence(record.id) == *key;
-        Ok::<_, Error>((is_here && record.repository == *repository.id()).then_some(record))
-    };
-    match read.await {
-        Ok(record) => Ok(record),
-        Err(e)
-            if matches!(
-                e.kind(),
-                ErrorKind::Corrupt | ErrorKind::Denied | ErrorKind::NotFound | ErrorKind::Unsupported
-            ) =>
-        {
-            tracing::warn!(%key, error = %e, "a verification record does not count");
-            Ok(None)
-        }
-        Err(e) => Err(e),
-    }
 }

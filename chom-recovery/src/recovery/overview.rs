@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::Recovery;
 use crate::{
     backend::Engine,
-    catalog::{BackupInfo, Level, Listing},
+    catalog::{BackupInfo, Listing},
     error::{Error, ErrorKind, ErrorRecord, Result},
     probe::{HealthMode, HealthReport, Status},
     report,
@@ -124,7 +124,7 @@ impl BackupStatus {
             findings.push(text);
         };
         let usable = listing.backups.len() as u64;
-        let newest = listing.backups.into_iter().rfind(|b| !b.is_future_dated);
+        let newest = listing.backups.into_iter().rfind(|b| !b.is_future_dated && b.tombstone.is_none());
         let age_s = newest.as_ref().map(|b| b.age(listing.now).as_secs());
         match (&newest, age_s) {
             (Some(backup), Some(age)) => {
@@ -135,7 +135,7 @@ impl BackupStatus {
                         format!("the newest backup {} is older than the objective allows", backup.id()),
                     );
                 }
-                if backup.level < Some(Level::L2) {
+                if !backup.is_proven() {
                     worse(&mut findings, Status::Degraded, format!("backup {} is not verified", backup.id()));
                 }
             }
@@ -239,7 +239,7 @@ fn next_steps(
         }
         // A backup of something broken would be kept as if it were good.
         (None, _) if is_down => {}
-        (None, Some(backup)) if backups.status == Status::Degraded && backup.level < Some(Level::L2) => next.push(
+        (None, Some(backup)) if backups.status == Status::Degraded && !backup.is_proven() => next.push(
             NextStep::run(format!("chom-recovery backup verify --backup {}", backup.id()), "it was never proven"),
         ),
         (None, _) if backups.status >= Status::Down => {

@@ -21,7 +21,7 @@ use crate::{
     },
     catalog::{
         self, BackupInfo, BackupReader, BackupWriter, Baselines, Capture, ComponentKind, ComponentSpec, DatabaseFacts,
-        Facts, Flavour, HostId, Level, Name, PartMeta, Repository, Signer, TableBaseline,
+        Facts, Flavour, HostId, Name, PartMeta, Repository, Signer, TableBaseline,
     },
     error::{Error, ErrorKind, Result},
     probe::{Health, HealthProbe, SharedProbe},
@@ -253,7 +253,10 @@ impl DatabaseOps for SimDatabase {
             }
         };
         let data = Data::read(&folder)?;
-        let expected = newest.map(|backup| backup.manifest().facts.baselines.tables.as_slice()).unwrap_or_default();
+        let expected = match newest {
+            Some(backup) => backup.private().await?.baselines.tables.as_slice(),
+            None => &[],
+        };
         let gone = expected.iter().filter(|t| !data.tables.contains_key(&t.table));
         let missing: Vec<_> = gone.map(|t| format!("{}.{}", t.schema, t.table)).collect();
         let finding = if missing.is_empty() { Finding::Healthy } else { Finding::DataMissing };
@@ -325,7 +328,7 @@ impl DatabaseOps for SimDatabase {
 
     async fn verify(&self, container: &str, backup: &BackupReader, _progress: Progress) -> Result<Verified> {
         let data = Data::read(&self.served(container).await?)?;
-        let baselines = &backup.manifest().facts.baselines;
+        let baselines = &backup.private().await?.baselines;
         let mut differences = Vec::new();
         for table in &baselines.tables {
             let here = data.tables.get(&table.table).map(|text| (rows(text), Some(checksum(text))));
@@ -416,7 +419,12 @@ impl DatabaseOps for SimDatabase {
         let info = writer.finish(facts).await?;
         failpoint::hit("after manifest");
         let reader = BackupReader::open(&self.repository, info.place.clone()).await?;
-        let verified = catalog::verify(&reader, Level::L2, &|_| {}).await?.into_result()?;
-        Ok(BackupInfo { level: Some(verified.level), verified: Some(verified.ended), ..info })
+        let verified = catalog::verify_written(&reader, &|_| {}).await?.into_result()?;
+        Ok(BackupInfo {
+            level: Some(verified.level),
+            verified: Some(verified.ended),
+            decoded_when_written: verified.decoded_when_written,
+            ..info
+        })
     }
 }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     backend::{Backend, BackendExt, Condition, Container, Dependency, Mount, MountSource, RestartPolicy, Service},
-    catalog::{Catalog, Encryption, Repository, TrustedSigners},
+    catalog::{Catalog, Encryption, Repository},
     error::Result,
     probe::SharedProbe,
     procedure::{
@@ -98,7 +98,7 @@ impl SimStack {
         system.state_dir = Some(directory.join(state));
         let system = Arc::new(system);
         let store = store::open(&system.repository.url)?;
-        let repository = Repository::open(store, TrustedSigners::parse(&system.repository.signers)?).await?;
+        let repository = Repository::open_with(store, &system.repository).await?;
         let catalog = Arc::new(Catalog::new(&repository, &system.id));
         let database = Arc::new(SimDatabase::new(system.clone(), backend.clone(), repository));
         let ready: SharedProbe = database.ready();

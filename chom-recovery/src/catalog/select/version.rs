@@ -1,7 +1,7 @@
 //! Which server can take which backup.
 
 use crate::{
-    catalog::manifest::{ComponentKind, Flavour},
+    catalog::{facts::Flavour, manifest::ComponentKind},
     error::{Error, ErrorKind, Result},
 };
 

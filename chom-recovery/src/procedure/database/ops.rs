@@ -98,7 +98,8 @@ pub trait DatabaseOps: fmt::Debug + Send + Sync + 'static {
     /// Raises every counter in `next` that stands lower. Lowers none.
     async fn raise_counters(&self, container: &str, next: &NextIds) -> Result<Vec<RaisedCounter>>;
 
-    /// Takes a backup of a running server and verifies it to [`Level::L2`](crate::catalog::Level::L2).
+    /// Takes a backup of a running server and verifies it, as deep as
+    /// [`verify_written`](crate::catalog::verify_written) can.
     async fn back_up(&self, production: &Production, request: &BackUp, progress: Progress) -> Result<BackupInfo>;
 }
 
@@ -190,15 +191,15 @@ pub struct Loaded {
 
 impl Loaded {
     /// What a backup's manifest lets expect.
-    pub(super) fn expected(backup: &BackupReader) -> Self {
+    pub(super) async fn expected(backup: &BackupReader) -> Result<Self> {
         let manifest = backup.manifest();
-        let tables = &manifest.facts.baselines.tables;
-        Self {
+        let tables = &backup.private().await?.baselines.tables;
+        Ok(Self {
             rows: tables.iter().map(|t| t.rows).sum(),
             bytes: manifest.plain_len(),
             tables: tables.len() as u64,
             warnings: Vec::new(),
-        }
+        })
     }
 }
 
@@ -215,13 +216,13 @@ pub struct Verified {
 
 impl Verified {
     /// What a backup's manifest lets expect.
-    pub(super) fn expected(backup: &BackupReader) -> Self {
-        let baselines = &backup.manifest().facts.baselines;
-        Self {
+    pub(super) async fn expected(backup: &BackupReader) -> Result<Self> {
+        let baselines = &backup.private().await?.baselines;
+        Ok(Self {
             tables: baselines.tables.len() as u64,
             rows: baselines.tables.iter().map(|t| t.rows).sum(),
             definitions: baselines.objects.values().sum(),
-        }
+        })
     }
 }
 

@@ -132,10 +132,12 @@ pub async fn check_backup(run: &Run, parts: &Parts, site: &Site, wanted: &Select
         .timeout(mins(60))
         .run(async move |cx| {
             let reader = catalog.open(&place).await?;
+            reader.check_identity()?;
             ops.check_compatible(&reader, &production).await?;
             let progress = |p: catalog::Progress| cx.progress(p.done, Some(p.total));
             let report = catalog::verify(&reader, Level::L2, &progress).await?.into_result()?;
-            Ok(Contents { report, loaded: Loaded::expected(&reader), verified: Verified::expected(&reader) })
+            let (loaded, verified) = (Loaded::expected(&reader).await?, Verified::expected(&reader).await?);
+            Ok(Contents { report, loaded, verified })
         })
         .await;
     match checked {

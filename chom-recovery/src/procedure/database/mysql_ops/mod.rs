@@ -11,8 +11,7 @@ use super::{
 use crate::{
     backend::{Backend, Endpoint, Mount, MountSource, Network, OneOff, OneOffFile},
     catalog::{
-        self, BackupInfo, BackupReader, BackupWriter, ComponentKind, ComponentSpec, ComposeFacts, HostId, Level, Name,
-        Repository, Signer, logical,
+        self, BackupInfo, BackupReader, BackupWriter, ComponentKind, ComponentSpec, ComposeFacts, HostId, Name, Repository, Signer, logical,
     },
     error::{Error, ErrorKind, Result},
     mysql::{self, Login, Scope, Server, candidate_args, compare, dump, load},
@@ -328,10 +327,15 @@ impl DatabaseOps for MySqlOps {
         let info = writer.finish(facts).await?;
 
         let reader = BackupReader::open(&self.repository, info.place.clone()).await?;
-        let verified = catalog::verify(&reader, Level::L2, &|_| {}).await?;
+        let verified = catalog::verify_written(&reader, &|_| {}).await?;
         catalog::record(&self.repository, &signer, &info.place, verified.clone(), request.run.clone()).await?;
         let verified = verified.into_result()?;
-        Ok(BackupInfo { level: Some(verified.level), verified: Some(verified.ended), ..info })
+        Ok(BackupInfo {
+            level: Some(verified.level),
+            verified: Some(verified.ended),
+            decoded_when_written: verified.decoded_when_written,
+            ..info
+        })
     }
 }
 
