@@ -83,6 +83,14 @@ pub(crate) enum Command {
         #[command(flatten)]
         consent: Consent,
     },
+    /// Let backups expire by the policy, and delete those that did a day ago or earlier
+    Prune {
+        /// Only show what would expire and be deleted, and why the others stay
+        #[arg(long)]
+        plan: bool,
+        #[command(flatten)]
+        consent: Consent,
+    },
     /// Rehearse a recovery beside production, against the clock; the result is kept with the backup
     Drill {
         #[command(flatten)]

@@ -12,8 +12,8 @@ use crate::{
         docker::{DockerBackend, DockerOptions},
     },
     catalog::{
-        BackupInfo, BackupProbe, Catalog, Encryption, Initialized, Level, Listing, Repository, Selector, VerifyReport,
-        verify,
+        self, BackupInfo, BackupProbe, Catalog, Encryption, Initialized, Level, Listing, PrunePlan, PruneReport,
+        Repository, Selector, Signer, VerifyReport, verify,
     },
     error::{Error, ErrorKind, Result},
     probe::{HealthMode, HealthReport, run_suite, silent, suite},
@@ -273,6 +273,28 @@ impl Recovery {
     /// Describes a run that is not held up by what a killed backup or drill left.
     fn new_run(&self, procedure: &str, request: &impl Serialize) -> Result<NewRun> {
         Ok(NewRun::new(self.system.id.as_str(), procedure, request)?.supersede([backup::PROCEDURE, drill::PROCEDURE]))
+    }
+
+    /// Finds out what a prune of the repository would do now: which backups expire, which bytes go, and why the others
+    /// stay. Touches nothing.
+    ///
+    /// # Errors
+    /// See [`catalog::plan_prune`].
+    pub async fn plan_prune(&self) -> Result<PrunePlan> {
+        let catalog = Catalog::new(&self.repository().await?, &self.system.id);
+        catalog::plan_prune(&catalog, &self.system.retention).await
+    }
+
+    /// Does what a plan says: backups that expired get a tombstone, and those whose grace period is over are deleted.
+    ///
+    /// # Errors
+    /// `Conflict`: the plan would be another now. `Locked`: another prune is going on. `NotFound`: this host has no
+    /// signing key, and nobody would believe its tombstones.
+    pub async fn prune_backups(&self, agreed: &PrunePlan, by: &str) -> Result<PruneReport> {
+        let catalog = Catalog::new(&self.repository().await?, &self.system.id);
+        let (folder, id) = (self.system.state_dir(), self.system.id.clone());
+        let signer = store::pipe::blocking(move || Signer::load(&folder, &id)).await?;
+        catalog::prune(&catalog, &self.system.retention, agreed, &signer, by).await
     }
 
     // ---- recoveries --------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ mod drill;
 mod health;
 mod maintenance;
 mod plan;
+mod prune;
 mod recover;
 mod repo;
 pub(crate) mod runs;
@@ -26,6 +27,7 @@ pub(crate) async fn run(session: &Session, command: Option<Command>) -> Result<E
         Some(Command::Diagnose) => diagnose::diagnose(session).await,
         Some(Command::Health { mode }) => health::health(session, mode).await,
         Some(Command::Backup(command)) => backup::run(session, command).await,
+        Some(Command::Prune { plan, consent }) => prune::prune(session, plan, &consent).await,
         Some(Command::Drill { which, operator }) => drill::drill(session, &which, operator).await,
         Some(Command::Plan { procedure, output }) => plan::plan(session, procedure, output).await,
         Some(Command::Recover(command)) => recover::recover(session, command).await,

@@ -246,7 +246,8 @@ pub(super) fn encode(
             Ok((plain.length, plain.hash()))
         });
         let written = write(input, Sealer::new(encryptor, Stored::new(sender, out)), compression, level);
-        let proven = proof.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Failed, "the proof of a part panicked")));
+        let proven =
+            proof.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Failed, "the proof of a part panicked")));
         let (proven, (given, stored_len, sha256)) = match (proven, written) {
             // Each side ends when the other one does; the first one to fail knows why.
             (Err(e), _) if e.kind() != ErrorKind::Cancelled => return Err(e),
@@ -332,8 +333,7 @@ pub(super) fn decode(
 
 /// Measures a part that nothing is known of yet.
 pub(super) fn measure(input: &mut Input, compression: Compression, opener: Option<&Opener>) -> Result<Measure> {
-    let (plain, (stored_len, sha256)) =
-        unpack_measured(input, compression, opener, Plain::new(u64::MAX, None))?;
+    let (plain, (stored_len, sha256)) = unpack_measured(input, compression, opener, Plain::new(u64::MAX, None))?;
     Ok(Measure { stored_len, sha256, plain_len: plain.length, blake3: plain.hash() })
 }
 
@@ -462,9 +462,8 @@ mod tests {
         for compression in [Compression::Zstd, Compression::Gzip] {
             let bomb = compress(compression, &vec![0; 64 << 20]);
             let want = Measure { plain_len: 300_000, ..try_measure(compression, &bomb).await.unwrap() };
-            let (plain, _) = pipe::transform(cut(&bomb), move |input, out| {
-                decode(input, Some(out), compression, None, &want)
-            });
+            let (plain, _) =
+                pipe::transform(cut(&bomb), move |input, out| decode(input, Some(out), compression, None, &want));
             let mut given = 0;
             let result = futures::TryStreamExt::try_for_each(plain, |piece| {
                 given += piece.len();
@@ -487,7 +486,8 @@ mod tests {
     #[tokio::test]
     async fn what_is_encoded_is_measured_as_the_standard_tools_do() {
         let plain = Bytes::from_static(b"one part");
-        let (stored, measure) = pipe::transform(cut(&plain), |input, out| encode(input, out, Compression::Zstd, Some(3), None));
+        let (stored, measure) =
+            pipe::transform(cut(&plain), |input, out| encode(input, out, Compression::Zstd, Some(3), None));
         let stored = stream::collect(stored, 1000).await.unwrap();
         let measure = measure.await.unwrap();
         assert_eq!(zstd::decode_all(&stored[..]).unwrap(), plain);

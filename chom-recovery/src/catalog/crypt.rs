@@ -124,7 +124,9 @@ impl Recipients {
                 ErrorKind::InvalidInput,
                 format!("an encrypted repository has at least {MIN_RECIPIENTS} recipients; there are {}", all.len()),
             )
-            .hint("make a second key with `age-keygen` and keep it offline: who loses the only key loses every backup"));
+            .hint(
+                "make a second key with `age-keygen` and keep it offline: who loses the only key loses every backup",
+            ));
         }
         if all.len() > MAX_RECIPIENTS {
             return Err(Error::new(
@@ -239,7 +241,9 @@ impl Identities {
                 ErrorKind::Precondition,
                 format!("{what} is encrypted, and a configured identity cannot be read: {}", why.message),
             ),
-            (None, true) => Error::new(ErrorKind::Precondition, format!("{what} is encrypted, and no identity is given")),
+            (None, true) => {
+                Error::new(ErrorKind::Precondition, format!("{what} is encrypted, and no identity is given"))
+            }
             (None, false) => {
                 Error::new(ErrorKind::Authentication, format!("none of the identities given opens {what}"))
                     .with("these open", list(&own))

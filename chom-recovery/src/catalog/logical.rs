@@ -11,8 +11,8 @@ use tokio::task::JoinSet;
 
 use crate::{
     catalog::{
-        Baselines, BinlogPosition, Capture, ComponentFacts, ComponentReader, ComponentWriter, DatabaseFacts, Facts, Flavour, PartMeta,
-        PartRecord, TableBaseline,
+        Baselines, BinlogPosition, Capture, ComponentFacts, ComponentReader, ComponentWriter, DatabaseFacts, Facts,
+        Flavour, PartMeta, PartRecord, TableBaseline,
     },
     error::{Error, ErrorKind, Result},
     mysql::{

@@ -242,9 +242,8 @@ impl Manifest {
             (Some(details), _) => Ok(details.clone()),
             (None, Some(sealed)) => {
                 let text = codec::unseal(sealed, opener, PRIVATE_LIMIT as u64).map_err(bad)?;
-                serde_json::from_slice(&text).map_err(|e| {
-                    bad(Error::new(ErrorKind::Corrupt, "they cannot be read").caused_by(e))
-                })
+                serde_json::from_slice(&text)
+                    .map_err(|e| bad(Error::new(ErrorKind::Corrupt, "they cannot be read").caused_by(e)))
             }
             (None, None) => Err(bad(Error::new(ErrorKind::Corrupt, "there are none"))),
         }

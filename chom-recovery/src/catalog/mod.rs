@@ -55,8 +55,10 @@ mod layout;
 pub mod logical;
 mod manifest;
 mod probe;
+mod prune;
 mod reader;
 mod repo;
+mod retention;
 mod select;
 mod sign;
 mod statement;
@@ -79,15 +81,15 @@ pub use index::{INDEX_LIMIT, PartMeta, PartRecord, PartSource, StoredRecord};
 pub use layout::{MAX_PART, Place, prune_lease};
 pub use manifest::{ComponentFacts, ComponentKind, ComponentRecord, MANIFEST_LIMIT, Manifest};
 pub use probe::BackupProbe;
+pub use prune::{Deleting, PrunePlan, PruneReport, plan_prune, prune};
 pub use reader::{BackupObject, BackupReader, ComponentReader, StoredComponent};
 pub use repo::{Cipher, Encryption, Initialized, RecipientsRecord, Repository, RepositoryFile};
+pub use retention::{Expiring, Expiry, Keeping, Reason, expire};
 pub use select::{Catalog, Damaged, Listing, Selector, compatible};
 pub use sign::{Signer, SignerId, TrustedSigners};
 pub use sweep::{Swept, sweep_unfinished};
 pub use tombstone::{Tombstone, TombstoneRecord, mark_alive, mark_dead, tombstone};
-pub use verify::{
-    Finding, Level, Progress, VerificationRecord, VerifyReport, record, records, verify, verify_written,
-};
+pub use verify::{Finding, Level, Progress, VerificationRecord, VerifyReport, record, records, verify, verify_written};
 pub use writer::{BackupWriter, ComponentSpec, ComponentWriter, Resumed, StoredPart};
 
 /// Version of the format that is written.

@@ -105,6 +105,11 @@ impl Catalog {
         self
     }
 
+    /// Returns the system whose backups these are.
+    pub fn system(&self) -> &SystemId {
+        &self.system
+    }
+
     /// Returns the repository.
     pub fn repository(&self) -> &Repository {
         &self.repository
@@ -229,7 +234,9 @@ impl Catalog {
         // Oldest first. A failure takes back everything that was proven before it.
         for key in &beside.evidence {
             let record = statement::read_valid::<VerificationRecord>(&self.repository, key).await?;
-            let Some(report) = record.map(|(r, _)| r.report).filter(|r| r.manifest_sha256 == manifest) else { continue };
+            let Some(report) = record.map(|(r, _)| r.report).filter(|r| r.manifest_sha256 == manifest) else {
+                continue;
+            };
             let passed = report.passed();
             info.level = if passed { info.level.max(Some(report.level)) } else { None };
             info.decoded_when_written = passed && (info.decoded_when_written || report.decoded_when_written);

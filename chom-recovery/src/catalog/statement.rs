@@ -32,9 +32,8 @@ pub(super) trait Statement: Serialize + DeserializeOwned {
 
 /// Signs a record and stores it.
 pub(super) async fn publish<S: Statement + Sync>(repository: &Repository, signer: &Signer, record: &S) -> Result<()> {
-    let failed = |e: serde_json::Error| {
-        Error::new(ErrorKind::Failed, format!("cannot encode the {}", S::WHAT)).caused_by(e)
-    };
+    let failed =
+        |e: serde_json::Error| Error::new(ErrorKind::Failed, format!("cannot encode the {}", S::WHAT)).caused_by(e);
     let mut text = serde_json::to_vec(record).map_err(failed)?;
     text.push(b'\n');
     if text.len() > LIMIT {
@@ -76,8 +75,5 @@ pub(super) async fn read_valid<S: Statement>(repository: &Repository, key: &Key)
 
 /// Tells an error that says something about the record from one about the way to it.
 pub(super) fn is_about_the_record(error: &Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Corrupt | ErrorKind::Denied | ErrorKind::NotFound | ErrorKind::Unsupported
-    )
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Denied | ErrorKind::NotFound | ErrorKind::Unsupported)
 }

@@ -17,6 +17,7 @@ use crate::{
 mod damage;
 mod listing;
 mod probe;
+mod pruning;
 mod standard;
 mod volume;
 mod writing;

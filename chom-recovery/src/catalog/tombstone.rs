@@ -132,10 +132,5 @@ pub async fn tombstone(repository: &Repository, place: &Place) -> Result<Option<
     let key = place.tombstone();
     let Some(object) = repository.store().stat(&key).await? else { return Ok(None) };
     let found = statement::read_valid::<TombstoneRecord>(repository, &key).await?;
-    Ok(found.map(|(record, signer)| Tombstone {
-        since: object.modified,
-        reason: record.reason,
-        by: record.by,
-        signer,
-    }))
+    Ok(found.map(|(record, signer)| Tombstone { since: object.modified, reason: record.reason, by: record.by, signer }))
 }

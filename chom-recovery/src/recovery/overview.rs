@@ -239,9 +239,10 @@ fn next_steps(
         }
         // A backup of something broken would be kept as if it were good.
         (None, _) if is_down => {}
-        (None, Some(backup)) if backups.status == Status::Degraded && !backup.is_proven() => next.push(
-            NextStep::run(format!("chom-recovery backup verify --backup {}", backup.id()), "it was never proven"),
-        ),
+        (None, Some(backup)) if backups.status == Status::Degraded && !backup.is_proven() => next.push(NextStep::run(
+            format!("chom-recovery backup verify --backup {}", backup.id()),
+            "it was never proven",
+        )),
         (None, _) if backups.status >= Status::Down => {
             next.push(NextStep::run("chom-recovery backup create", backups.findings.join("; ")));
         }

@@ -276,9 +276,8 @@ impl ComponentWriter {
         }
         let level = (!is_encoded).then(|| self.spec.level.unwrap_or_else(|| compression.default_level()));
         let recipients = recipients.clone();
-        let (stored, measure) = pipe::transform(body, move |input, out| {
-            codec::encode(input, out, compression, level, recipients.as_ref())
-        });
+        let (stored, measure) =
+            pipe::transform(body, move |input, out| codec::encode(input, out, compression, level, recipients.as_ref()));
         let object = store.put_new(&key, stored).await?;
         let measure = measure.await.map_err(|_| {
             Error::new(ErrorKind::Failed, "the store took a part before it was whole").with("key", &key)

@@ -11,7 +11,8 @@ use super::{
 use crate::{
     backend::{Backend, Endpoint, Mount, MountSource, Network, OneOff, OneOffFile},
     catalog::{
-        self, BackupInfo, BackupReader, BackupWriter, ComponentKind, ComponentSpec, ComposeFacts, HostId, Name, Repository, Signer, logical,
+        self, BackupInfo, BackupReader, BackupWriter, ComponentKind, ComponentSpec, ComposeFacts, HostId, Name,
+        Repository, Signer, logical,
     },
     error::{Error, ErrorKind, Result},
     mysql::{self, Login, Scope, Server, candidate_args, compare, dump, load},
