@@ -10,9 +10,7 @@ use std::{
 
 use chom_recovery::{
     ErrorKind, Result,
-    catalog::{
-        BackupWriter, Catalog, ComponentKind, ComponentSpec, Encryption, HostId, Repository, Signer, logical,
-    },
+    catalog::{BackupWriter, Catalog, ComponentKind, ComponentSpec, Encryption, HostId, Repository, Signer, logical},
     mysql::{
         Flavour, Objects, Server,
         dump::{self, Chunk, DumpSink},

@@ -178,7 +178,8 @@ async fn values_larger_than_packets_come_back() {
     // Row payloads of 2^24 - 1 and twice that are cut into packets of which the last is empty. Around the value there
     // are 8 bytes in a row (its length in 4), 13 where the length takes 9; one less and one more are tried as well.
     let packet = 16_777_215;
-    let whole = [packet - 9, packet - 8, packet - 7, packet * 2 - 13].into_iter().zip([1, 2, 3, 4]).map(|(a, id)| (id, a, 0));
+    let whole =
+        [packet - 9, packet - 8, packet - 7, packet * 2 - 13].into_iter().zip([1, 2, 3, 4]).map(|(a, id)| (id, a, 0));
     for (id, a, b) in whole.chain([(5, 60_000_000, 60_000_000), (6, packet + 1, 1)]) {
         source.script(format!("INSERT INTO big.t VALUES ({id}, REPEAT(CHAR({id}), {a}), REPEAT('\\\\', {b}), NULL)"));
     }

@@ -42,7 +42,8 @@ async fn moments_stay_the_same_in_other_time_zones() {
 
     let moments = "SELECT id, UNIX_TIMESTAMP(ts), dt, UNIX_TIMESTAMP(made) FROM z.t ORDER BY id";
     assert_eq!(candidate.script(moments), source.script(moments));
-    let default = "INSERT INTO z.by_default (id) VALUES (2); SELECT id, UNIX_TIMESTAMP(d) FROM z.by_default ORDER BY id";
+    let default =
+        "INSERT INTO z.by_default (id) VALUES (2); SELECT id, UNIX_TIMESTAMP(d) FROM z.by_default ORDER BY id";
     assert_eq!(candidate.script(default), source.script(default));
 
     // The definition of `here` reads the same on both, and means noon of another place: that must not go unnoticed.
@@ -72,8 +73,9 @@ async fn settings_of_the_servers_leave_no_trace() {
             "--sql-mode=ANSI_QUOTES,NO_BACKSLASH_ESCAPES,PAD_CHAR_TO_FULL_LENGTH",
             "--cte-max-recursion-depth=1",
         ]),
-        Flavour::Mariadb => settings
-            .push("--sql-mode=ANSI_QUOTES,NO_BACKSLASH_ESCAPES,PAD_CHAR_TO_FULL_LENGTH,EMPTY_STRING_IS_NULL"),
+        Flavour::Mariadb => {
+            settings.push("--sql-mode=ANSI_QUOTES,NO_BACKSLASH_ESCAPES,PAD_CHAR_TO_FULL_LENGTH,EMPTY_STRING_IS_NULL")
+        }
     }
     let args = mysql::candidate_args(image.flavour());
     let mut strict = vec![
@@ -87,8 +89,7 @@ async fn settings_of_the_servers_leave_no_trace() {
         strict.extend(["--sql-require-primary-key=ON", "--sql-generate-invisible-primary-key=ON"]);
     }
     let flags = candidate_flags(&args, &strict);
-    let (source, candidate) =
-        tokio::join!(TestServer::start(image, &settings), TestServer::start(image, &flags));
+    let (source, candidate) = tokio::join!(TestServer::start(image, &settings), TestServer::start(image, &flags));
     for name in ["types.sql", "schema.sql", if image == Image::Mysql { "mysql.sql" } else { "mariadb.sql" }] {
         // The fixtures are written for a client with usual settings.
         let head = "SET sql_mode = 'ONLY_FULL_GROUP_BY', time_zone = '+00:00', completion_type = 0;\n";
@@ -102,7 +103,8 @@ async fn settings_of_the_servers_leave_no_trace() {
     let comparison = compare(&to, &summary.baseline, Scope::WithoutAccounts).await.unwrap();
     assert_eq!(comparison.differences, []);
     // The same rows by each server's own word, which owes nothing to our comparison.
-    for (table, columns) in [("types.times", "*"), ("types.strings", "*"), ("types.enums", "*"), ("shape.sparse", "*")] {
+    for (table, columns) in [("types.times", "*"), ("types.strings", "*"), ("types.enums", "*"), ("shape.sparse", "*")]
+    {
         let rows = format!("SET time_zone = '+00:00', sql_mode = ''; SELECT {columns} FROM {table} ORDER BY id");
         assert_eq!(candidate.script(&rows), source.script(&rows), "{table}");
     }
@@ -148,8 +150,7 @@ async fn a_definition_that_an_older_server_lacks_is_named() {
     if image != Image::Mariadb118 {
         return;
     }
-    let (source, older) =
-        tokio::join!(TestServer::start(image, &[]), TestServer::candidate(Image::Mariadb1011));
+    let (source, older) = tokio::join!(TestServer::start(image, &[]), TestServer::candidate(Image::Mariadb1011));
     source.script("CREATE DATABASE v; CREATE TABLE v.vectors (id int PRIMARY KEY, v vector(3) NOT NULL);");
     let (dump, _) = MemoryDump::of(&source.connect().await, &dump::Options::default()).await.unwrap();
     let error = dump.load(&older.connect().await).await.unwrap_err();
@@ -284,7 +285,10 @@ async fn what_the_instance_keeps_comes_back_or_is_named() {
         user: "old".into(),
         host: "localhost".into(),
         role: false,
-        create: Some(Text::new(format!("CREATE USER `old`@`localhost` IDENTIFIED {word} '{plugin}' {} '{hash}'", if mysql { "AS" } else { "USING" }))),
+        create: Some(Text::new(format!(
+            "CREATE USER `old`@`localhost` IDENTIFIED {word} '{plugin}' {} '{hash}'",
+            if mysql { "AS" } else { "USING" }
+        ))),
         grants: Vec::new(),
         default_roles: Vec::new(),
     };

@@ -72,7 +72,9 @@ pub(super) async fn make_helpers(session: &mut Session) -> Result<()> {
     let schema = quote::ident(HELPERS);
     session.run(format!("CREATE DATABASE {schema} CHARACTER SET utf8mb4")).await?;
     // A value has the type of the column that it comes from; local variables of all BLOB types have one and the same.
-    session.run(format!("CREATE TABLE {schema}.`blobs` (t tinyblob, m mediumblob, l longblob)")).await?;
+    session
+        .run(format!("CREATE TABLE {schema}.`blobs` (t tinyblob, m mediumblob, l longblob) ENGINE = InnoDB"))
+        .await?;
     session.run(format!("INSERT INTO {schema}.`blobs` VALUES (NULL, NULL, NULL)")).await?;
     session.run(opaque_function()).await?;
     session.run(typed_function()).await.map(drop)

@@ -220,10 +220,7 @@ mod tests {
     fn directories_go_and_what_only_looks_like_them_stays() {
         let create = b"CREATE TABLE `t` (\n  `a` int COMMENT ' DATA DIRECTORY=''/x'''\n) ENGINE=MyISAM DATA DIRECTORY='/it''s/' INDEX DIRECTORY='/b/' COMMENT='c'";
         let text = String::from_utf8(without_directories(create)).unwrap();
-        assert_eq!(
-            text,
-            "CREATE TABLE `t` (\n  `a` int COMMENT ' DATA DIRECTORY=''/x'''\n) ENGINE=MyISAM COMMENT='c'"
-        );
+        assert_eq!(text, "CREATE TABLE `t` (\n  `a` int COMMENT ' DATA DIRECTORY=''/x'''\n) ENGINE=MyISAM COMMENT='c'");
         let partition = b"(PARTITION p VALUES LESS THAN (1) DATA DIRECTORY = '/a' ENGINE = InnoDB)";
         assert_eq!(without_directories(partition), b"(PARTITION p VALUES LESS THAN (1) ENGINE = InnoDB)");
     }

@@ -6,10 +6,11 @@ use crate::{
     error::{Error, ErrorKind, Result},
     mysql::{
         info::{Flavour, Version},
+        json,
         objects::{
             Account, Column, Event, Objects, Routine, Schema, Sequence, Setting, Table, TableData, Text, Trigger, View,
         },
-        json, quote,
+        quote,
         server::Server,
         session::{Role, Row, Session, lossy, server_code},
     },

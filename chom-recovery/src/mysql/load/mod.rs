@@ -149,7 +149,10 @@ impl Loader {
         }
         for t in &self.objects.tablespaces {
             let sql = t.create.bytes().to_vec();
-            self.session.run(sql).await.map_err(|e| explain(e, &self.objects).during(format!("tablespace `{}`", t.name)))?;
+            self.session
+                .run(sql)
+                .await
+                .map_err(|e| explain(e, &self.objects).during(format!("tablespace `{}`", t.name)))?;
         }
         for schema in &self.objects.schemas {
             // The image may have made a schema for its application; it is empty, or we would not be here.
