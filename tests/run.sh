@@ -120,9 +120,10 @@ if [ "$quick" = no ]; then
   # Dump and load: every case on one server of each flavour, the core cases on the third.
   for db in mysql mariadb-10.11 mariadb-11.8; do
     cases=all
-    [ "$db" != mariadb-11.8 ] || [ "$depth" = all ] || cases=core
+    [ "$db" != mariadb-11.8 ] || cases=core
+    [ "$depth" != all ] || cases=slow
     phase "dump and load on $db ($cases)" real CHOM_TEST_STACK=1 CHOM_TEST_DB=$db CHOM_TEST_DB_CASES=$cases -- \
-      mysql_roundtrip mysql_load mysql_consistency
+      mysql_roundtrip mysql_load mysql_consistency mysql_settings mysql_scale
   done
 
   if stack_up chom-test mysql 8451; then

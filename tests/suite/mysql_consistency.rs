@@ -10,10 +10,13 @@ use std::{
 
 use chom_recovery::{
     ErrorKind, Result,
+    catalog::{BackupWriter, Catalog, ComponentKind, ComponentSpec, Encryption, HostId, Repository, Signer, logical},
     mysql::{
         Flavour, Objects, Server,
         dump::{self, Chunk, DumpSink},
     },
+    store::{BackupStore, memory::MemoryStore},
+    system::SystemId,
 };
 use chom_recovery_tests::mysql::{Image, MemoryDump, TestServer};
 use mysql_async::{Conn, OptsBuilder, prelude::Queryable};
@@ -169,10 +172,16 @@ async fn a_definition_that_changes_during_the_dump_is_noticed() {
         ("create", "CREATE TABLE ddl.new (id int)"),
         ("view", "CREATE VIEW ddl.seen AS SELECT 1"),
         ("drop", "DROP TABLE ddl.last"),
+        // The definitions afterwards are those from before: only the rows are others.
+        ("swap", "RENAME TABLE ddl.last TO ddl.gone, ddl.other TO ddl.last, ddl.gone TO ddl.other"),
+        ("exchange", "ALTER TABLE ddl.parts EXCHANGE PARTITION low WITH TABLE ddl.other"),
     ] {
         server.script(
             "DROP DATABASE IF EXISTS ddl; CREATE DATABASE ddl; USE ddl; CREATE TABLE first (id int PRIMARY KEY);
-             CREATE TABLE last (id int PRIMARY KEY); INSERT INTO first VALUES (1); INSERT INTO last VALUES (1), (2);",
+             CREATE TABLE last (id int PRIMARY KEY); INSERT INTO first VALUES (1); INSERT INTO last VALUES (1), (2);
+             CREATE TABLE other (id int PRIMARY KEY); INSERT INTO other VALUES (7), (8), (9);
+             CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id)
+             (PARTITION low VALUES LESS THAN (10), PARTITION high VALUES LESS THAN MAXVALUE); INSERT INTO parts VALUES (3);",
         );
         // On MySQL the change has to wait for the dump; so it is given up after a second.
         let change = format!("SET lock_wait_timeout = 1; {change}");
@@ -182,8 +191,9 @@ async fn a_definition_that_changes_during_the_dump_is_noticed() {
         let mut sink = Meddling { inner: MemoryDump::default(), act: Some(act), server: &server };
         match dump::dump(&connected, &dump::Options::default(), &mut sink).await {
             Ok(summary) => {
-                let rows = summary.baseline.tables.iter().find(|t| t.table == "last").map(|t| t.rows);
-                assert_eq!(rows, Some(2), "{name}: the dump is not that of the snapshot");
+                let rows = |name| summary.baseline.tables.iter().find(|t| t.table == name).map(|t| t.rows);
+                let found = (rows("last"), rows("other"), rows("parts"));
+                assert_eq!(found, (Some(2), Some(3), Some(1)), "{name}: the dump is not that of the snapshot");
                 assert!(summary.lock.definitions_locked, "{name}: a change went unnoticed");
             }
             Err(error) => {
@@ -257,6 +267,88 @@ async fn a_long_statement_does_not_stall_the_application_behind_our_lock() {
     let slowest = application.await.unwrap();
     sleeper.await.unwrap();
     assert!(slowest < Duration::from_secs(5), "a write waited {slowest:?}; {:?}", summary.lock);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_restarts_during_the_dump_leaves_no_backup() {
+    let Some(image) = Image::chosen("a_server_that_restarts_during_the_dump_leaves_no_backup") else { return };
+    let server = TestServer::start_with(image, &[], &["--volume"]).await;
+    // More than the connection holds in its buffers when the server goes.
+    server.script(
+        "CREATE DATABASE r; CREATE TABLE r.t (id int PRIMARY KEY, v longtext);
+         INSERT INTO r.t WITH RECURSIVE s AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM s WHERE n < 60) SELECT n, REPEAT('x', 1000000) FROM s;",
+    );
+    let store: Arc<dyn BackupStore> = Arc::new(MemoryStore::new());
+    let state = tempfile::tempdir().unwrap();
+    let system: SystemId = "chom".to_owned().try_into().unwrap();
+    let made = Repository::init(&store, &system, state.path(), Encryption::None).await.unwrap();
+    let repository = Repository::open(store, made.signer.into()).await.unwrap();
+    let signer = Signer::load(state.path(), &system).unwrap();
+    let options = dump::Options { chunk_bytes: 1, ..dump::Options::default() };
+    let spec = || ComponentSpec::new("database", ComponentKind::Logical).unwrap();
+
+    let mut backup = BackupWriter::begin(&repository, &signer, &HostId::derive("a test"), &system).await.unwrap();
+    let component = backup.component(spec()).unwrap();
+    let mut restarted = false;
+    let mut restart = |_: &dump::Progress| {
+        if !std::mem::replace(&mut restarted, true) {
+            server.restart();
+        }
+    };
+    let connected = server.connect().await;
+    let error = logical::dump_to(&connected, &component, &options, &mut restart).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error:?}");
+    assert!(error.message().contains("dump of table `r.t`"), "{error}");
+    drop((component, backup));
+    let catalog = Catalog::new(&repository, &system);
+    assert!(catalog.list().await.unwrap().backups.is_empty());
+
+    let again = Server::connect(server.login(), Duration::from_mins(2)).await.unwrap();
+    let mut backup = BackupWriter::begin(&repository, &signer, &HostId::derive("a test"), &system).await.unwrap();
+    let component = backup.component(spec()).unwrap();
+    let summary = logical::dump_to(&again, &component, &options, &mut |_| {}).await.unwrap();
+    assert_eq!(summary.rows, 60);
+    backup.finish(logical::facts(again.info(), &summary)).await.unwrap();
+    assert_eq!(catalog.list().await.unwrap().backups.len(), 1);
+}
+
+#[tokio::test]
+async fn chunks_hold_each_row_once_whatever_their_size() {
+    let Some(image) = Image::chosen("chunks_hold_each_row_once_whatever_their_size") else { return };
+    let server = TestServer::start(image, &[]).await;
+    // Keys in no order, rows of very different lengths, and duplicates.
+    server.script(
+        "CREATE DATABASE c; CREATE TABLE c.keyed (id bigint unsigned PRIMARY KEY, v varchar(2000)); CREATE TABLE c.bare (v varchar(2000));
+         INSERT INTO c.keyed WITH RECURSIVE s AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM s WHERE n < 300)
+           SELECT (n * 2654435761) % 18446744073709551557, REPEAT('x', (n * n * 37) % 1500) FROM s;
+         INSERT INTO c.bare SELECT v FROM c.keyed; INSERT INTO c.bare SELECT v FROM c.keyed;",
+    );
+    let connected = server.connect().await;
+    let whole = |dump: &MemoryDump, table: &str| {
+        dump.chunks.iter().filter(|c| c.table == table).flat_map(|c| c.bytes.to_vec()).collect::<Vec<_>>()
+    };
+    let (reference, wanted) = MemoryDump::of(&connected, &dump::Options::default()).await.unwrap();
+    assert_eq!((wanted.rows, wanted.chunks), (900, 2));
+    let mut random = 1_u64;
+    let sizes = std::iter::repeat_with(|| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from((random >> 40) % 20_000).unwrap() + 1
+    });
+    for size in [1, 2, 1501, 1 << 20].into_iter().chain(sizes.take(20)) {
+        let options = dump::Options { chunk_bytes: size, ..dump::Options::default() };
+        let (dump, summary) = MemoryDump::of(&connected, &options).await.unwrap();
+        assert_eq!(summary.baseline.tables, wanted.baseline.tables, "chunks of {size} bytes");
+        for table in ["keyed", "bare"] {
+            assert_eq!(whole(&dump, table), whole(&reference, table), "chunks of {size} bytes");
+            let chunks: Vec<_> = dump.chunks.iter().filter(|c| c.table == table).collect();
+            for (number, chunk) in chunks.iter().enumerate() {
+                let lines = chunk.bytes.iter().filter(|b| **b == b'\n').count() as u64;
+                assert_eq!((u64::from(chunk.number), chunk.rows), (number as u64, lines));
+                assert!(chunk.bytes.len() < size + 2000 && chunk.bytes.ends_with(b"\n"));
+                assert!(chunk.bytes.len() >= size || number + 1 == chunks.len(), "a chunk ended early");
+            }
+        }
+    }
 }
 
 /// Does not take the first chunk for four seconds.

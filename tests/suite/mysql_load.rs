@@ -76,6 +76,33 @@ async fn a_chunk_is_loaded_whole_or_not_at_all() {
 }
 
 #[tokio::test]
+async fn a_chunk_is_loaded_once_and_a_load_that_was_killed_is_begun_anew() {
+    let test = "a_chunk_is_loaded_once_and_a_load_that_was_killed_is_begun_anew";
+    let Some(image) = Image::chosen(test) else { return };
+    let (source, candidate) = tokio::join!(TestServer::start(image, &[]), TestServer::candidate(image));
+    // Without a key, nothing but the loader's own book-keeping keeps rows from coming twice.
+    source.script("CREATE DATABASE l; CREATE TABLE l.t (a int, b varchar(10)); INSERT INTO l.t VALUES (1, 'x'), (1, 'x'), (2, '');");
+    let options = dump::Options { chunk_bytes: 1, ..dump::Options::default() };
+    let (dump, summary) = MemoryDump::of(&source.connect().await, &options).await.unwrap();
+    assert_eq!(dump.chunks.len(), 3);
+    let to = candidate.connect().await;
+    let mut loader = load::Loader::begin(&to, dump.definitions().clone()).await.unwrap();
+    loader.chunk(incoming(&dump.chunks[1])).await.unwrap();
+    let error = loader.chunk(incoming(&dump.chunks[1])).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error:?}");
+    assert!(error.message().contains("chunk 1 of table `l.t` was loaded already"), "{error}");
+    assert_eq!(candidate.script("SELECT COUNT(*) FROM l.t").trim(), "1");
+
+    // As after a SIGKILL: the connection ends, the rows stay, and only an empty candidate is loaded into.
+    drop(loader);
+    let error = dump.load(&to).await.unwrap_err();
+    assert!(error.message().contains("it has tables already, for example `l.t`"), "{error}");
+    candidate.script("DROP DATABASE l");
+    dump.load(&to).await.unwrap();
+    compare(&to, &summary.baseline, Scope::WithoutAccounts).await.unwrap().require_equal().unwrap();
+}
+
+#[tokio::test]
 async fn a_server_that_is_no_candidate_is_refused() {
     let Some(image) = Image::chosen("a_server_that_is_no_candidate_is_refused") else { return };
     let server = TestServer::start(image, &["--local-infile=OFF"]).await;
@@ -93,6 +120,12 @@ async fn a_server_that_is_no_candidate_is_refused() {
     plain.script("SET GLOBAL local_infile = ON; CREATE DATABASE e; CREATE TABLE e.there (id int);");
     let error = dump.load(&to).await.unwrap_err();
     assert!(error.message().contains("it has tables already, for example `e.there`"), "{error}");
+    plain.script("DROP DATABASE e; SET GLOBAL event_scheduler = ON;");
+    let error = dump.load(&plain.connect().await).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Precondition);
+    assert!(error.message().contains("event scheduler is on"), "{error}");
+    plain.script("SET GLOBAL event_scheduler = OFF;");
+    dump.load(&plain.connect().await).await.unwrap();
 }
 
 #[tokio::test]
@@ -142,10 +175,12 @@ async fn values_larger_than_packets_come_back() {
     let (source, candidate) =
         tokio::join!(TestServer::start(image, &["--max-allowed-packet=64M"]), TestServer::candidate(image));
     source.script("CREATE DATABASE big; CREATE TABLE big.t (id int PRIMARY KEY, a longblob, b longblob, j longtext);");
-    // Row payloads of 2^24 - 1 and twice that are cut into packets of which the last is empty.
-    for (id, a, b) in
-        [(1, 16_777_215 - 7, 0), (2, 16_777_215 * 2 - 8, 0), (3, 60_000_000, 60_000_000), (4, 16_777_216, 1)]
-    {
+    // Row payloads of 2^24 - 1 and twice that are cut into packets of which the last is empty. Around the value there
+    // are 8 bytes in a row (its length in 4), 13 where the length takes 9; one less and one more are tried as well.
+    let packet = 16_777_215;
+    let whole =
+        [packet - 9, packet - 8, packet - 7, packet * 2 - 13].into_iter().zip([1, 2, 3, 4]).map(|(a, id)| (id, a, 0));
+    for (id, a, b) in whole.chain([(5, 60_000_000, 60_000_000), (6, packet + 1, 1)]) {
         source.script(format!("INSERT INTO big.t VALUES ({id}, REPEAT(CHAR({id}), {a}), REPEAT('\\\\', {b}), NULL)"));
     }
     let from = source.connect().await;

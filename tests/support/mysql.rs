@@ -21,7 +21,8 @@ use crate::{SWITCH, skip};
 
 /// Variable that chooses the flavour: `mysql` (default), `mariadb-11.8` or `mariadb-10.11`.
 pub const FLAVOUR: &str = "CHOM_TEST_DB";
-/// Variable that chooses how much is tested: `core` (default) or `all`.
+/// Variable that chooses how much is tested: `core` (default), `all`, or `slow`, which adds the cases that take longer
+/// than the others together.
 pub const CASES: &str = "CHOM_TEST_DB_CASES";
 
 /// Longest time for a first start on a busy machine.
@@ -58,11 +59,25 @@ impl Image {
 
     /// Tells whether all cases are wanted, and prints that `test` is skipped when they are not.
     pub fn all_cases(test: &str) -> bool {
-        let all = std::env::var(CASES).is_ok_and(|v| v == "all");
+        let all = std::env::var(CASES).is_ok_and(|v| v == "all" || v == "slow");
         if !all {
             skip(test, &format!("{CASES} is not `all`"));
         }
         all
+    }
+
+    /// Tells whether slow cases are wanted too, and prints that `test` is skipped when they are not.
+    pub fn slow_cases(test: &str) -> bool {
+        let slow = std::env::var(CASES).is_ok_and(|v| v == "slow");
+        if !slow {
+            skip(test, &format!("{CASES} is not `slow`"));
+        }
+        slow
+    }
+
+    /// An image of the other family.
+    pub fn other_family(self) -> Self {
+        if self == Self::Mysql { Self::Mariadb118 } else { Self::Mysql }
     }
 
     /// Name of the image.
@@ -94,7 +109,7 @@ pub struct TestServer {
     /// Image that it runs.
     pub image: Image,
     container: String,
-    address: String,
+    address: std::sync::Mutex<String>,
     password: Secret,
     _secrets: tempfile::TempDir,
 }
@@ -134,9 +149,8 @@ impl TestServer {
         args.push(image.name());
         args.extend(flags);
         docker(&args);
-        let address =
-            docker(&["inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", &container]);
-        let server = Self { image, container, address: address.trim().to_owned(), password, _secrets: secrets };
+        let address = std::sync::Mutex::new(address_of(&container));
+        let server = Self { image, container, address, password, _secrets: secrets };
         if let Err(error) = Server::connect(server.login(), START).await {
             panic!("{} did not start: {error:?}\n{}", image.name(), server.logs());
         }
@@ -145,7 +159,8 @@ impl TestServer {
 
     /// Login of its first root.
     pub fn login(&self) -> Login {
-        Login::new(&self.address, 3306, "root", self.password.clone())
+        let address = self.address.lock().unwrap().clone();
+        Login::new(address, 3306, "root", self.password.clone())
     }
 
     /// Connects.
@@ -246,6 +261,17 @@ impl TestServer {
         docker(&["exec", &self.container, "truncate", "-s", &half.to_string(), &path]);
     }
 
+    /// Runs a command in the container as root; returns what it prints.
+    pub fn exec(&self, command: &[&str]) -> String {
+        docker(&[&["exec", &self.container], command].concat())
+    }
+
+    /// Restarts the server; its data directory must be a volume.
+    pub fn restart(&self) {
+        docker(&["restart", "-t", "20", &self.container]);
+        *self.address.lock().unwrap() = address_of(&self.container);
+    }
+
     /// Kills the server like a power cut.
     pub fn kill(&self) {
         docker(&["kill", "-s", "KILL", &self.container]);
@@ -265,6 +291,11 @@ impl Drop for TestServer {
 pub fn fixture(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/mysql").join(name);
     std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn address_of(container: &str) -> String {
+    let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+    docker(&["inspect", "-f", format, container]).trim().to_owned()
 }
 
 fn docker(args: &[&str]) -> String {

@@ -113,6 +113,9 @@ impl Objects {
         let mut add = |kind: &str, name: String, parts: &[&[u8]]| {
             census.entry(kind.to_owned()).or_default().insert(name, hash_of(parts));
         };
+        for t in &self.tablespaces {
+            add("tablespace", t.name.clone(), &[t.create.bytes()]);
+        }
         for s in &self.schemas {
             add("schema", s.name.clone(), &[s.create.bytes()]);
         }
@@ -138,7 +141,8 @@ impl Objects {
             add("trigger", format!("{}.{}", t.schema, t.name), &parts);
         }
         for e in &self.events {
-            add("event", format!("{}.{}", e.schema, e.name), &[e.create.bytes(), e.setting.as_bytes().as_slice()]);
+            let (setting, moments) = (e.setting.as_bytes(), format!("{:?}", e.moments));
+            add("event", format!("{}.{}", e.schema, e.name), &[e.create.bytes(), &setting, moments.as_bytes()]);
         }
         if !self.accounts.is_empty() {
             census.insert("account".to_owned(), Self::account_census(&self.accounts));

@@ -12,6 +12,7 @@ mod compare;
 mod counters;
 pub mod dump;
 mod info;
+mod json;
 pub mod load;
 mod login;
 mod objects;
@@ -26,7 +27,8 @@ pub use counters::Counter;
 pub use info::{Flavour, Position, ServerInfo, Version};
 pub use login::Login;
 pub use objects::{
-    Account, Column, Event, Objects, Routine, Schema, Sequence, Setting, Table, TableData, Text, Trigger, View,
+    Account, Column, Event, Objects, Plugin, Routine, Schema, Sequence, Setting, Table, TableData, Tablespace, Text,
+    Trigger, View,
 };
 pub use server::{Client, Replica, Server, TableSize};
 

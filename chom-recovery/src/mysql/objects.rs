@@ -75,6 +75,12 @@ pub struct Objects {
     /// Binary log position of the snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<Position>,
+    /// Plugins and components that were installed by a statement.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub plugins: Vec<Plugin>,
+    /// General tablespaces (MySQL), by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tablespaces: Vec<Tablespace>,
     /// Schemas, by name.
     pub schemas: Vec<Schema>,
     /// Tables, by schema and name.
@@ -93,6 +99,24 @@ pub struct Objects {
     pub accounts: Vec<Account>,
     /// What the dump cannot promise.
     pub warnings: Vec<String>,
+}
+
+/// A plugin or component that was installed by a statement: the server keeps that in its data directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plugin {
+    /// Name.
+    pub name: String,
+    /// `INSTALL` statement.
+    pub create: Text,
+}
+
+/// A general tablespace: a file that several tables share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tablespace {
+    /// Name.
+    pub name: String,
+    /// `CREATE TABLESPACE` statement; its file is in the data directory.
+    pub create: Text,
 }
 
 /// A schema.
@@ -147,6 +171,10 @@ pub struct Column {
     /// Data type in lower case, without length: `int`, `enum`, `json`.
     #[serde(rename = "type")]
     pub data_type: String,
+    /// Whether a second cell follows that tells which values of a JSON document have a type that its text does not
+    /// tell (MySQL).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub json_types: bool,
 }
 
 /// Session settings under which a stored object was made and is made again.
@@ -234,6 +262,20 @@ pub struct Trigger {
     pub setting: Setting,
 }
 
+impl Table {
+    /// Returns the number of cells of a dumped row.
+    pub(super) fn cells(&self) -> usize {
+        self.columns.iter().map(Column::cells).sum()
+    }
+}
+
+impl Column {
+    /// Returns the number of cells that the column fills.
+    pub(super) fn cells(&self) -> usize {
+        1 + usize::from(self.json_types)
+    }
+}
+
 impl Trigger {
     pub(super) fn same_moment(&self, other: &Self) -> bool {
         self.schema == other.schema && self.table == other.table && self.moment == other.moment
@@ -253,6 +295,10 @@ pub struct Event {
     pub setting: Setting,
     /// Unix time at which it was made: a past `AT` is accepted again only by a clock of that time.
     pub created: u64,
+    /// Seconds since 1970 in UTC of `AT`, `STARTS` and `ENDS`: the statement tells them in a time zone that may be the
+    /// server's own.
+    #[serde(default)]
+    pub moments: [Option<i64>; 3],
 }
 
 /// An account or role.

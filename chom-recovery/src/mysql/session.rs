@@ -44,6 +44,7 @@ const PINNED: &[(&str, &str)] = &[
     ("print_identified_with_as_hex", "1"),
     ("show_gipk_in_create_table_and_information_schema", "1"),
     ("show_create_table_skip_secondary_engine", "0"),
+    ("cte_max_recursion_depth", "1000"),
 ];
 
 /// Additional settings of [`Role::Load`].

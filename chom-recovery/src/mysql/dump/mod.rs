@@ -7,9 +7,11 @@
 //! # Encoding of rows
 //! One line a row, as `LOAD DATA` reads it: columns divided by tab, ended by line feed, `\N` for NULL, and `\\`,
 //! `\t`, `\n`, `\0` for those bytes. Cells are the raw stored bytes, except: FLOAT as the double it equals, which
-//! loses nothing; ENUM and SET as their number, which also tells the invalid value 0 from a member `''`.
+//! loses nothing; ENUM and SET as their number, which also tells the invalid value 0 from a member `''`; a JSON
+//! document of MySQL as its text and, in a second cell, the types that its text does not tell.
 
 mod encode;
+mod instance;
 pub(super) mod objects;
 pub(super) mod rows;
 pub(super) mod snapshot;
@@ -172,8 +174,10 @@ async fn attempt(
     connections.push(guard.session.id());
     let begun = guard.session.now().await?;
     let mut before = objects::collect(server).await?;
+    let identities = instance::identities(server).await?;
     let mut snapshot = Snapshot::open(server, &mut guard, options).await?;
     connections.push(snapshot.reader.id());
+    let guard_locked = snapshot.lock.definitions_locked;
     before.position = snapshot.position.clone();
     sink.objects(&before).await?;
 
@@ -195,6 +199,15 @@ async fn attempt(
     snapshot.close().await?;
     let after = objects::collect(server).await?;
     refuse_changed_definitions(&before, &after)?;
+    match (&identities, instance::identities(server).await?) {
+        (Some(before), Some(after)) => refuse_exchanged_tables(before, &after)?,
+        _ if guard_locked => {}
+        _ => before.warnings.push(
+            "the account may not see the identities of tables (PROCESS): tables that were exchanged during the dump \
+             would not be noticed"
+                .into(),
+        ),
+    }
     let ended = guard.session.now().await?;
     guard.close().await?;
 
@@ -289,6 +302,16 @@ fn refuse_changed_definitions(before: &Objects, after: &Objects) -> Result<()> {
     Err(Error::new(ErrorKind::Conflict, format!("definitions changed while rows were read: {shown}"))
         .with("changed", changed.len())
         .hint("run the backup again, not at the time of a deployment"))
+}
+
+/// Fails when other rows are under a table's or partition's name: definitions stay as they are when two tables of one
+/// shape change names, or a partition is exchanged.
+fn refuse_exchanged_tables(before: &instance::Identities, after: &instance::Identities) -> Result<()> {
+    let exchanged: Vec<_> = before.iter().filter(|(name, id)| after.get(*name).is_some_and(|a| a != *id)).collect();
+    let Some((name, _)) = exchanged.first() else { return Ok(()) };
+    Err(Error::new(ErrorKind::Conflict, format!("the rows of `{name}` were exchanged while rows were read"))
+        .with("exchanged", exchanged.len())
+        .hint("run the backup again, not while tables are exchanged, emptied or rebuilt"))
 }
 
 impl fmt::Display for LockReport {

@@ -6,6 +6,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     mysql::{
         info::{Flavour, Version},
+        json,
         objects::{
             Account, Column, Event, Objects, Routine, Schema, Sequence, Setting, Table, TableData, Text, Trigger, View,
         },
@@ -31,7 +32,7 @@ pub(in crate::mysql) async fn collect(server: &Server) -> Result<Objects> {
     let info = server.info();
     let mut reader = Reader { session: &mut session, flavour: info.flavour, warnings: Vec::new() };
     let schemas = reader.schemas().await?;
-    let mut columns = reader.columns().await?;
+    let mut columns = reader.columns(info.version).await?;
     let names = reader.names().await?;
     let mut objects = Objects {
         format: 1,
@@ -39,6 +40,8 @@ pub(in crate::mysql) async fn collect(server: &Server) -> Result<Objects> {
         version: info.version,
         lower_case_table_names: info.lower_case_table_names,
         position: None,
+        plugins: Vec::new(),
+        tablespaces: Vec::new(),
         schemas,
         tables: Vec::new(),
         sequences: Vec::new(),
@@ -64,6 +67,9 @@ pub(in crate::mysql) async fn collect(server: &Server) -> Result<Objects> {
     objects.triggers = reader.triggers().await?;
     objects.events = reader.events().await?;
     objects.accounts = reader.accounts().await?;
+    objects.plugins = reader.plugins().await?;
+    objects.tablespaces = reader.tablespaces().await?;
+    reader.left_out().await?;
     objects.warnings = std::mem::take(&mut reader.warnings);
     session.close().await;
     Ok(objects)
@@ -94,10 +100,10 @@ struct Columns {
     period: Vec<Column>,
 }
 
-struct Reader<'a> {
-    session: &'a mut Session,
-    flavour: Flavour,
-    warnings: Vec<String>,
+pub(super) struct Reader<'a> {
+    pub(super) session: &'a mut Session,
+    pub(super) flavour: Flavour,
+    pub(super) warnings: Vec<String>,
 }
 
 impl Reader<'_> {
@@ -140,7 +146,7 @@ impl Reader<'_> {
 
     /// Columns of all tables. Generated ones are told by their expression: the text in `EXTRA` also says
     /// `DEFAULT_GENERATED` of a column that is an ordinary one.
-    async fn columns(&mut self) -> Result<BTreeMap<(String, String), Columns>> {
+    async fn columns(&mut self, version: Version) -> Result<BTreeMap<(String, String), Columns>> {
         let sql = format!(
             "SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, DATA_TYPE, GENERATION_EXPRESSION \
              FROM information_schema.COLUMNS WHERE TABLE_SCHEMA NOT IN ({}) \
@@ -150,7 +156,9 @@ impl Reader<'_> {
         let mut tables: BTreeMap<_, Columns> = BTreeMap::new();
         for row in self.session.rows(sql).await? {
             let entry = tables.entry((row.text(0)?, row.text(1)?)).or_default();
-            let column = Column { name: row.text(2)?, data_type: row.text(3)?.to_ascii_lowercase() };
+            let data_type = row.text(3)?.to_ascii_lowercase();
+            let json_types = json::tells_types(self.flavour, version, &data_type);
+            let column = Column { name: row.text(2)?, data_type, json_types };
             match row.bytes(4).unwrap_or_default() {
                 b"" => entry.dumped.push(column),
                 b"ROW START" | b"ROW END" => entry.period.push(column),
@@ -168,6 +176,7 @@ impl Reader<'_> {
         };
         let sql = format!("SHOW CREATE TABLE {}", quote::qualified(&name.schema, &name.table));
         let create = self.create(&sql, "Create Table").await?.1;
+        let create = self.table_options(&shown, create.bytes());
         let data = if NO_ROWS.contains(&engine.as_str()) {
             self.warnings
                 .push(format!("table `{shown}` has no rows of its own ({engine}): only its definition is kept"));
@@ -184,7 +193,11 @@ impl Reader<'_> {
             let by_transaction = columns.period.iter().any(|c| c.data_type == "bigint");
             if version >= Version(10, 11, 0) && !by_transaction {
                 history = true;
-                let hidden = ["row_start", "row_end"].map(|n| Column { name: n.into(), data_type: "timestamp".into() });
+                let hidden = ["row_start", "row_end"].map(|n| Column {
+                    name: n.into(),
+                    data_type: "timestamp".into(),
+                    json_types: false,
+                });
                 dumped.extend(if columns.period.is_empty() { hidden.to_vec() } else { columns.period });
             } else {
                 self.warnings
@@ -274,17 +287,21 @@ impl Reader<'_> {
 
     async fn events(&mut self) -> Result<Vec<Event>> {
         let sql = format!(
-            "SELECT EVENT_SCHEMA, EVENT_NAME, UNIX_TIMESTAMP(CREATED) FROM information_schema.EVENTS \
+            "SELECT EVENT_SCHEMA, EVENT_NAME, UNIX_TIMESTAMP(CREATED), {}, {}, {} FROM information_schema.EVENTS \
              WHERE EVENT_SCHEMA NOT IN ({})",
+            in_utc("EXECUTE_AT"),
+            in_utc("STARTS"),
+            in_utc("ENDS"),
             quote::system_schemas()
         );
         let mut events = Vec::new();
         for row in self.session.rows(sql).await? {
             let (schema, name) = (row.text(0)?, row.text(1)?);
             let created = row.number(2)?.unwrap_or_default();
+            let moments = [seconds(&row, 3)?, seconds(&row, 4)?, seconds(&row, 5)?];
             let sql = format!("SHOW CREATE EVENT {}", quote::qualified(&schema, &name));
             let (row, create) = self.create(&sql, "Create Event").await?;
-            events.push(Event { schema, name, create, setting: setting(&row)?, created });
+            events.push(Event { schema, name, create, setting: setting(&row)?, created, moments });
         }
         events.sort_by(|a, b| (&a.schema, &a.name).cmp(&(&b.schema, &b.name)));
         Ok(events)
@@ -351,6 +368,15 @@ impl Reader<'_> {
         })?;
         Ok((row, statement))
     }
+}
+
+/// Writes the expression that gives a time of an event as seconds since 1970 in UTC.
+fn in_utc(column: &str) -> String {
+    format!("TIMESTAMPDIFF(SECOND, '1970-01-01', CONVERT_TZ({column}, TIME_ZONE, '+00:00'))")
+}
+
+fn seconds(row: &Row, index: usize) -> Result<Option<i64>> {
+    Ok(row.optional(index)?.and_then(|s| s.parse().ok()))
 }
 
 fn setting(row: &Row) -> Result<Setting> {

@@ -4,6 +4,7 @@ use crate::{
     error::Result,
     mysql::{
         baseline::RowHash,
+        json,
         objects::{Column, Table},
         quote,
         session::{Rows, Session},
@@ -17,7 +18,7 @@ pub(in crate::mysql) struct ChunkReader<'a> {
     rows: Rows<'a>,
     schema: String,
     table: String,
-    columns: usize,
+    cells: usize,
     limit: usize,
     number: u32,
     ended: bool,
@@ -31,7 +32,7 @@ impl<'a> ChunkReader<'a> {
             rows,
             schema: table.schema.clone(),
             table: table.name.clone(),
-            columns: table.columns.len(),
+            cells: table.cells(),
             limit,
             number: 0,
             ended: false,
@@ -50,7 +51,7 @@ impl<'a> ChunkReader<'a> {
                 break;
             };
             let begin = bytes.len();
-            for i in 0..self.columns {
+            for i in 0..self.cells {
                 if i > 0 {
                     bytes.push(b'\t');
                 }
@@ -78,18 +79,22 @@ impl<'a> ChunkReader<'a> {
 
 /// Writes the query for all rows of a table.
 fn select(table: &Table) -> String {
-    let columns = table.columns.iter().map(expression).collect::<Vec<_>>().join(", ");
+    let columns = table.columns.iter().map(|c| expression(table, c)).collect::<Vec<_>>().join(", ");
     let history = if table.history { " FOR SYSTEM_TIME ALL" } else { "" };
     format!("SELECT {columns} FROM {}{history}", quote::qualified(&table.schema, &table.name))
 }
 
-/// Writes the expression that gives a column without loss as text.
-fn expression(column: &Column) -> String {
+/// Writes the expression that gives a column without loss as text, in as many cells as it takes.
+fn expression(table: &Table, column: &Column) -> String {
     let name = quote::ident(&column.name);
     match column.data_type.as_str() {
         // The server prints six digits of a float, which is not enough, but all of a double.
         "float" => format!("CAST({name} AS DOUBLE)"),
         "enum" | "set" => format!("CAST({name} AS UNSIGNED)"),
+        // Qualified, so that no name inside the expression hides the column's.
+        _ if column.json_types => {
+            format!("{name}, {}", json::types(&format!("{}.{name}", quote::qualified(&table.schema, &table.name))))
+        }
         _ => name,
     }
 }

@@ -108,8 +108,13 @@ impl Work {
                 None => self.session.run(format!("CREATE ROLE {}", quote::ident(&a.user))).await,
             };
             if let Err(e) = made {
+                // The old method is gone since MySQL 9.0; its hash is of no use to another one.
+                let old = a.create.as_ref().is_some_and(|c| c.lossy().contains("'mysql_native_password'"));
                 let hint = match server_code(&e) {
-                    Some(1524 | 1819) => "; its authentication plugin is not in this server",
+                    Some(1524) if old && self.flavour == Flavour::Mysql => {
+                        "; make it with caching_sha2_password and its password"
+                    }
+                    Some(1524) => "; its authentication plugin is not in this server",
                     _ => "",
                 };
                 self.warn(a, &format!("cannot be made: {}{hint}", e.message()));

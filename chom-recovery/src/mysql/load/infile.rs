@@ -16,6 +16,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     mysql::{
         baseline::RowHash,
+        json,
         objects::{Column, Table},
         quote,
         session::Session,
@@ -53,8 +54,13 @@ pub(super) async fn load(session: &mut Session, table: &Table, chunk: Incoming) 
 }
 
 async fn attempt(session: &mut Session, table: &Table, chunk: Incoming) -> Result<u64> {
-    let enums = table.columns.iter().enumerate().filter(|(_, c)| c.data_type == "enum").map(|(i, _)| i).collect();
-    let rows = RowCounter { enums, columns: table.columns.len(), ..RowCounter::default() };
+    let mut rows = RowCounter::default();
+    for column in &table.columns {
+        if column.data_type == "enum" {
+            rows.enums.push(rows.cells);
+        }
+        rows.cells += column.cells();
+    }
     let sent = Arc::new(Mutex::new(Sent { rows, ..Sent::default() }));
     session.feed(Box::pin(watched(chunk.bytes, Arc::clone(&sent))));
     let done = session.run(statement(table)).await;
@@ -160,10 +166,10 @@ struct RowCounter {
     /// Begin of a row whose end has not come.
     begun: Vec<u8>,
     /// Cells that each row must have.
-    columns: usize,
+    cells: usize,
     /// Whether a row had another number of cells.
     misshapen: bool,
-    /// Columns that are ENUMs.
+    /// Cells that are ENUMs.
     enums: Vec<usize>,
     /// Cells of those that hold the invalid value 0.
     blanks: u64,
@@ -189,7 +195,7 @@ impl RowCounter {
         self.hash.add_row(row);
         // The server does not warn of a missing cell when it goes through a variable.
         let cells = row.split(|b| *b == b'\t').count();
-        self.misshapen |= cells != self.columns;
+        self.misshapen |= cells != self.cells;
         if !self.enums.is_empty() {
             let cells = row[..row.len() - 1].split(|b| *b == b'\t').enumerate();
             let blanks = cells.filter(|(i, cell)| *cell == b"0" && self.enums.contains(i)).count();
@@ -215,6 +221,11 @@ fn statement(table: &Table) -> String {
     for (i, column) in table.columns.iter().enumerate() {
         let name = quote::ident(&column.name);
         match conversion(column) {
+            _ if column.json_types => {
+                let (text, types) = (format!("@c{i}"), format!("@t{i}"));
+                sets.push(format!("{name} = {}", json::document(&text, &types)));
+                targets.extend([text, types]);
+            }
             None => targets.push(name),
             Some(convert) => {
                 targets.push(format!("@c{i}"));
@@ -254,7 +265,7 @@ mod tests {
 
     #[test]
     fn rows_are_counted_across_pieces_and_a_cut_row_is_seen() {
-        let counter = || RowCounter { columns: 2, ..RowCounter::default() };
+        let counter = || RowCounter { cells: 2, ..RowCounter::default() };
         let mut whole = counter();
         whole.feed(b"1\ta\n2\tb\n");
         let mut pieces = counter();

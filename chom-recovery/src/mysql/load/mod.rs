@@ -7,16 +7,17 @@ mod accounts;
 mod infile;
 mod objects;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     baseline::RowHash,
+    json,
     objects::{Objects, Table, TableData},
     quote,
     server::Server,
-    session::{Role, Session},
+    session::{Role, Session, server_code},
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -63,6 +64,7 @@ pub struct Loader {
     session: Session,
     objects: Objects,
     tables: BTreeMap<(String, String), Table>,
+    loaded: BTreeSet<(String, String, u32)>,
     report: Report,
 }
 
@@ -82,7 +84,7 @@ impl Loader {
         let mut session = server.session(Role::Load).await?;
         let tables = objects.tables.iter().map(|t| ((t.schema.clone(), t.name.clone()), t.clone())).collect();
         check_candidate(server, &mut session, &objects).await?;
-        let mut loader = Self { session, objects, tables, report: Report::default() };
+        let mut loader = Self { session, objects, tables, loaded: BTreeSet::new(), report: Report::default() };
         loader.make_tables().await?;
         Ok(loader)
     }
@@ -91,7 +93,8 @@ impl Loader {
     ///
     /// # Errors
     /// `Corrupt`: the stream's own errors, or other rows than promised. `Failed`: the server refused or changed a
-    /// value; it is shown. `NotFound`: the chunk's table is not in the dump.
+    /// value; it is shown. `NotFound`: the chunk's table is not in the dump. `InvalidInput`: it was loaded before; a
+    /// table without a key would take its rows twice.
     pub async fn chunk(&mut self, chunk: Incoming) -> Result<()> {
         let name = format!("chunk {} of table `{}.{}`", chunk.number, chunk.schema, chunk.table);
         let key = (chunk.schema.clone(), chunk.table.clone());
@@ -99,8 +102,13 @@ impl Loader {
             .tables
             .get(&key)
             .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{name}: the dump has no such table")))?;
+        let place = (chunk.schema.clone(), chunk.table.clone(), chunk.number);
+        if self.loaded.contains(&place) {
+            return Err(Error::new(ErrorKind::InvalidInput, format!("{name} was loaded already")));
+        }
         let rows = chunk.rows;
         let bytes = infile::load(&mut self.session, table, chunk).await.map_err(|e| e.during(&name))?;
+        self.loaded.insert(place);
         self.report.chunks += 1;
         self.report.rows += rows;
         self.report.bytes += bytes;
@@ -110,11 +118,42 @@ impl Loader {
     /// Makes routines, views, triggers and events, after the last chunk.
     pub async fn finish(mut self) -> Result<Report> {
         self.make_stored_objects().await?;
+        if json::needed(&self.objects) {
+            json::drop_helpers(&mut self.session).await?;
+        }
         self.session.close().await;
         Ok(self.report)
     }
 
+    /// Installs plugins and components that the candidate does not have. Whether one is missed is for what needs it to
+    /// say: a table's engine, an account's plugin.
+    async fn install_plugins(&mut self) -> Result<()> {
+        for p in &self.objects.plugins {
+            match self.session.run(p.create.bytes().to_vec()).await {
+                Ok(_) => {}
+                // It is there already: plugin (1125, 1968), component (3529).
+                Err(e) if matches!(server_code(&e), Some(1125 | 1968 | 3529)) => {}
+                Err(e) if e.kind() == ErrorKind::Unreachable => return Err(e),
+                Err(e) => {
+                    self.report.warnings.push(format!("plugin `{}` is not installed again: {}", p.name, e.message()));
+                }
+            }
+        }
+        Ok(())
+    }
+
     async fn make_tables(&mut self) -> Result<()> {
+        self.install_plugins().await?;
+        if json::needed(&self.objects) {
+            json::make_helpers(&mut self.session).await.map_err(|e| e.during("functions that make documents"))?;
+        }
+        for t in &self.objects.tablespaces {
+            let sql = t.create.bytes().to_vec();
+            self.session
+                .run(sql)
+                .await
+                .map_err(|e| explain(e, &self.objects).during(format!("tablespace `{}`", t.name)))?;
+        }
         for schema in &self.objects.schemas {
             // The image may have made a schema for its application; it is empty, or we would not be here.
             self.session.run(format!("DROP DATABASE IF EXISTS {}", quote::ident(&schema.name))).await?;
@@ -131,7 +170,7 @@ impl Loader {
         for t in &self.objects.tables {
             let context = |e: Error| e.during(format!("table `{}.{}`", t.schema, t.name));
             self.session.run(format!("USE {}", quote::ident(&t.schema))).await.map_err(context)?;
-            self.session.run(t.create.bytes().to_vec()).await.map_err(context)?;
+            self.session.run(t.create.bytes().to_vec()).await.map_err(|e| context(explain(e, &self.objects)))?;
         }
         self.report.tables = self.objects.tables.len();
         Ok(())
@@ -174,6 +213,21 @@ async fn check_candidate(server: &Server, session: &mut Session, objects: &Objec
             .hint("start it with --local-infile=ON; it stays off on the production server"));
     }
     Ok(())
+}
+
+const KEYS: &str = "if it is encrypted at rest, give the candidate a keyring or key file, as production's server has";
+
+/// Explains why a definition was not taken. Codes: no keyring (3185; MariaDB has only 1005 for it); a syntax (1064), type
+/// (4161), character set (1115), collation (1273) or engine (1286) that this server does not know.
+fn explain(error: Error, objects: &Objects) -> Error {
+    match server_code(&error) {
+        Some(3185) => error.of_kind(ErrorKind::Precondition).hint(KEYS),
+        Some(1005) if error.message().contains("errno: 140") => error.of_kind(ErrorKind::Precondition).hint(KEYS),
+        Some(1064 | 1115 | 1273 | 1286 | 4161) => error
+            .of_kind(ErrorKind::Unsupported)
+            .hint(format!("restore into the version that was backed up: {} {}", objects.flavour, objects.version)),
+        _ => error,
+    }
 }
 
 /// Tells whether rows of a table are expected at all.

@@ -201,7 +201,10 @@ pub async fn survey(run: &Run, parts: &Parts) -> Result<Site> {
                 .hint("set `database.data_dir` to the mount point of its volume; a bind mount cannot be swapped"));
             };
             let original = parts.backend.volume_identity(volume).await?;
-            Ok((Production::of(&container, &database.data_dir), original))
+            let environment = parts.backend.environment(&container.name).await?;
+            let mut production = Production::of(&container, &database.data_dir);
+            production.time_zone = environment.get("TZ").map(str::to_owned);
+            Ok((production, original))
         })
         .await?;
     Ok(Site {

@@ -32,10 +32,13 @@ pub struct Production {
     pub mounts: Vec<Mount>,
     /// Where its volume is mounted.
     pub data_dir: String,
+    /// Variable `TZ` of the container, by which the server takes times in its own time zone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<String>,
 }
 
 impl Production {
-    /// Takes what lasts from a container.
+    /// Takes what lasts from a container; its time zone is in its environment.
     pub fn of(container: &Container, data_dir: &str) -> Self {
         Self {
             container: container.name.clone(),
@@ -43,6 +46,7 @@ impl Production {
             command: container.command.clone(),
             mounts: container.mounts.clone(),
             data_dir: data_dir.to_owned(),
+            time_zone: None,
         }
     }
 }

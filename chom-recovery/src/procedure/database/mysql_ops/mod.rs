@@ -198,16 +198,19 @@ impl DatabaseOps for MySqlOps {
             .map(|m| Mount { read_only: true, ..m.clone() });
         let mut command = production.command.clone();
         command.extend(candidate_args(flavour));
+        // Contract of the official images; MariaDB's takes the names of MySQL's as well.
+        let mut env = vec![
+            ("MYSQL_ROOT_PASSWORD_FILE".to_owned(), PASSWORD_FILE.to_owned()),
+            ("MYSQL_ROOT_HOST".to_owned(), "%".to_owned()),
+        ];
+        // Events keep moments in UTC; their definitions tell them in the server's own zone.
+        env.extend(production.time_zone.iter().map(|zone| ("TZ".to_owned(), zone.clone())));
         Ok(OneOff {
             name: name.to_owned(),
             image: production.image_id.clone(),
             entrypoint: None,
             command,
-            // Contract of the official images; MariaDB's takes the names of MySQL's as well.
-            env: vec![
-                ("MYSQL_ROOT_PASSWORD_FILE".into(), PASSWORD_FILE.into()),
-                ("MYSQL_ROOT_HOST".into(), "%".into()),
-            ],
+            env,
             user: None,
             mounts: std::iter::once(data).chain(settings).collect(),
             files: vec![OneOffFile {
