@@ -147,13 +147,14 @@ impl Going {
 }
 
 impl Recovery {
-    /// Connects to the Engine and opens the store. The repository is opened when it is needed.
+    /// Connects to the Engine. Store and repository are opened when they are needed: what needs no backup, such as a
+    /// rollback, works while they are out of reach.
     ///
     /// # Errors
     /// `Unreachable`: no Engine answers. `InvalidInput`: the configuration names something impossible.
     pub async fn open(system: System) -> Result<Self> {
         let backend = Arc::new(DockerBackend::connect(&system.compose, DockerOptions::default()).await?);
-        let store = store::open(&system.repository.url)?;
+        let store = store::open_later(&system.repository.url);
         Ok(Self::with_ports(system, backend, store))
     }
 
@@ -177,16 +178,34 @@ impl Recovery {
     /// # Errors
     /// `NotFound`: there is no repository yet. `Precondition`: no trusted signer is configured.
     pub async fn parts(&self) -> Result<Parts> {
-        let repository = self.repository().await?;
+        Ok(self.parts_of(self.repository().await?))
+    }
+
+    /// What a run works with that was begun before. A repository that cannot be opened stops the steps that need it,
+    /// and no others.
+    async fn parts_to_resume(&self) -> Parts {
+        self.parts_of(self.repository().await.unwrap_or_else(|why| {
+            let hint = "mount its disk or bring its host back, then resume the run";
+            Repository::absent(&self.system.repository.url, why.during("the repository cannot be opened").hint(hint))
+        }))
+    }
+
+    /// What a run is undone with: no backup is needed for it, so that nobody waits for a store that does not answer.
+    fn parts_to_undo(&self) -> Parts {
+        let why = Error::new(ErrorKind::Unreachable, "the repository is not opened for a rollback");
+        self.parts_of(Repository::absent(&self.system.repository.url, why))
+    }
+
+    fn parts_of(&self, repository: Repository) -> Parts {
         let catalog = Arc::new(Catalog::new(&repository, &self.system.id));
         let database = MySqlOps::new(self.system.clone(), self.backend.clone(), repository);
-        Ok(Parts {
+        Parts {
             system: self.system.clone(),
             backend: self.backend.clone(),
             database: Arc::new(database),
             application: Arc::new(StackApplication::new(self.system.clone(), self.backend.clone(), self.store.clone())),
             catalog,
-        })
+        }
     }
 
     async fn repository(&self) -> Result<Repository> {
@@ -199,7 +218,10 @@ impl Recovery {
     pub async fn health(&self, mode: HealthMode) -> HealthReport {
         let mut probes = suite(&self.system, &self.backend, Some(&self.store), mode);
         if mode != HealthMode::PostRecovery {
-            probes.push(match self.repository().await {
+            let limit = self.system.limits.health_deadline;
+            let late = || Error::new(ErrorKind::Timeout, format!("no answer within {} s", limit.as_secs()));
+            let opened = tokio::time::timeout(limit, self.repository()).await;
+            probes.push(match opened.unwrap_or_else(|_| Err(late())) {
                 Ok(repository) => Arc::new(BackupProbe::new(
                     Catalog::new(&repository, &self.system.id),
                     self.system.objectives.backup_age,
@@ -255,11 +277,15 @@ impl Recovery {
     }
 
     /// Takes a backup.
+    ///
+    /// # Errors
+    /// Those of opening the repository: nothing was begun. `Locked`: another run is going on or unfinished.
     pub async fn back_up(&self, request: BackUp, options: RunOptions) -> Result<Going> {
+        let parts = self.parts().await?;
         let new =
             NewRun::new(self.system.id.as_str(), backup::PROCEDURE, &request)?.supersede(Supersede::SameProcedure);
         let run = self.engine(&options).start(new).await?;
-        Ok(self.go(run, options))
+        Ok(Self::go(run, parts, options))
     }
 
     // ---- recoveries --------------------------------------------------------------------------------------------
@@ -279,15 +305,17 @@ impl Recovery {
     /// Recovers the database.
     ///
     /// # Errors
-    /// `Conflict`: the plan in the options no longer fits. `Locked`: another run is going on or unfinished.
+    /// Those of opening the repository: nothing was begun. `Conflict`: the plan in the options no longer fits.
+    /// `Locked`: another run is going on or unfinished.
     pub async fn recover_database(&self, request: Request, options: RunOptions) -> Result<Going> {
+        let parts = self.parts().await?;
         let mut new = self.new_database(&request)?;
         if let Some(plan) = &options.plan {
             plan.check_same(&self.plan(&request, &options).await?)?;
             new = new.planned(plan);
         }
         let run = self.engine(&options).start(new).await?;
-        Ok(self.go(run, options))
+        Ok(Self::go(run, parts, options))
     }
 
     fn new_database(&self, request: &Request) -> Result<NewRun> {
@@ -295,15 +323,17 @@ impl Recovery {
             .objective(self.system.objectives.database))
     }
 
-    /// Goes on with a run that was killed, failed or waits.
+    /// Goes on with a run that was killed, failed or waits. Where the repository cannot be opened, it goes on to the
+    /// first step that needs it: a run that has compared its candidate gets as far as the new backup.
     pub async fn resume(&self, id: RunId, options: RunOptions) -> Result<Going> {
+        let parts = self.parts_to_resume().await;
         let run = self.engine(&options).resume(id).await?;
-        Ok(self.go(run, options))
+        Ok(Self::go(run, parts, options))
     }
 
-    /// Undoes a run, in reverse order. Returns the steps undone.
+    /// Undoes a run, in reverse order. Returns the steps undone. Needs neither store nor repository.
     pub async fn roll_back(&self, id: RunId, because: &str, options: RunOptions) -> Result<Vec<String>> {
-        let parts = self.parts().await?;
+        let parts = self.parts_to_undo();
         self.engine(&options).roll_back(id, because, async move |run: Run| perform(&run, &parts).await).await
     }
 
@@ -361,13 +391,12 @@ impl Recovery {
         engine
     }
 
-    fn go(&self, run: Run, options: RunOptions) -> Going {
+    fn go(run: Run, parts: Parts, options: RunOptions) -> Going {
         let (id, events) = (run.id(), Some(run.events()));
-        let this = self.clone();
         let task = tokio::spawn(async move {
             let inner = run.clone();
             run.execute(async move {
-                let report = perform(&inner, &this.parts().await?).await?;
+                let report = perform(&inner, &parts).await?;
                 // Kept in the journal, so that it can be shown again.
                 inner.decide(ACHIEVED, async { Ok(report) }).await
             })

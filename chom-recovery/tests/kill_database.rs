@@ -181,12 +181,25 @@ fn as_before(directory: &Path) {
     });
 }
 
+/// Takes the repository away, as a disk that is not mounted is away.
+fn unmount(directory: &Path) {
+    let folder = SimStack::repository_folder(directory);
+    if folder.exists() {
+        std::fs::rename(&folder, folder.with_extension("away")).unwrap();
+    }
+}
+
+fn mount(directory: &Path) {
+    let folder = SimStack::repository_folder(directory);
+    std::fs::rename(folder.with_extension("away"), folder).unwrap();
+}
+
 #[test]
 fn a_recovery_killed_anywhere_rolls_back_to_what_was_before_however_often_it_takes() {
-    /// A recovery that nobody kills is rolled back as well, and killed while that goes on.
+    /// A recovery that nobody kills is rolled back as well, and killed while that goes on. None has a repository.
     fn work(directory: &Path) {
         block_on(async {
-            let stack = open(directory).await;
+            let mut stack = open(directory).await;
             let engine = stack.engine(yes());
             let id = if let Some((id, _)) = newest(directory) {
                 id
@@ -196,6 +209,8 @@ fn a_recovery_killed_anywhere_rolls_back_to_what_was_before_however_often_it_tak
                 run.id()
             };
             if newest(directory).unwrap().1.status != RunStatus::RolledBack {
+                unmount(directory);
+                stack = open(directory).await;
                 engine.roll_back(id, "a test", |run| recover(run, stack.parts.clone())).await.unwrap();
             }
         });
@@ -286,6 +301,84 @@ async fn a_rollback_needs_no_backup() {
     let engine = stack.engine(yes());
     engine.roll_back(id, "a test", |run| recover(run, stack.parts.clone())).await.unwrap();
     assert_eq!(stack.data(VOLUME).unwrap(), SimStack::before());
+}
+
+/// Answers for everything but the swap.
+fn yes_but_for_the_swap() -> Arc<dyn Approver> {
+    Arc::new(AskWith::new(|question: &Question| {
+        if question.name.ends_with("replace-production-database") {
+            return Reply::Later;
+        }
+        Reply::Yes { by: "tester".into() }
+    }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_compared_its_candidate_goes_on_to_a_proven_service_without_the_repository() {
+    let (directory, stack) = system().await;
+    let engine = stack.engine(yes_but_for_the_swap());
+    let run = engine.start(new_run()).await.unwrap();
+    let id = run.id();
+    run.execute(recover(run.clone(), stack.parts.clone())).await.unwrap_err();
+    drop(run);
+    engine.approve(id, None, "lead").unwrap();
+
+    unmount(directory.path());
+    let stack = open(directory.path()).await;
+    let run = engine.resume(id).await.unwrap();
+    let stopped = run.execute(recover(run.clone(), stack.parts.clone())).await.unwrap_err();
+    drop(run);
+    assert_eq!(stopped.kind(), ErrorKind::Unreachable, "{stopped}");
+    assert!(stack.data(VOLUME).unwrap().has_rows_of(&SimStack::backed_up()));
+    let run = RunSummary::read(engine.state_dir(), id).unwrap();
+    assert!(run.steps.iter().any(|s| s.step == "database/service-proven" && s.status == StepStatus::Done));
+    let open_steps: Vec<_> = run.steps.iter().filter(|s| s.status != StepStatus::Done).map(|s| &s.step).collect();
+    assert_eq!(open_steps, ["database/back-up-again"]);
+
+    mount(directory.path());
+    let stack = open(directory.path()).await;
+    let run = engine.resume(id).await.unwrap();
+    let report = run.execute(recover(run.clone(), stack.parts.clone())).await.unwrap();
+    assert!(report.new_backup.is_some());
+    assert_eq!(stack.data(VOLUME).unwrap().next["users"], 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_still_needs_its_backup_stops_where_it_is_until_the_repository_is_back() {
+    let (directory, stack) = system().await;
+    stack.backend.fault(Op::CreateVolume, 2, Fault::Fail(ErrorKind::Failed));
+    let (id, failed) = run_whole(&stack, &request()).await;
+    failed.unwrap_err();
+    let before = stack.snapshot().await.unwrap();
+
+    unmount(directory.path());
+    let stack = open(directory.path()).await;
+    let engine = stack.engine(yes());
+    let run = engine.resume(id).await.unwrap();
+    let stopped = run.execute(recover(run.clone(), stack.parts.clone())).await.unwrap_err();
+    drop(run);
+    assert_eq!(stopped.kind(), ErrorKind::Unreachable, "{stopped}");
+    assert_eq!(stack.snapshot().await.unwrap(), before);
+
+    mount(directory.path());
+    let stack = open(directory.path()).await;
+    let run = engine.resume(id).await.unwrap();
+    run.execute(recover(run.clone(), stack.parts.clone())).await.unwrap();
+    assert!(stack.data(VOLUME).unwrap().has_rows_of(&SimStack::backed_up()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_database_is_not_called_healthy_because_nobody_could_look_for_its_backup() {
+    let (directory, _stack) = system().await;
+    unmount(directory.path());
+    let stack = open(directory.path()).await;
+    let before = stack.snapshot().await.unwrap();
+    let (_, refused) = run_whole(&stack, &request()).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unreachable, "{refused}");
+    let mut now = stack.snapshot().await.unwrap();
+    now.containers.retain(|name, _| before.containers.contains_key(name));
+    assert_eq!(now, before);
 }
 
 #[tokio::test(start_paused = true)]

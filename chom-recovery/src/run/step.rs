@@ -28,6 +28,8 @@ use crate::{
     },
 };
 
+mod word;
+
 /// How long a body may tidy up after its time is over before it is ended.
 const GRACE: Duration = Duration::from_secs(2);
 /// Longest time for finding out whether a step was applied, where the step has no timeout of its own.
@@ -71,6 +73,7 @@ pub struct Step<T> {
     backoff: Duration,
     input: Result<Option<String>>,
     version: u32,
+    is_kept: bool,
     /// Name of who approved and hash of the approved plan.
     approval: Option<(String, String)>,
     undo: Undo<T>,
@@ -95,6 +98,7 @@ impl<T: StepOutput> Step<T> {
             backoff: Duration::ZERO,
             input: Ok(None),
             version: 1,
+            is_kept: false,
             approval: None,
             undo: Undo::Undeclared,
             undo_text: None,
@@ -147,6 +151,13 @@ impl<T: StepOutput> Step<T> {
     /// Sets the version of the step's code, for changes that make old outputs useless. Default: 1.
     pub fn version(mut self, version: u32) -> Self {
         self.version = version;
+        self
+    }
+
+    /// Keeps what an observation saw: a resumed run gets the recorded answer instead of looking again. For what is dear
+    /// to look at, or has another answer later. Effects are kept always.
+    pub fn kept(mut self) -> Self {
+        self.is_kept = true;
         self
     }
 
@@ -289,13 +300,14 @@ impl<T: StepOutput> Step<T> {
         let refused = lock(&self.run.inner.planned).refused;
         let is_real = self.effect == Effect::Observe && !(refused && self.predict.is_some());
         if is_real {
+            let begun = Instant::now();
             let output = self.observe(&path).await?;
             self.list(&path, None);
             return Ok(output);
         }
         let predicted = self.predict.take().map(|predict| predict());
         let recorded = predicted.as_ref().map(|p| to_recorded(&path, p)).transpose()?;
-        self.list(&path, recorded);
+        self.list(&path, recorded, self.expected(&path));
         let mut planned = lock(&self.run.inner.planned);
         planned.refused = true;
         predicted.ok_or_else(|| {

@@ -133,6 +133,25 @@ async fn an_observation_is_made_again_and_a_decision_is_not() {
 }
 
 #[tokio::test]
+async fn an_observation_that_is_kept_is_made_once_and_again_only_where_it_failed() {
+    let f = Fixture::new();
+    let count = Counter::default();
+    let procedure = async |run: Run, input: u32, ends: Option<u32>| {
+        let count = count.clone();
+        let look = run.step("look").effect(Effect::Observe).kept().input(&input);
+        let seen = look.run(async move |_| if count.bump() == 1 { Err(failed("gone")) } else { Ok(count.get()) });
+        let seen = seen.await?;
+        if ends == Some(seen) { Ok(seen) } else { Err(failed("later")) }
+    };
+    let (id, failure) = f.run(|run| procedure(run, 1, None)).await;
+    assert_eq!(failure.unwrap_err().message(), "gone");
+    assert_eq!(f.resume(id, |run| procedure(run, 1, None)).await.unwrap_err().message(), "later");
+    assert_eq!(f.resume(id, |run| procedure(run, 2, None)).await.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(f.resume(id, |run| procedure(run, 1, Some(2))).await.unwrap(), 2);
+    assert_eq!(count.get(), 2);
+}
+
+#[tokio::test]
 async fn two_steps_of_one_name_are_refused_and_keys_tell_them_apart() {
     let f = Fixture::new();
     let count = Counter::default();

@@ -9,3 +9,4 @@ mod kill;
 mod people;
 mod rollback;
 mod space;
+mod unmounted;

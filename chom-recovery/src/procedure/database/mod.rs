@@ -25,7 +25,7 @@ use crate::{
     catalog::{BackupId, Selector},
     error::{Error, ErrorKind, Result},
     probe::{HealthMode, evidence::EvidenceManifest},
-    run::{Approvable, Effect, Item, Run, Undo},
+    run::{Approvable, Effect, Item, Run, Step, Undo, Work},
 };
 
 pub mod candidate;
@@ -71,7 +71,7 @@ pub struct Request {
 pub enum Extent {
     /// Everything: checklist, triage, maintenance mode, soak, new backup.
     Recover,
-    /// Candidate, verification, approval and swap, whatever state production is in.
+    /// Candidate, verification, approval and swap, whatever state production is in. Maintenance mode stays as it is.
     Restore,
 }
 
@@ -171,7 +171,6 @@ async fn moment(run: &Run, name: &str) -> Result<DateTime<Utc>> {
         .undo(Undo::Unnecessary("it only notes the time"))
         .predict(|| DateTime::UNIX_EPOCH)
         .run(|_| async { Ok(Utc::now()) })
-        .await
 }
 
 /// Finds the database container and its volume, once: a resumed run works on what the first one saw.
@@ -275,9 +274,10 @@ async fn assess(run: &Run, parts: &Parts, site: &Arc<Site>) -> Result<Assessment
     let seen: Assessment = run
         .step("assess")
         .effect(Effect::Observe)
+        .kept()
         .budget(mins(5))
         .timeout(mins(10))
-        .run(async move |_| looking.ops.assess(&looking.production, restore::newest(&catalog).await.as_ref()).await)
+        .run(async move |_| looking.ops.assess(&looking.production, restore::newest(&catalog).await?.as_ref()).await)
         .await?;
     // Kept: after the swap the same question has another answer.
     let (keep, predicted) = (seen.clone(), seen.lasting());
@@ -335,7 +335,7 @@ async fn start_as_found(run: &Run, parts: &Parts, site: &Arc<Site>) -> Result<As
         .undo_with(async move |_, _| stopping.stop(&to_stop.service, to_stop.stop_grace).await.map(drop))
         .run(async move |_| {
             let started = backend.start(&service, mins(2)).await;
-            let mut seen = site.ops.assess(&site.production, restore::newest(&catalog).await.as_ref()).await?;
+            let mut seen = site.ops.assess(&site.production, restore::newest(&catalog).await?.as_ref()).await?;
             if let Err(error) = started {
                 seen.summary = format!("{}; starting it: {error}", seen.summary);
                 if seen.finding == Finding::Stopped {

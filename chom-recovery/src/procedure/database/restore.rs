@@ -17,7 +17,7 @@ use crate::{
     catalog::{self, BackupInfo, BackupReader, Catalog, Level, Selector, VerifyReport},
     error::{Error, ErrorKind, Result},
     procedure::Parts,
-    run::{Approval, Effect, Run, Undo},
+    run::{Approval, Effect, Run, Undo, Work},
 };
 
 /// A backup whose bytes were all hashed, decompressed and parsed to their end, and which fits this system.
@@ -96,9 +96,18 @@ impl Swapped {
 }
 
 /// Opens the newest backup for comparison, where there is a readable one.
-pub(super) async fn newest(catalog: &Catalog) -> Option<BackupReader> {
-    let info = catalog.select(&Selector::Latest).await.ok()?;
-    catalog.open(&info.place).await.ok()
+///
+/// # Errors
+/// The repository did not answer: a database is not called healthy because nobody could look for what it lacks.
+pub(super) async fn newest(catalog: &Catalog) -> Result<Option<BackupReader>> {
+    let opened = async { catalog.open(&catalog.select(&Selector::Latest).await?.place).await };
+    match opened.await {
+        Ok(reader) => Ok(Some(reader)),
+        Err(e) if matches!(e.kind(), ErrorKind::Unreachable | ErrorKind::Timeout | ErrorKind::Authentication) => {
+            Err(e.during("cannot look for the newest backup"))
+        }
+        Err(_) => Ok(None),
+    }
 }
 
 /// Chooses a backup and proves its bytes.
@@ -113,6 +122,7 @@ pub async fn check_backup(run: &Run, parts: &Parts, site: &Site, wanted: &Select
     let info: BackupInfo = run
         .step("look-up-backup")
         .effect(Effect::Observe)
+        .kept()
         .timeout(mins(5))
         .run(async move |_| catalog.select(&Selector::Id(id)).await)
         .await?;
@@ -122,6 +132,8 @@ pub async fn check_backup(run: &Run, parts: &Parts, site: &Site, wanted: &Select
     let checked: Result<Contents> = run
         .step("verify-backup")
         .effect(Effect::Observe)
+        // Loading hashes every part again, and after the candidate was compared nobody reads the backup any more.
+        .kept()
         .input(&input)
         .budget(mins(5))
         .timeout(mins(60))
@@ -135,15 +147,15 @@ pub async fn check_backup(run: &Run, parts: &Parts, site: &Site, wanted: &Select
         .await;
     match checked {
         Ok(contents) => Ok(CheckedBackup { catalog: parts.catalog.clone(), info, contents }),
-        Err(e) if e.kind() == ErrorKind::Corrupt => Err(offer_previous(parts, &info, e).await),
+        Err(e) if e.kind() == ErrorKind::Corrupt => Err(offer_previous(&parts.catalog, &info, e).await),
         Err(e) => Err(e),
     }
 }
 
 /// Adds the way out to the error of a backup that cannot be trusted: an older one, and what it costs.
-async fn offer_previous(parts: &Parts, bad: &BackupInfo, error: Error) -> Error {
+async fn offer_previous(catalog: &Catalog, bad: &BackupInfo, error: Error) -> Error {
     let error = error.during(format!("backup {} cannot be trusted", bad.id()));
-    match parts.catalog.select(&Selector::Before(bad.id())).await {
+    match catalog.select(&Selector::Before(bad.id())).await {
         Ok(previous) => error.hint(format!(
             "production is untouched; `--backup {}` is the one before, of {}: it loses {} min more",
             previous.id(),
@@ -155,6 +167,9 @@ async fn offer_previous(parts: &Parts, bad: &BackupInfo, error: Error) -> Error 
 }
 
 /// Restores a backup into a server beside production. Needs no outage.
+///
+/// # Errors
+/// `Corrupt`: the backup was damaged since it was checked; the hint names the one before it.
 pub async fn restore_beside(run: &Run, site: &Arc<Site>, backup: &CheckedBackup) -> Result<Candidate> {
     let (building, clearing) = (site.clone(), site.clone());
     let (catalog, place) = (backup.catalog.clone(), backup.info.place.clone());
@@ -163,7 +178,7 @@ pub async fn restore_beside(run: &Run, site: &Arc<Site>, backup: &CheckedBackup)
         volume: VolumeIdentity { volume: site.volume_name(), device: 0, inode: 0 },
         loaded: backup.contents.loaded.clone(),
     };
-    let record = run
+    let built = run
         .step("restore-beside")
         // Building begins by removing what an earlier attempt left, so doing it again is harmless.
         .effect(Effect::Idempotent)
@@ -179,8 +194,12 @@ pub async fn restore_beside(run: &Run, site: &Arc<Site>, backup: &CheckedBackup)
             let reader = catalog.open(&place).await?;
             building.build(&reader, Arc::new(move |done, total| cx.progress(done, total))).await
         })
-        .await?;
-    Ok(Candidate { record })
+        .await;
+    match built {
+        Ok(record) => Ok(Candidate { record }),
+        Err(e) if e.kind() == ErrorKind::Corrupt => Err(offer_previous(&backup.catalog, &backup.info, e).await),
+        Err(e) => Err(e),
+    }
 }
 
 /// Compares the candidate with its backup: schemas, tables, rows, checksums, objects, accounts.
