@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use chom_recovery::{
-    ErrorKind, Result,
+    ErrorKind, Objective, Result,
     backend::{Backend, BackendExt, ContainerState, RUN_LABEL, RestartPolicy},
     catalog::Selector,
     procedure::{
@@ -11,8 +11,9 @@ use chom_recovery::{
         database::{self, DatabaseReport, Extent, Request, ops::BackUp},
     },
     run::{
-        AlwaysYes, Approver, AskWith, NewRun, Plan, Question, Reply, Run, RunId, Supersede, Undo,
-        summary::{self, RunStatus, RunSummary},
+        AlwaysYes, Approver, AskWith, Basis, NewRun, OutputSource, Plan, Question, Reply, Run, RunId, Supersede, Undo,
+        Verdict, Word,
+        summary::{self, RunStatus, RunSummary, StepStatus},
     },
     testing::{
         application::SimApplication,
@@ -404,14 +405,43 @@ async fn a_plan_changes_nothing_and_is_the_same_while_nothing_changes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_an_approval_production_stays_and_with_it_the_run_goes_on() {
+async fn a_plan_after_a_recovery_is_estimated_from_it_and_fits() {
     let (_directory, stack) = system().await;
-    // Whoever attests the checklist, nobody answers for the swap.
-    let attests = |question: &Question| {
-        if question.name.ends_with("replace-production-database") {
-            return Reply::Later;
-        }
-        Reply::Yes { by: "tester".into() }
+    let new = || new_run().objective(Objective::minutes(30, 15));
+    let planned = async || stack.engine(yes()).plan(&new(), |run| recover(run, stack.parts.clone())).await.unwrap();
+    let first = planned().await;
+    assert_eq!(first.fits_rto(), Some(true), "{} ms by bytes and budgets", first.outage_ms.unwrap());
+    assert!(first.budgeted_ms() > 0);
+    let (id, report) = run_whole(&stack, &request()).await;
+    report.unwrap();
+    stack.engine(yes()).roll_back(id, "a test", |run| recover(run, stack.parts.clone())).await.unwrap();
+
+    let second = planned().await;
+    let guessed: Vec<_> = second
+        .items
+        .iter()
+        .filter(|item| {
+            let basis = item.estimate().map(|estimate| estimate.basis);
+            !matches!(basis, None | Some(Basis::Observed | Basis::Measured { runs: 1 }))
+        })
+        .collect();
+    assert!(guessed.is_empty(), "{guessed:?}");
+    assert!(second.outage_ms.unwrap() < second.estimate_ms, "the soak comes after users are served");
+    assert!(second.estimate_ms < first.estimate_ms);
+    first.check_same(&second).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_swap_of_which_nobody_can_tell_is_settled_by_a_person_who_types_no_output() {
+    let (_directory, stack) = system().await;
+    stack.backend.fault(Op::ExchangeVolumes, 1, Fault::DoneThenFail(ErrorKind::OutcomeUnknown));
+    let (id, result) = run_whole(&stack, &request()).await;
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
+    let engine = stack.engine(yes());
+    let says = |verdict| Word { verdict, output: None, because: "looked into both volumes".into() };
+    let resolve = async |verdict| {
+        let again = |run| recover(run, stack.parts.clone());
+        engine.resolve(id, "database/swap-volumes", says(verdict), again).await
     };
     let engine = stack.engine(Arc::new(AskWith::new(attests)));
     let run = engine.start(new_run()).await.unwrap();

@@ -15,7 +15,8 @@ use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Approver, AskLater, Book, Clock, Inner, Mode, Plan, Planned, Run, RunId, SystemClock, SystemLock, Verdict, Waiver,
+    Approver, AskLater, Book, Clock, Inner, Mode, Plan, Planned, Run, RunId, SystemClock, SystemLock, Waiver,
+    estimate::History,
     events::Events,
     journal::{self, Journal},
     ledger::{ApprovalEntry, Ledger, StepState},
@@ -195,7 +196,8 @@ impl Engine {
         summary::directory(&self.state_dir, run)
     }
 
-    /// Finds out what a procedure would do, by running it with every effect refused.
+    /// Finds out what a procedure would do, by running it with every effect refused. How long its steps will take is
+    /// estimated from earlier runs.
     ///
     /// # Errors
     /// Those of the procedure, other than reaching the end of what can be planned; `InvalidInput` for an effect that
@@ -206,6 +208,7 @@ impl Engine {
         Fut: Future<Output = Result<T>>,
     {
         let run = self.run(Mode::Plan, RunId::PLANNED, new.clone(), None, Ledger::default(), None);
+        lock(&run.inner.planned).history = History::read(&self.state_dir, &new.system, &new.procedure);
         match procedure(run.clone()).await {
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::PlanBoundary => {}

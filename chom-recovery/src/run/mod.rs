@@ -61,6 +61,7 @@ mod checklist;
 mod clock;
 mod cx;
 mod engine;
+mod estimate;
 mod events;
 #[cfg(feature = "testing")]
 pub mod failpoint;
@@ -82,6 +83,7 @@ pub use checklist::{Item, ItemKind, Waiver};
 pub use clock::{Clock, SystemClock};
 pub use cx::{Attachment, StepCx};
 pub use engine::{Engine, Header, NewRun, Supersede};
+pub use estimate::{Basis, Estimate, Work};
 pub use events::{Event, EventStream};
 pub use id::{EffectKey, RunId};
 pub use lock::SystemLock;
@@ -91,6 +93,7 @@ pub use step::{Observed, Step, StepOutput};
 pub use undo::{Undo, UndoFn};
 pub use wait::Wait;
 
+use estimate::History;
 use events::Events;
 use journal::Journal;
 use ledger::{ApprovalEntry, Ledger, StepEntry};
@@ -164,6 +167,8 @@ struct Book {
 
 #[derive(Debug, Default)]
 struct Planned {
+    /// How long steps took before.
+    history: History,
     items: Vec<PlanItem>,
     boundary: Option<String>,
     /// Whether an effect was refused, so that later observations may look at what is not there yet.

@@ -19,6 +19,7 @@ use crate::{
     run::{
         approval::{self, Approval},
         clock::millis,
+        estimate::{Basis, Estimate, Work},
         events::Event,
         failpoint,
         ledger::{StepEntry, StepState},
@@ -69,6 +70,8 @@ pub struct Step<T> {
     budget: Option<Duration>,
     timeout: Option<Duration>,
     estimate: Option<Duration>,
+    work: Option<Work>,
+    ends_outage: bool,
     retries: u32,
     backoff: Duration,
     input: Result<Option<String>>,
@@ -94,6 +97,8 @@ impl<T: StepOutput> Step<T> {
             budget: None,
             timeout: None,
             estimate: None,
+            work: None,
+            ends_outage: false,
             retries: 0,
             backoff: Duration::ZERO,
             input: Ok(None),
@@ -128,9 +133,24 @@ impl<T: StepOutput> Step<T> {
         self
     }
 
-    /// Sets the expected duration that plans add up; the budget stands in for it.
+    /// Sets the duration that plans expect where no earlier run has measured it. Without it, [`Step::work`] is
+    /// computed, and the budget stands in for both.
     pub fn estimate(mut self, estimate: Duration) -> Self {
         self.estimate = Some(estimate);
+        self
+    }
+
+    /// Says what the step works through, where its duration depends on that: what was measured with other bytes is
+    /// scaled.
+    pub fn work(mut self, work: Work) -> Self {
+        self.work = Some(work);
+        self
+    }
+
+    /// Says that the outage is over once this step is done: up to here a plan is held against the recovery time
+    /// objective.
+    pub fn ends_outage(mut self) -> Self {
+        self.ends_outage = true;
         self
     }
 
@@ -302,7 +322,8 @@ impl<T: StepOutput> Step<T> {
         if is_real {
             let begun = Instant::now();
             let output = self.observe(&path).await?;
-            self.list(&path, None);
+            let seen = Estimate { ms: millis(begun.elapsed()), basis: Basis::Observed };
+            self.list(&path, None, Some(seen));
             return Ok(output);
         }
         let predicted = self.predict.take().map(|predict| predict());
@@ -329,17 +350,27 @@ impl<T: StepOutput> Step<T> {
         }
     }
 
-    fn list(&self, path: &str, predicted: Option<Value>) {
+    /// Estimates how long it will take, from the surest source that there is.
+    fn expected(&self, path: &str) -> Option<Estimate> {
+        let measured = lock(&self.run.inner.planned).history.estimate(path, self.work);
+        measured
+            .or_else(|| self.estimate.map(|e| Estimate { ms: millis(e), basis: Basis::Expected }))
+            .or_else(|| self.work.map(|w| Estimate { ms: w.ms(), basis: Basis::Computed { bytes: w.bytes() } }))
+            .or_else(|| self.budget.map(|b| Estimate { ms: millis(b), basis: Basis::Budget }))
+    }
+
+    fn list(&self, path: &str, predicted: Option<Value>, estimate: Option<Estimate>) {
         self.run.inner.plan(PlanItem::Step(PlannedStep {
             step: path.to_owned(),
             effect: self.effect,
             input: self.input_hash(),
             version: self.version,
             undo: self.undo_plan(),
-            estimate_ms: self.estimate.or(self.budget).map(millis),
+            estimate,
             budget_ms: self.budget.map(millis),
             predicted,
             needs_approval: self.effect == Effect::Destructive,
+            ends_outage: self.ends_outage,
         }));
     }
 
@@ -488,6 +519,7 @@ impl<T: StepOutput> Step<T> {
             timeout_ms: self.timeout.map(millis),
             scope_budget: self.run.scope_budget.clone().map(|(scope, budget)| (scope, millis(budget))),
             approved_by: self.approval.as_ref().map(|(by, _)| by.clone()),
+            work_bytes: self.work.map(Work::bytes),
         };
         inner.append(intent).await?;
         self.register_undo(path);

@@ -121,7 +121,7 @@ pub async fn recover(run: &Run, parts: &Parts, request: &Request) -> Result<Data
         (Some(restored), proven)
     };
     let new_backup = match request.extent {
-        Extent::Recover => back_up_again(&run, parts, &site).await?,
+        Extent::Recover => back_up_again(&run, parts, &site, restored.as_ref()).await?,
         Extent::Restore => None,
     };
     let facts = Facts { began, incident_began: request.incident_began, assessment, restored, proven, new_backup };
@@ -166,6 +166,10 @@ async fn replace(
 
 /// Notes the time, once: a resumed run gets the time of the first.
 async fn moment(run: &Run, name: &str) -> Result<DateTime<Utc>> {
+    moment_step(run, name).await
+}
+
+fn moment_step(run: &Run, name: &str) -> Step<DateTime<Utc>> {
     run.step(name)
         .effect(Effect::Idempotent)
         .undo(Undo::Unnecessary("it only notes the time"))
@@ -348,11 +352,19 @@ async fn start_as_found(run: &Run, parts: &Parts, site: &Arc<Site>) -> Result<As
 }
 
 /// Takes and verifies a backup of what now serves: the old ones no longer lead up to it.
-async fn back_up_again(run: &Run, parts: &Parts, site: &Arc<Site>) -> Result<Option<BackupId>> {
+async fn back_up_again(
+    run: &Run,
+    parts: &Parts,
+    site: &Arc<Site>,
+    restored: Option<&Restored>,
+) -> Result<Option<BackupId>> {
     let (ops, production) = (parts.database.clone(), site.production.clone());
     let request = BackUp { tags: vec!["after-recovery".into()], run: Some(run.id().to_string()), ..BackUp::default() };
-    run.step("back-up-again")
-        .effect(Effect::Idempotent)
+    let mut step = run.step("back-up-again");
+    if let Some(restored) = restored {
+        step = step.work(Work::new(restored.backup.plain_len, restore::DUMP_RATE).fixed(Duration::from_secs(5)));
+    }
+    step.effect(Effect::Idempotent)
         .undo(Undo::Unnecessary("a backup harms nobody"))
         .predict(|| None)
         .budget(mins(5))

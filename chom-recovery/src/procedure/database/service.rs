@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     candidate::Site,
     jobs::HeldJobs,
-    mins, moment,
+    mins, moment, moment_step,
     ops::{NextIds, RaisedCounter},
     quiesce::{self, Remembered},
     restore::Swapped,
@@ -127,7 +127,7 @@ pub(super) async fn start(
     if !outer.is_empty() {
         run.until_healthy(all_of("outside", outer), STEADY).await?;
     }
-    let service_at = moment(run, "service-proven").await?;
+    let service_at = moment_step(run, "service-proven").ends_outage().await?;
 
     start_step(run, parts, "start-workers", of(&is_worker), unstarted).await?;
     put_policies_back(run, parts, found).await?;
