@@ -24,9 +24,9 @@ use crate::{
         database::{self, DatabaseReport, Request, mysql_ops::MySqlOps, ops::BackUp},
         lock::EngineLock,
     },
-    report::ACHIEVED,
+    report::{ACHIEVED, Unresolved, unresolved},
     run::{
-        Approver, AskLater, Engine, EventStream, NewRun, Plan, Run, RunId, Supersede, Verdict, Waiver,
+        Approver, AskLater, Engine, EventStream, NewRun, Plan, Resolution, Run, RunId, Supersede, Waiver, Word,
         summary::{self, RunSummary},
     },
     store::{self, BackupStore},
@@ -342,22 +342,20 @@ impl Recovery {
         self.engine(&RunOptions::default()).approve(id, name, by)
     }
 
-    /// Records what somebody found out about a step whose outcome is unknown. `output` is what the step would have
-    /// returned, for [`Verdict::Applied`]; null where it returns nothing.
+    /// Lists the steps whose outcome a person has to settle before their runs can go on. Needs no Engine.
+    pub fn unresolved(&self) -> Result<Vec<Unresolved>> {
+        Ok(self.runs()?.0.iter().flat_map(unresolved).collect())
+    }
+
+    /// Records what somebody found out about a step whose outcome is unknown, after the step has looked once more; what
+    /// it returns is taken from there where `word` does not give it.
     ///
     /// # Errors
-    /// `NotFound`: no such run or step. `Conflict`: its outcome is known. `Locked`: the run is running.
-    pub fn resolve(
-        &self,
-        id: RunId,
-        step: &str,
-        verdict: Verdict,
-        output: serde_json::Value,
-        because: &str,
-        by: &str,
-    ) -> Result<()> {
+    /// As [`Engine::resolve`]; nothing is recorded then.
+    pub async fn resolve(&self, id: RunId, step: &str, word: Word, by: &str) -> Result<Resolution> {
         let options = RunOptions { operator: Some(by.to_owned()), ..RunOptions::default() };
-        self.engine(&options).resolve(id, step, verdict, output, because)
+        let parts = self.parts_to_resume().await;
+        self.engine(&options).resolve(id, step, word, async move |run: Run| perform(&run, &parts).await).await
     }
 
     /// Gives a run up: nothing is undone, its journal stays.

@@ -10,6 +10,7 @@ use chom_recovery::{
         Parts, backup,
         database::{self, DatabaseReport, Extent, Request, ops::BackUp},
     },
+    report::unresolved,
     run::{
         AlwaysYes, Approver, AskWith, Basis, NewRun, OutputSource, Plan, Question, Reply, Run, RunId, Supersede, Undo,
         Verdict, Word,
@@ -443,7 +444,37 @@ async fn a_swap_of_which_nobody_can_tell_is_settled_by_a_person_who_types_no_out
         let again = |run| recover(run, stack.parts.clone());
         engine.resolve(id, "database/swap-volumes", says(verdict), again).await
     };
-    let engine = stack.engine(Arc::new(AskWith::new(attests)));
+    let wrong = resolve(Verdict::NotApplied).await.unwrap_err();
+    assert_eq!(wrong.kind(), ErrorKind::Conflict, "{wrong}");
+    let before = stack.snapshot().await.unwrap();
+
+    // Somebody makes the kept volume anew: now neither the old order nor the new one is to be seen.
+    let kept = beside(&stack).await.unwrap();
+    let labels = stack.backend.volume(&kept).await.unwrap().unwrap().labels;
+    stack.backend.remove_volume(&kept).await.unwrap();
+    stack.backend.create_volume(&kept, &labels).await.unwrap();
+    let run = engine.resume(id).await.unwrap();
+    let unknown = run.execute(recover(run.clone(), stack.parts.clone())).await.unwrap_err();
+    drop(run);
+    assert_eq!(unknown.kind(), ErrorKind::OutcomeUnknown, "{unknown}");
+    let listed = unresolved(&RunSummary::read(engine.state_dir(), id).unwrap());
+    let [one] = listed.as_slice() else { panic!("{listed:?}") };
+    assert_eq!(one.step, "database/swap-volumes");
+    assert!(one.evidence.contains("happened in part"), "{one:?}");
+    assert!(one.answers.not_applied.contains("DESTRUCTIVE") && one.answers.applied.contains("old data"), "{one:?}");
+
+    let settled = resolve(Verdict::Applied).await.unwrap();
+    assert_eq!(settled.source, OutputSource::Derived);
+    assert_eq!(stack.snapshot().await.unwrap().containers, before.containers, "looking touches nothing");
+    let run = engine.resume(id).await.unwrap();
+    run.execute(recover(run.clone(), stack.parts.clone())).await.unwrap();
+    assert!(stack.data(VOLUME).unwrap().has_rows_of(&SimStack::backed_up()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_approval_production_stays_and_with_it_the_run_goes_on() {
+    let (_directory, stack) = system().await;
+    let engine = stack.engine(yes_but_for_the_swap());
     let run = engine.start(new_run()).await.unwrap();
     let id = run.id();
     let waits = run.execute(recover(run.clone(), stack.parts.clone())).await.unwrap_err();

@@ -19,7 +19,7 @@ use super::{
     estimate::History,
     events::Events,
     journal::{self, Journal},
-    ledger::{ApprovalEntry, Ledger, StepState},
+    ledger::{ApprovalEntry, Ledger},
     lock,
     lock::LocalLock,
     record::{Entry, FORMAT, Outcome, Record},
@@ -34,10 +34,10 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Engine {
     state_dir: PathBuf,
-    clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<dyn Clock>,
     approver: Arc<dyn Approver>,
     system_lock: Option<Arc<dyn SystemLock>>,
-    operator: String,
+    pub(super) operator: String,
     host: String,
     waivers: Vec<Waiver>,
     cancel: CancellationToken,
@@ -46,12 +46,12 @@ pub struct Engine {
 /// A run that is to begin.
 #[derive(Debug, Clone)]
 pub struct NewRun {
-    system: String,
-    procedure: String,
-    request: Value,
-    objective: Option<Objective>,
-    plan: Option<String>,
-    supersede: Supersede,
+    pub(super) system: String,
+    pub(super) procedure: String,
+    pub(super) request: Value,
+    pub(super) objective: Option<Objective>,
+    pub(super) plan: Option<String>,
+    pub(super) supersede: Supersede,
 }
 
 /// What becomes of unfinished runs of the same system when a new one begins.
@@ -337,31 +337,6 @@ impl Engine {
         Ok(path)
     }
 
-    /// Records what a person found out about a step whose outcome is unknown. `output` is the step's output as JSON,
-    /// needed for [`Verdict::Applied`] unless the step returns nothing.
-    ///
-    /// # Errors
-    /// `NotFound`: no such step. `Conflict`: its outcome is known. `Locked`: the run is running.
-    pub fn resolve(&self, id: RunId, step: &str, verdict: Verdict, output: Value, because: &str) -> Result<()> {
-        let (mut journal, ledger) = self.open(id)?;
-        let known = ledger
-            .steps
-            .get(step)
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("run `{id}` has no step `{step}`")))?;
-        if !matches!(known.state, StepState::Unknown(_) | StepState::ResolvedApplied(_)) {
-            return Err(Error::new(ErrorKind::Conflict, format!("the outcome of step `{step}` is known"))
-                .hint("`chom-recovery runs show` tells it"));
-        }
-        let entry = Entry::Resolved {
-            step: step.to_owned(),
-            verdict,
-            output,
-            by: self.operator.clone(),
-            because: because.to_owned(),
-        };
-        journal.append(entry, self.clock.as_ref()).map(drop)
-    }
-
     /// Gives up a run: what it did stays as it is, and other runs may begin.
     ///
     /// # Errors
@@ -386,7 +361,7 @@ impl Engine {
         journal.append(entry, self.clock.as_ref())
     }
 
-    fn open(&self, id: RunId) -> Result<(Journal, Ledger)> {
+    pub(super) fn open(&self, id: RunId) -> Result<(Journal, Ledger)> {
         let (journal, records) =
             Journal::open(&self.run_directory(id), self.clock.as_ref()).map_err(|e| not_found(e, id))?;
         Ok((journal, Ledger::of(&records)))
@@ -489,7 +464,7 @@ impl Engine {
         ledger.is_closed() && ledger.header.is_some_and(|header| header.system == system)
     }
 
-    fn run(
+    pub(super) fn run(
         &self,
         mode: Mode,
         id: RunId,
@@ -518,6 +493,7 @@ impl Engine {
             tasks: TaskTracker::new(),
             paths: Mutex::new(HashSet::new()),
             undos: Mutex::new(HashMap::new()),
+            asked: Mutex::default(),
             registered: Notify::new(),
             planned: Mutex::new(Planned::default()),
             local_lock: Mutex::new(local),
@@ -535,7 +511,7 @@ fn not_found(error: Error, id: RunId) -> Error {
     }
 }
 
-fn never_began(id: RunId) -> Error {
+pub(super) fn never_began(id: RunId) -> Error {
     Error::new(ErrorKind::NotFound, format!("run `{id}` never began")).hint("begin a new one")
 }
 

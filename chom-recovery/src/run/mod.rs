@@ -73,6 +73,7 @@ mod ledger;
 mod lock;
 mod plan;
 pub mod record;
+mod resolve;
 mod step;
 pub mod summary;
 mod undo;
@@ -89,6 +90,7 @@ pub use id::{EffectKey, RunId};
 pub use lock::SystemLock;
 pub use plan::{Plan, PlanItem, PlannedStep};
 pub use record::{Effect, ItemVerdict, Outcome, UndoPlan, Verdict};
+pub use resolve::{OutputSource, Resolution, Word};
 pub use step::{Observed, Step, StepOutput};
 pub use undo::{Undo, UndoFn};
 pub use wait::Wait;
@@ -149,6 +151,8 @@ pub(crate) struct Inner {
     /// Paths used by this process: one used twice would mix up two steps.
     paths: Mutex<HashSet<(Kind, String)>>,
     undos: Mutex<HashMap<String, Registered>>,
+    /// A step that is to say, in mode unwind, what a person's word on it comes to.
+    asked: resolve::Pending,
     /// Rings in mode unwind when a step was registered.
     registered: Notify,
     planned: Mutex<Planned>,

@@ -83,6 +83,7 @@ pub struct Step<T> {
     undo_text: Option<String>,
     predict: Option<Box<dyn FnOnce() -> T + Send + Sync>>,
     reconcile: Option<Body<Observed<T>>>,
+    derive: Option<Body<T>>,
     verify: Option<Verify<T>>,
     body: Option<Body<T>>,
 }
@@ -109,6 +110,7 @@ impl<T: StepOutput> Step<T> {
             undo_text: None,
             predict: None,
             reconcile: None,
+            derive: None,
             verify: None,
             body: None,
         }
@@ -236,6 +238,17 @@ impl<T: StepOutput> Step<T> {
         Fut: Future<Output = Result<Observed<T>>> + Send + 'static,
     {
         self.reconcile = Some(Box::new(move |cx| reconcile.clone()(cx).boxed()));
+        self
+    }
+
+    /// Finds out what the step returned, once a person has said that it took effect and [`Step::reconcile`] cannot tell.
+    /// Without it that person has to type the output of a step that returns something.
+    pub fn derive<F, Fut>(mut self, derive: F) -> Self
+    where
+        F: FnOnce(StepCx) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<T>> + Send + 'static,
+    {
+        self.derive = Some(Box::new(move |cx| derive.clone()(cx).boxed()));
         self
     }
 
@@ -381,6 +394,11 @@ impl<T: StepOutput> Step<T> {
         let path = self.enter()?;
         let inner = self.run.inner.clone();
         let Some(known) = inner.known(&path) else { return inner.park().await };
+        if let Some(asked) = inner.take_question(&path) {
+            let answer = self.weigh(&path, &known, asked.word).await;
+            let _ = asked.answer.send(answer);
+            return inner.park().await;
+        }
         self.register_undo(&path);
         match (&known.state, known.error) {
             // What the procedure got then; it may have gone on after it.
@@ -401,7 +419,8 @@ impl<T: StepOutput> Step<T> {
         let mut attempt = 1;
         if let Some(known) = inner.known(&path) {
             attempt = known.attempt + 1;
-            if self.effect != Effect::Observe {
+            let is_kept = self.is_kept && matches!(known.state, StepState::Done(..));
+            if self.effect != Effect::Observe || is_kept {
                 self.check_same(&path, &known)?;
                 self.register_undo(&path);
                 if let Some(output) = self.settle(&path, &known).await? {
@@ -716,10 +735,8 @@ fn is_worth_retrying(error: &Error) -> bool {
 }
 
 fn unknown(inner: &Inner, path: &str, evidence: &str) -> Error {
-    Error::new(ErrorKind::OutcomeUnknown, format!("nobody knows whether `{path}` happened: {evidence}")).hint(format!(
-        "look, then `chom-recovery resolve {} {path} --applied` or `--not-applied`, then resume",
-        inner.id
-    ))
+    Error::new(ErrorKind::OutcomeUnknown, format!("nobody knows whether `{path}` happened: {evidence}"))
+        .hint(format!("`chom-recovery resolve {}` says what to look at and how to settle it; then resume", inner.id))
 }
 
 /// Runs a closure's future within a limit; a panic is an error.

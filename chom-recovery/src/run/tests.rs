@@ -13,6 +13,7 @@ use crate::secret::Secret;
 
 mod people;
 mod plan;
+mod resolve;
 mod time;
 mod undo;
 
@@ -238,14 +239,14 @@ async fn an_effect_applied_in_part_waits_for_a_person() {
     let error = f.resume(id, procedure).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
     assert!(error.message().contains("3 of 7 tables"), "{error}");
-    assert_eq!(
-        f.engine.resolve(id, "nothing", Verdict::Applied, 7.into(), "saw it").unwrap_err().kind(),
-        ErrorKind::NotFound
-    );
-    f.engine.resolve(id, "act", Verdict::Applied, 7.into(), "loaded the rest by hand").unwrap();
+    let says = |verdict, output| Word { verdict, output, because: "saw it".into() };
+    let refused = f.engine.resolve(id, "nothing", says(Verdict::Applied, None), procedure).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::NotFound);
+    let settled = f.engine.resolve(id, "act", says(Verdict::Applied, Some(7.into())), procedure).await.unwrap();
+    assert_eq!((settled.output, settled.source), (7.into(), OutputSource::Given));
     assert_eq!(f.resume(id, procedure).await.unwrap(), 7);
     assert_eq!(count.get(), 1);
-    let error = f.engine.resolve(id, "act", Verdict::NotApplied, Value::Null, "again").unwrap_err();
+    let error = f.engine.resolve(id, "act", says(Verdict::NotApplied, None), procedure).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
 }
 

@@ -363,8 +363,8 @@ pub async fn swap_in(
 
     let exchange = Exchange { production: site.original.clone(), candidate: candidate.record.volume };
     let (making, looking, undoing) = (parts.backend.clone(), parts.backend.clone(), parts.backend.clone());
-    let (to_make, to_look, to_undo, predicted) =
-        (exchange.clone(), exchange.clone(), exchange.clone(), exchange.clone());
+    let (to_make, to_look, to_undo, predicted, told) =
+        (exchange.clone(), exchange.clone(), exchange.clone(), exchange.clone(), exchange.clone());
     let service = parts.system.database.service.clone();
     let writers = quiesced.writers.clone();
     let exchange = run
@@ -381,6 +381,7 @@ pub async fn swap_in(
             to_undo.take_back(&*undoing).await
         })
         .reconcile(async move |_| to_look.observe(&*looking).await)
+        .derive(async move |_| Ok(told))
         .run(async move |_| {
             // Somebody's deployment may have started them since: what they write now would be left behind.
             quiesce::prove_stopped(&*making, &writers).await?;
