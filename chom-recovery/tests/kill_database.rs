@@ -562,6 +562,75 @@ async fn maintenance_mode_that_was_on_before_stays_on_and_does_not_hold_the_reco
     assert!(stack.parts.application.is_in_maintenance().await.unwrap());
 }
 
+fn restore() -> Request {
+    Request { extent: Extent::Restore, ..request() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restore_behind_maintenance_mode_is_proven_there_and_leaves_it_on() {
+    let (_directory, stack) = system().await;
+    stack.parts.application.maintenance_on().await.unwrap();
+    let before = stack.snapshot().await.unwrap();
+    let (id, report) = run_whole(&stack, &restore()).await;
+    let report = report.unwrap();
+    assert!(report.to_review.iter().any(|line| line.contains("maintenance off")), "{:?}", report.to_review);
+    assert!(stack.parts.application.is_in_maintenance().await.unwrap());
+    assert!(stack.data(VOLUME).unwrap().has_rows_of(&SimStack::backed_up()));
+    let run = RunSummary::read(stack.engine(yes()).state_dir(), id).unwrap();
+    assert!(
+        run.steps.iter().any(|s| s.step.contains("until-outside") && s.status == StepStatus::Done),
+        "seen from outside"
+    );
+    assert!(!run.steps.iter().any(|s| s.step.contains("maintenance-off")));
+    stack.engine(yes()).roll_back(id, "a test", |run| recover(run, stack.parts.clone())).await.unwrap();
+    let mut now = stack.snapshot().await.unwrap();
+    now.volumes.retain(|path, _| path.starts_with(&format!("{VOLUME}/")));
+    assert_eq!(now, before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restore_behind_maintenance_mode_does_not_take_a_broken_application_for_a_proven_one() {
+    let (_directory, stack) = system().await;
+    stack.parts.application.maintenance_on().await.unwrap();
+    // The web server never comes up: from outside nothing answers, not even maintenance mode.
+    stack.backend.stop("nginx", std::time::Duration::ZERO).await.unwrap();
+    let (_, report) = run_whole(&stack, &restore()).await;
+    assert_eq!(report.unwrap_err().kind(), ErrorKind::Unhealthy);
+}
+
+#[test]
+fn a_restore_behind_maintenance_mode_killed_anywhere_goes_on_and_leaves_it_on() {
+    fn begin_in_maintenance(directory: &Path) {
+        begin(directory);
+        block_on(async { open(directory).await.parts.application.maintenance_on().await.unwrap() });
+    }
+    fn work(directory: &Path) {
+        block_on(async {
+            let stack = open(directory).await;
+            let new = NewRun::new("shop", database::PROCEDURE, &restore()).unwrap();
+            if let TakenUp::Run(run) = take_up(&stack.engine(yes()), new).await.unwrap() {
+                run.execute(recover(run.clone(), stack.parts.clone())).await.unwrap();
+            }
+        });
+    }
+    fn at_end(directory: &Path) {
+        block_on(async {
+            let stack = open(directory).await;
+            assert_eq!(newest(directory).unwrap().1.status, RunStatus::Succeeded);
+            assert!(stack.data(VOLUME).unwrap().has_rows_of(&SimStack::backed_up()));
+            assert!(stack.parts.application.is_in_maintenance().await.unwrap());
+            let exchanges = stack.backend.calls().unwrap();
+            assert_eq!(exchanges.iter().filter(|call| call.op == Op::ExchangeVolumes && call.applied).count(), 1);
+        });
+    }
+    let places = kill_matrix(
+        "a_restore_behind_maintenance_mode_killed_anywhere_goes_on_and_leaves_it_on",
+        Kills::Once,
+        &Promises { begin: &begin_in_maintenance, work: &work, always: &always, at_end: &at_end },
+    );
+    assert!(places.iter().any(|p| p == "after exchange"), "{places:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_lock_of_a_run_that_nobody_will_take_up_blocks_nobody() {
     let (_directory, stack) = system().await;

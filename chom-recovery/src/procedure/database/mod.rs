@@ -98,16 +98,18 @@ pub async fn recover(run: &Run, parts: &Parts, request: &Request) -> Result<Data
         checklist(&run, parts).await?;
     }
     let mut assessment = assess(&run, parts, &site).await?;
-    let mut maintenance = None;
-    if request.extent == Extent::Recover {
+    let maintenance = if request.extent == Extent::Recover {
         // Before anything is touched: users of a database that needs no restore keep their service.
         let finding = decide_cure(&run, &assessment).await?;
         gather_evidence(&run, parts).await?;
-        maintenance = Some(maintenance_on(&run, parts).await?);
+        let switched = maintenance_on(&run, parts).await?;
         if finding == Finding::Stopped {
             assessment = start_as_found(&run, parts, &site).await?;
         }
-    }
+        Some(switched)
+    } else {
+        maintenance_as_found(&run, parts).await?
+    };
 
     let started_is_cured = request.extent == Extent::Recover && assessment.finding == Finding::Healthy;
     let (restored, proven) = if started_is_cured {
@@ -251,9 +253,19 @@ async fn gather_evidence(run: &Run, parts: &Parts) -> Result<EvidenceManifest> {
         .await
 }
 
+/// Asks whether maintenance mode is on, once: an attempt that was killed may have switched it on already.
+async fn remember_maintenance(run: &Run, parts: &Parts) -> Result<bool> {
+    run.decide("remember-maintenance", async { parts.application.is_in_maintenance().await }).await
+}
+
+/// A restore switches no maintenance mode. One that is on stays on, and the service is proven behind it.
+async fn maintenance_as_found(run: &Run, parts: &Parts) -> Result<Option<MaintenanceRecord>> {
+    let was_on = remember_maintenance(run, parts).await?;
+    Ok(was_on.then(|| MaintenanceRecord { was_down_before: true, ..MaintenanceRecord::expected() }))
+}
+
 async fn maintenance_on(run: &Run, parts: &Parts) -> Result<MaintenanceRecord> {
-    // Asked before, and once: an attempt that was killed may have switched it on already.
-    let was_on = run.decide("remember-maintenance", async { parts.application.is_in_maintenance().await }).await?;
+    let was_on = remember_maintenance(run, parts).await?;
     let as_found = move |record: MaintenanceRecord| MaintenanceRecord { was_down_before: was_on, ..record };
     let (on, off) = (parts.application.clone(), parts.application.clone());
     run.step("maintenance-on")
