@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use chom_recovery::{
-    ErrorKind, Objective, Result,
+    ErrorKind, Result,
     backend::{Backend, BackendExt, ContainerState, RUN_LABEL, RestartPolicy},
     catalog::Selector,
+    objective::Objective,
     procedure::{
         Parts, backup,
         database::{self, DatabaseReport, Extent, Request, ops::BackUp},
