@@ -144,24 +144,20 @@ pub(crate) enum Command {
         #[command(flatten)]
         consent: Consent,
     },
-    /// Say whether a step whose outcome is unknown took effect
+    /// Say whether a step whose outcome is unknown took effect; without arguments, show what is unknown
     Resolve {
-        /// Run
-        run: String,
-        /// Step, as `runs show` names it
-        step: String,
-        /// It took effect
-        #[arg(long, conflicts_with = "not_applied", required_unless_present = "not_applied")]
-        applied: bool,
-        /// It did not take effect
-        #[arg(long)]
-        not_applied: bool,
-        /// What the step would have returned, as JSON; needed with --applied where it returns something
-        #[arg(long, value_name = "JSON", default_value = "null")]
-        output: serde_json::Value,
-        /// How you know
-        #[arg(long, value_name = "TEXT")]
-        because: String,
+        /// Run; needed when several runs wait
+        run: Option<String>,
+        /// Step, as the list names it; needed when several steps of the run are unknown
+        step: Option<String>,
+        #[command(flatten)]
+        verdict: VerdictChoice,
+        /// What the step would have returned, as JSON; only where it cannot find that out itself
+        #[arg(long, value_name = "JSON", requires = "applied")]
+        output: Option<serde_json::Value>,
+        /// How you know, for the record
+        #[arg(long, value_name = "TEXT", requires = "verdict")]
+        because: Option<String>,
         /// Name of the person, for the record [default: $SUDO_USER or $USER]
         #[arg(long, value_name = "NAME")]
         operator: Option<String>,
@@ -174,6 +170,18 @@ pub(crate) enum Command {
     Config(Config),
     /// Print the quick-reference card of this system
     Card,
+}
+
+/// What became of a step.
+#[derive(Debug, Clone, Copy, Args)]
+#[group(id = "verdict", multiple = false)]
+pub(crate) struct VerdictChoice {
+    /// It took effect, wholly
+    #[arg(long)]
+    pub(crate) applied: bool,
+    /// Nothing of it took effect
+    #[arg(long)]
+    pub(crate) not_applied: bool,
 }
 
 #[derive(Debug, Subcommand)]

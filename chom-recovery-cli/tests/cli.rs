@@ -8,6 +8,10 @@ use std::{
 };
 
 use assert_cmd::Command;
+use chom_recovery::{
+    Error, ErrorKind,
+    run::{Engine, NewRun},
+};
 use serde_json::Value;
 
 struct Place {
@@ -274,6 +278,54 @@ fn runs_that_do_not_exist_are_not_found() {
         assert_eq!(code(&output), 10, "{arguments:?}: {}", stderr(&output));
         assert!(stderr(&output).contains("hint:"), "{}", stderr(&output));
     }
+}
+
+/// Leaves a run with a step of which nobody knows whether it happened; returns its id.
+fn leave_unknown(place: &Place) -> String {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let engine = Engine::new(place.path().join("state"));
+        let run = engine.start(NewRun::new("shop", "recover-database", &()).unwrap()).await.unwrap();
+        let step = run
+            .step::<()>("swap-volumes")
+            .undo_text("put the old data back")
+            .undo_with(async |_, _| Ok(()))
+            .run(async |_| Err(Error::new(ErrorKind::Unreachable, "the Engine went away")));
+        run.execute(async { step.await }).await.unwrap_err();
+        run.id().to_string()
+    })
+}
+
+#[test]
+fn resolve_shows_what_is_unknown_what_the_answers_mean_and_what_to_type() {
+    let place = Place::configured();
+    let (exit, none) = place.json(&["resolve", "--json"]);
+    assert_eq!((exit, &none["items"]), (0, &serde_json::json!([])));
+    let id = leave_unknown(&place);
+    let output = place.run(&["resolve"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    insta::assert_snapshot!("resolve", stdout(&output).replace(&id, "[run]"));
+    let (_, status) = place.json(&["--json"]);
+    assert_eq!(status["next"][0]["command"], format!("chom-recovery resolve {id}"), "{status}");
+
+    // What it says to type is a command, and asks for no more than it says.
+    let (_, list) = place.json(&["--json", "resolve", &id]);
+    let command = list["items"][0]["commands"]["applied"].as_str().unwrap().to_owned();
+    assert!(command.starts_with(&format!("chom-recovery resolve {id} swap-volumes --applied --because")), "{command}");
+    for (arguments, exit, wanted) in [
+        (&["resolve", &id, "swap-volumes", "--applied"][..], 2, "--because"),
+        (&["resolve", "--not-applied"], 2, "--because"),
+        (&["resolve", "--applied", "--not-applied"], 2, "cannot be used with"),
+        (&["resolve", &id, "restore-beside", "--applied", "--because", "seen"], 10, "swap-volumes"),
+        (&["resolve", &id, "--applied", "--because", "seen", "--output", "{"], 2, "--output"),
+        // Nobody's word is taken while nothing can be looked at.
+        (&["resolve", "--applied", "--because", "seen"], 13, "engine"),
+    ] {
+        let output = place.run(arguments);
+        assert_eq!(code(&output), exit, "{arguments:?}: {}", stderr(&output));
+        assert!(stderr(&output).to_lowercase().contains(wanted), "{arguments:?}: {}", stderr(&output));
+    }
+    assert_eq!(place.json(&["--json", "resolve"]).1["items"].as_array().unwrap().len(), 1, "nothing was recorded");
 }
 
 #[test]

@@ -162,6 +162,15 @@ impl NativeRecovery {
         self.read(py, |recovery| async move { blocking(move || recovery.approve(id, name.as_deref(), &by)).await })
     }
 
+    fn plan_database<'py>(&self, py: Python<'py>, request: &str) -> PyResult<Bound<'py, PyAny>> {
+        let request: Request = argument("request", request)?;
+        self.read(py, |recovery| async move {
+            let plan = recovery.plan_database(&request).await?;
+            let fits_rto = plan.fits_rto();
+            Ok((plan, fits_rto))
+        })
+    }
+
     fn back_up(&self, request: &str, options: &str) -> PyResult<Ongoing> {
         let request: BackUp = argument("request", request)?;
         self.run(options, None, |recovery, options| async move { recovery.back_up(request, options).await })

@@ -72,6 +72,35 @@ def test_from_is_a_field_in_json_and_a_keyword_in_python() -> None:
     assert (raised.from_, raised.to) == (5, 9)
 
 
+def test_a_plan_says_where_each_estimate_comes_from() -> None:
+    loading = {
+        "type": "step",
+        "step": "database/restore-beside",
+        "effect": "idempotent",
+        "undo": {"kind": "with", "text": "remove it"},
+        "estimate": {"ms": 9000, "basis": "measured", "runs": 3},
+        "budget_ms": 600000,
+        "needs_approval": False,
+    }
+    approval = {"type": "approval", "name": "database/replace", "ask": "replace it?"}
+    plan = decode(
+        models.Plan,
+        {
+            "system": "chom",
+            "procedure": "recover-database",
+            "request": {},
+            "items": [loading, approval],
+            "boundary": None,
+            "estimate_ms": 9000,
+            "outage_ms": None,
+            "hash": "ab",
+            "fits_rto": True,
+        },
+    )
+    assert plan.items[0].estimate == models.Estimate(9000, "measured", runs=3)
+    assert (plan.items[1].ask, plan.items[1].estimate) == ("replace it?", None)
+
+
 def test_a_report_finds_answers_by_probe() -> None:
     down = {"probe": "mysql", "status": "down", "summary": "no", "latency_ms": 1, "facts": {"errno": "2002"}}
     report = decode(

@@ -36,6 +36,11 @@ async def test_a_dropped_table_comes_back_through_approval_cancelling_and_resumi
 
     stack.sql("SET FOREIGN_KEY_CHECKS = 0; DROP TABLE orders")
 
+    plan = await recovery.plan_database("tag:from-python")
+    assert plan.fits_rto is not None
+    assert {i.estimate.basis for i in plan.items if i.estimate} == {"observed", "computed", "expected", "budget"}
+    assert any(i.needs_approval and (i.step or "").endswith("swap-volumes") for i in plan.items)
+
     with pytest.raises(InvalidInputError, match="the project is"):
         await recovery.recover_database(confirm="another")
     assert [r.procedure for r in (await recovery.runs()).runs] == ["back-up"], "a wrong name starts nothing"

@@ -25,9 +25,9 @@ use crate::{
         drill::{self, DrillReport},
         lock::EngineLock,
     },
-    report::ACHIEVED,
+    report::{ACHIEVED, Unresolved, unresolved},
     run::{
-        Approver, AskLater, Engine, EventStream, NewRun, Plan, Run, RunId, Verdict, Waiver,
+        Approver, AskLater, Engine, EventStream, NewRun, Plan, Resolution, Run, RunId, Waiver, Word,
         summary::{self, RunSummary},
     },
     store::{self, BackupStore},
@@ -150,13 +150,14 @@ impl Going {
 }
 
 impl Recovery {
-    /// Connects to the Engine and opens the store. The repository is opened when it is needed.
+    /// Connects to the Engine. Store and repository are opened when they are needed: what needs no backup, such as a
+    /// rollback, works while they are out of reach.
     ///
     /// # Errors
     /// `Unreachable`: no Engine answers. `InvalidInput`: the configuration names something impossible.
     pub async fn open(system: System) -> Result<Self> {
         let backend = Arc::new(DockerBackend::connect(&system.compose, DockerOptions::default()).await?);
-        let store = store::open(&system.repository.url)?;
+        let store = store::open_later(&system.repository.url);
         Ok(Self::with_ports(system, backend, store))
     }
 
@@ -180,16 +181,34 @@ impl Recovery {
     /// # Errors
     /// `NotFound`: there is no repository yet. `Precondition`: no trusted signer is configured.
     pub async fn parts(&self) -> Result<Parts> {
-        let repository = self.repository().await?;
+        Ok(self.parts_of(self.repository().await?))
+    }
+
+    /// What a run works with that was begun before. A repository that cannot be opened stops the steps that need it,
+    /// and no others.
+    async fn parts_to_resume(&self) -> Parts {
+        self.parts_of(self.repository().await.unwrap_or_else(|why| {
+            let hint = "mount its disk or bring its host back, then resume the run";
+            Repository::absent(&self.system.repository.url, why.during("the repository cannot be opened").hint(hint))
+        }))
+    }
+
+    /// What a run is undone with: no backup is needed for it, so that nobody waits for a store that does not answer.
+    fn parts_to_undo(&self) -> Parts {
+        let why = Error::new(ErrorKind::Unreachable, "the repository is not opened for a rollback");
+        self.parts_of(Repository::absent(&self.system.repository.url, why))
+    }
+
+    fn parts_of(&self, repository: Repository) -> Parts {
         let catalog = Arc::new(Catalog::new(&repository, &self.system.id));
         let database = MySqlOps::new(self.system.clone(), self.backend.clone(), repository);
-        Ok(Parts {
+        Parts {
             system: self.system.clone(),
             backend: self.backend.clone(),
             database: Arc::new(database),
             application: Arc::new(StackApplication::new(self.system.clone(), self.backend.clone(), self.store.clone())),
             catalog,
-        })
+        }
     }
 
     async fn repository(&self) -> Result<Repository> {
@@ -202,7 +221,10 @@ impl Recovery {
     pub async fn health(&self, mode: HealthMode) -> HealthReport {
         let mut probes = suite(&self.system, &self.backend, Some(&self.store), mode);
         if mode != HealthMode::PostRecovery {
-            probes.push(match self.repository().await {
+            let limit = self.system.limits.health_deadline;
+            let late = || Error::new(ErrorKind::Timeout, format!("no answer within {} s", limit.as_secs()));
+            let opened = tokio::time::timeout(limit, self.repository()).await;
+            probes.push(match opened.unwrap_or_else(|_| Err(late())) {
                 Ok(repository) => Arc::new(BackupProbe::new(
                     Catalog::new(&repository, &self.system.id),
                     self.system.objectives.backup_age,
@@ -258,16 +280,24 @@ impl Recovery {
     }
 
     /// Takes a backup.
+    ///
+    /// # Errors
+    /// Those of opening the repository: nothing was begun. `Locked`: another run is going on or unfinished.
     pub async fn back_up(&self, request: BackUp, options: RunOptions) -> Result<Going> {
+        let parts = self.parts().await?;
         let run = self.engine(&options).start(self.new_run(backup::PROCEDURE, &request)?).await?;
-        Ok(self.go(run, options))
+        Ok(Self::go(run, parts, options))
     }
 
     /// Rehearses a recovery with a backup, beside production, and keeps the signed result with the backup.
+    ///
+    /// # Errors
+    /// Those of opening the repository: nothing was begun. `Locked`: another run is going on or unfinished.
     pub async fn drill(&self, request: drill::Request, options: RunOptions) -> Result<Going> {
+        let parts = self.parts().await?;
         let new = self.new_run(drill::PROCEDURE, &request)?.objective(self.system.objectives.database);
         let run = self.engine(&options).start(new).await?;
-        Ok(self.go(run, options))
+        Ok(Self::go(run, parts, options))
     }
 
     /// Describes a run that is not held up by what a killed backup or drill left.
@@ -314,30 +344,34 @@ impl Recovery {
     /// Recovers the database.
     ///
     /// # Errors
-    /// `Conflict`: the plan in the options no longer fits. `Locked`: another run is going on or unfinished.
+    /// Those of opening the repository: nothing was begun. `Conflict`: the plan in the options no longer fits.
+    /// `Locked`: another run is going on or unfinished.
     pub async fn recover_database(&self, request: Request, options: RunOptions) -> Result<Going> {
+        let parts = self.parts().await?;
         let mut new = self.new_database(&request)?;
         if let Some(plan) = &options.plan {
             plan.check_same(&self.plan(&request, &options).await?)?;
             new = new.planned(plan);
         }
         let run = self.engine(&options).start(new).await?;
-        Ok(self.go(run, options))
+        Ok(Self::go(run, parts, options))
     }
 
     fn new_database(&self, request: &Request) -> Result<NewRun> {
         Ok(self.new_run(database::PROCEDURE, request)?.objective(self.system.objectives.database))
     }
 
-    /// Goes on with a run that was killed, failed or waits.
+    /// Goes on with a run that was killed, failed or waits. Where the repository cannot be opened, it goes on to the
+    /// first step that needs it: a run that has compared its candidate gets as far as the new backup.
     pub async fn resume(&self, id: RunId, options: RunOptions) -> Result<Going> {
+        let parts = self.parts_to_resume().await;
         let run = self.engine(&options).resume(id).await?;
-        Ok(self.go(run, options))
+        Ok(Self::go(run, parts, options))
     }
 
-    /// Undoes a run, in reverse order. Returns the steps undone.
+    /// Undoes a run, in reverse order. Returns the steps undone. Needs neither store nor repository.
     pub async fn roll_back(&self, id: RunId, because: &str, options: RunOptions) -> Result<Vec<String>> {
-        let parts = self.parts().await?;
+        let parts = self.parts_to_undo();
         self.engine(&options).roll_back(id, because, async move |run: Run| perform(&run, &parts).await).await
     }
 
@@ -346,22 +380,20 @@ impl Recovery {
         self.engine(&RunOptions::default()).approve(id, name, by)
     }
 
-    /// Records what somebody found out about a step whose outcome is unknown. `output` is what the step would have
-    /// returned, for [`Verdict::Applied`]; null where it returns nothing.
+    /// Lists the steps whose outcome a person has to settle before their runs can go on. Needs no Engine.
+    pub fn unresolved(&self) -> Result<Vec<Unresolved>> {
+        Ok(self.runs()?.0.iter().flat_map(unresolved).collect())
+    }
+
+    /// Records what somebody found out about a step whose outcome is unknown, after the step has looked once more; what
+    /// it returns is taken from there where `word` does not give it.
     ///
     /// # Errors
-    /// `NotFound`: no such run or step. `Conflict`: its outcome is known. `Locked`: the run is running.
-    pub fn resolve(
-        &self,
-        id: RunId,
-        step: &str,
-        verdict: Verdict,
-        output: serde_json::Value,
-        because: &str,
-        by: &str,
-    ) -> Result<()> {
+    /// As [`Engine::resolve`]; nothing is recorded then.
+    pub async fn resolve(&self, id: RunId, step: &str, word: Word, by: &str) -> Result<Resolution> {
         let options = RunOptions { operator: Some(by.to_owned()), ..RunOptions::default() };
-        self.engine(&options).resolve(id, step, verdict, output, because)
+        let parts = self.parts_to_resume().await;
+        self.engine(&options).resolve(id, step, word, async move |run: Run| perform(&run, &parts).await).await
     }
 
     /// Gives a run up: nothing is undone, its journal stays.
@@ -395,13 +427,12 @@ impl Recovery {
         engine
     }
 
-    fn go(&self, run: Run, options: RunOptions) -> Going {
+    fn go(run: Run, parts: Parts, options: RunOptions) -> Going {
         let (id, events) = (run.id(), Some(run.events()));
-        let this = self.clone();
         let task = tokio::spawn(async move {
             let inner = run.clone();
             run.execute(async move {
-                let report = perform(&inner, &this.parts().await?).await?;
+                let report = perform(&inner, &parts).await?;
                 // Kept in the journal, so that it can be shown again.
                 inner.decide(ACHIEVED, async { Ok(report) }).await
             })

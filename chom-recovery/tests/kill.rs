@@ -58,11 +58,12 @@ async fn recover(run: Run, world: World, looks: bool, fails: bool) -> Result<Str
         .run(async move |_| Ok(w.put("workers", "down")?))
         .await?;
 
-    let (w, u, r) = (world.clone(), world.clone(), world.clone());
+    let (w, u, r, d) = (world.clone(), world.clone(), world.clone(), world.clone());
     let mut load = run
         .step("load-beside")
         .effect(Effect::Once)
         .input(&before)
+        .derive(async move |_| Ok(d.count("beside")?))
         .undo_with(async move |_: StepCx, _: Option<u32>| Ok(u.remove("beside#1")?))
         .run(async move |cx: StepCx| {
             cx.note("loading");
@@ -218,8 +219,8 @@ fn where_nothing_can_tell_the_run_stops_and_a_person_settles_it() {
         block_on(async {
             let (engine, w) = (engine(directory), world(directory));
             let look = |step: &str| match step {
-                "recover/load-beside" => (w.count("beside").unwrap() == 1).then(|| 1.into()),
-                "recover/swap" => (w.get("live").unwrap().as_deref() == Some("new")).then_some(serde_json::Value::Null),
+                "recover/load-beside" => w.count("beside").unwrap() == 1,
+                "recover/swap" => w.get("live").unwrap().as_deref() == Some("new"),
                 other => panic!("{other} can be run again and is asked about"),
             };
             // A process killed while it stopped leaves the question to this one.
@@ -233,7 +234,8 @@ fn where_nothing_can_tell_the_run_stops_and_a_person_settles_it() {
                     Err(e) => {
                         assert!(is_unknown(&e), "{e}");
                         assert!(e.hint_text().unwrap().contains("chom-recovery resolve"), "{e:?}");
-                        assert_eq!(resolve_all(&engine, id, look).unwrap(), 1);
+                        let again = |run| recover(run, w.clone(), false, false);
+                        assert_eq!(resolve_all(&engine, id, look, again).await.unwrap(), 1);
                     }
                 }
             }

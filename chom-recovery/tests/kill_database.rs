@@ -6,13 +6,16 @@ use chom_recovery::{
     ErrorKind, Result,
     backend::{Backend, BackendExt, ContainerState, RUN_LABEL, RestartPolicy},
     catalog::Selector,
+    objective::Objective,
     procedure::{
         Parts, backup,
         database::{self, DatabaseReport, Extent, Request, ops::BackUp},
     },
+    report::unresolved,
     run::{
-        AlwaysYes, Approver, AskWith, NewRun, Plan, Question, Reply, Run, RunId, Undo,
-        summary::{self, RunStatus, RunSummary},
+        AlwaysYes, Approver, AskWith, Basis, NewRun, OutputSource, Plan, Question, Reply, Run, RunId, Undo,
+        Verdict, Word,
+        summary::{self, RunStatus, RunSummary, StepStatus},
     },
     testing::{
         application::SimApplication,
@@ -181,12 +184,25 @@ fn as_before(directory: &Path) {
     });
 }
 
+/// Takes the repository away, as a disk that is not mounted is away.
+fn unmount(directory: &Path) {
+    let folder = SimStack::repository_folder(directory);
+    if folder.exists() {
+        std::fs::rename(&folder, folder.with_extension("away")).unwrap();
+    }
+}
+
+fn mount(directory: &Path) {
+    let folder = SimStack::repository_folder(directory);
+    std::fs::rename(folder.with_extension("away"), folder).unwrap();
+}
+
 #[test]
 fn a_recovery_killed_anywhere_rolls_back_to_what_was_before_however_often_it_takes() {
-    /// A recovery that nobody kills is rolled back as well, and killed while that goes on.
+    /// A recovery that nobody kills is rolled back as well, and killed while that goes on. None has a repository.
     fn work(directory: &Path) {
         block_on(async {
-            let stack = open(directory).await;
+            let mut stack = open(directory).await;
             let engine = stack.engine(yes());
             let id = if let Some((id, _)) = newest(directory) {
                 id
@@ -196,6 +212,8 @@ fn a_recovery_killed_anywhere_rolls_back_to_what_was_before_however_often_it_tak
                 run.id()
             };
             if newest(directory).unwrap().1.status != RunStatus::RolledBack {
+                unmount(directory);
+                stack = open(directory).await;
                 engine.roll_back(id, "a test", |run| recover(run, stack.parts.clone())).await.unwrap();
             }
         });
@@ -288,6 +306,84 @@ async fn a_rollback_needs_no_backup() {
     assert_eq!(stack.data(VOLUME).unwrap(), SimStack::before());
 }
 
+/// Answers for everything but the swap.
+fn yes_but_for_the_swap() -> Arc<dyn Approver> {
+    Arc::new(AskWith::new(|question: &Question| {
+        if question.name.ends_with("replace-production-database") {
+            return Reply::Later;
+        }
+        Reply::Yes { by: "tester".into() }
+    }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_compared_its_candidate_goes_on_to_a_proven_service_without_the_repository() {
+    let (directory, stack) = system().await;
+    let engine = stack.engine(yes_but_for_the_swap());
+    let run = engine.start(new_run()).await.unwrap();
+    let id = run.id();
+    run.execute(recover(run.clone(), stack.parts.clone())).await.unwrap_err();
+    drop(run);
+    engine.approve(id, None, "lead").unwrap();
+
+    unmount(directory.path());
+    let stack = open(directory.path()).await;
+    let run = engine.resume(id).await.unwrap();
+    let stopped = run.execute(recover(run.clone(), stack.parts.clone())).await.unwrap_err();
+    drop(run);
+    assert_eq!(stopped.kind(), ErrorKind::Unreachable, "{stopped}");
+    assert!(stack.data(VOLUME).unwrap().has_rows_of(&SimStack::backed_up()));
+    let run = RunSummary::read(engine.state_dir(), id).unwrap();
+    assert!(run.steps.iter().any(|s| s.step == "database/service-proven" && s.status == StepStatus::Done));
+    let open_steps: Vec<_> = run.steps.iter().filter(|s| s.status != StepStatus::Done).map(|s| &s.step).collect();
+    assert_eq!(open_steps, ["database/back-up-again"]);
+
+    mount(directory.path());
+    let stack = open(directory.path()).await;
+    let run = engine.resume(id).await.unwrap();
+    let report = run.execute(recover(run.clone(), stack.parts.clone())).await.unwrap();
+    assert!(report.new_backup.is_some());
+    assert_eq!(stack.data(VOLUME).unwrap().next["users"], 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_still_needs_its_backup_stops_where_it_is_until_the_repository_is_back() {
+    let (directory, stack) = system().await;
+    stack.backend.fault(Op::CreateVolume, 2, Fault::Fail(ErrorKind::Failed));
+    let (id, failed) = run_whole(&stack, &request()).await;
+    failed.unwrap_err();
+    let before = stack.snapshot().await.unwrap();
+
+    unmount(directory.path());
+    let stack = open(directory.path()).await;
+    let engine = stack.engine(yes());
+    let run = engine.resume(id).await.unwrap();
+    let stopped = run.execute(recover(run.clone(), stack.parts.clone())).await.unwrap_err();
+    drop(run);
+    assert_eq!(stopped.kind(), ErrorKind::Unreachable, "{stopped}");
+    assert_eq!(stack.snapshot().await.unwrap(), before);
+
+    mount(directory.path());
+    let stack = open(directory.path()).await;
+    let run = engine.resume(id).await.unwrap();
+    run.execute(recover(run.clone(), stack.parts.clone())).await.unwrap();
+    assert!(stack.data(VOLUME).unwrap().has_rows_of(&SimStack::backed_up()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_database_is_not_called_healthy_because_nobody_could_look_for_its_backup() {
+    let (directory, _stack) = system().await;
+    unmount(directory.path());
+    let stack = open(directory.path()).await;
+    let before = stack.snapshot().await.unwrap();
+    let (_, refused) = run_whole(&stack, &request()).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unreachable, "{refused}");
+    let mut now = stack.snapshot().await.unwrap();
+    now.containers.retain(|name, _| before.containers.contains_key(name));
+    assert_eq!(now, before);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_plan_changes_nothing_and_is_the_same_while_nothing_changes() {
     let (directory, stack) = system().await;
@@ -311,16 +407,75 @@ async fn a_plan_changes_nothing_and_is_the_same_while_nothing_changes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_plan_after_a_recovery_is_estimated_from_it_and_fits() {
+    let (_directory, stack) = system().await;
+    let new = || new_run().objective(Objective::minutes(30, 15));
+    let planned = async || stack.engine(yes()).plan(&new(), |run| recover(run, stack.parts.clone())).await.unwrap();
+    let first = planned().await;
+    assert_eq!(first.fits_rto(), Some(true), "{} ms by bytes and budgets", first.outage_ms.unwrap());
+    assert!(first.budgeted_ms() > 0);
+    let (id, report) = run_whole(&stack, &request()).await;
+    report.unwrap();
+    stack.engine(yes()).roll_back(id, "a test", |run| recover(run, stack.parts.clone())).await.unwrap();
+
+    let second = planned().await;
+    let guessed: Vec<_> = second
+        .items
+        .iter()
+        .filter(|item| {
+            let basis = item.estimate().map(|estimate| estimate.basis);
+            !matches!(basis, None | Some(Basis::Observed | Basis::Measured { runs: 1 }))
+        })
+        .collect();
+    assert!(guessed.is_empty(), "{guessed:?}");
+    assert!(second.outage_ms.unwrap() < second.estimate_ms, "the soak comes after users are served");
+    assert!(second.estimate_ms < first.estimate_ms);
+    first.check_same(&second).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_swap_of_which_nobody_can_tell_is_settled_by_a_person_who_types_no_output() {
+    let (_directory, stack) = system().await;
+    stack.backend.fault(Op::ExchangeVolumes, 1, Fault::DoneThenFail(ErrorKind::OutcomeUnknown));
+    let (id, result) = run_whole(&stack, &request()).await;
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
+    let engine = stack.engine(yes());
+    let says = |verdict| Word { verdict, output: None, because: "looked into both volumes".into() };
+    let resolve = async |verdict| {
+        let again = |run| recover(run, stack.parts.clone());
+        engine.resolve(id, "database/swap-volumes", says(verdict), again).await
+    };
+    let wrong = resolve(Verdict::NotApplied).await.unwrap_err();
+    assert_eq!(wrong.kind(), ErrorKind::Conflict, "{wrong}");
+    let before = stack.snapshot().await.unwrap();
+
+    // Somebody makes the kept volume anew: now neither the old order nor the new one is to be seen.
+    let kept = beside(&stack).await.unwrap();
+    let labels = stack.backend.volume(&kept).await.unwrap().unwrap().labels;
+    stack.backend.remove_volume(&kept).await.unwrap();
+    stack.backend.create_volume(&kept, &labels).await.unwrap();
+    let run = engine.resume(id).await.unwrap();
+    let unknown = run.execute(recover(run.clone(), stack.parts.clone())).await.unwrap_err();
+    drop(run);
+    assert_eq!(unknown.kind(), ErrorKind::OutcomeUnknown, "{unknown}");
+    let listed = unresolved(&RunSummary::read(engine.state_dir(), id).unwrap());
+    let [one] = listed.as_slice() else { panic!("{listed:?}") };
+    assert_eq!(one.step, "database/swap-volumes");
+    assert!(one.evidence.contains("happened in part"), "{one:?}");
+    assert!(one.answers.not_applied.contains("DESTRUCTIVE") && one.answers.applied.contains("old data"), "{one:?}");
+
+    let settled = resolve(Verdict::Applied).await.unwrap();
+    assert_eq!(settled.source, OutputSource::Derived);
+    assert_eq!(stack.snapshot().await.unwrap().containers, before.containers, "looking touches nothing");
+    let run = engine.resume(id).await.unwrap();
+    run.execute(recover(run.clone(), stack.parts.clone())).await.unwrap();
+    assert!(stack.data(VOLUME).unwrap().has_rows_of(&SimStack::backed_up()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_an_approval_production_stays_and_with_it_the_run_goes_on() {
     let (_directory, stack) = system().await;
-    // Whoever attests the checklist, nobody answers for the swap.
-    let attests = |question: &Question| {
-        if question.name.ends_with("replace-production-database") {
-            return Reply::Later;
-        }
-        Reply::Yes { by: "tester".into() }
-    };
-    let engine = stack.engine(Arc::new(AskWith::new(attests)));
+    let engine = stack.engine(yes_but_for_the_swap());
     let run = engine.start(new_run()).await.unwrap();
     let id = run.id();
     let waits = run.execute(recover(run.clone(), stack.parts.clone())).await.unwrap_err();
@@ -406,6 +561,75 @@ async fn maintenance_mode_that_was_on_before_stays_on_and_does_not_hold_the_reco
     assert!(stack.parts.application.is_in_maintenance().await.unwrap());
     stack.engine(yes()).roll_back(id, "a test", |run| recover(run, stack.parts.clone())).await.unwrap();
     assert!(stack.parts.application.is_in_maintenance().await.unwrap());
+}
+
+fn restore() -> Request {
+    Request { extent: Extent::Restore, ..request() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restore_behind_maintenance_mode_is_proven_there_and_leaves_it_on() {
+    let (_directory, stack) = system().await;
+    stack.parts.application.maintenance_on().await.unwrap();
+    let before = stack.snapshot().await.unwrap();
+    let (id, report) = run_whole(&stack, &restore()).await;
+    let report = report.unwrap();
+    assert!(report.to_review.iter().any(|line| line.contains("maintenance off")), "{:?}", report.to_review);
+    assert!(stack.parts.application.is_in_maintenance().await.unwrap());
+    assert!(stack.data(VOLUME).unwrap().has_rows_of(&SimStack::backed_up()));
+    let run = RunSummary::read(stack.engine(yes()).state_dir(), id).unwrap();
+    assert!(
+        run.steps.iter().any(|s| s.step.contains("until-outside") && s.status == StepStatus::Done),
+        "seen from outside"
+    );
+    assert!(!run.steps.iter().any(|s| s.step.contains("maintenance-off")));
+    stack.engine(yes()).roll_back(id, "a test", |run| recover(run, stack.parts.clone())).await.unwrap();
+    let mut now = stack.snapshot().await.unwrap();
+    now.volumes.retain(|path, _| path.starts_with(&format!("{VOLUME}/")));
+    assert_eq!(now, before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restore_behind_maintenance_mode_does_not_take_a_broken_application_for_a_proven_one() {
+    let (_directory, stack) = system().await;
+    stack.parts.application.maintenance_on().await.unwrap();
+    // The web server never comes up: from outside nothing answers, not even maintenance mode.
+    stack.backend.stop("nginx", std::time::Duration::ZERO).await.unwrap();
+    let (_, report) = run_whole(&stack, &restore()).await;
+    assert_eq!(report.unwrap_err().kind(), ErrorKind::Unhealthy);
+}
+
+#[test]
+fn a_restore_behind_maintenance_mode_killed_anywhere_goes_on_and_leaves_it_on() {
+    fn begin_in_maintenance(directory: &Path) {
+        begin(directory);
+        block_on(async { open(directory).await.parts.application.maintenance_on().await.unwrap() });
+    }
+    fn work(directory: &Path) {
+        block_on(async {
+            let stack = open(directory).await;
+            let new = NewRun::new("shop", database::PROCEDURE, &restore()).unwrap();
+            if let TakenUp::Run(run) = take_up(&stack.engine(yes()), new).await.unwrap() {
+                run.execute(recover(run.clone(), stack.parts.clone())).await.unwrap();
+            }
+        });
+    }
+    fn at_end(directory: &Path) {
+        block_on(async {
+            let stack = open(directory).await;
+            assert_eq!(newest(directory).unwrap().1.status, RunStatus::Succeeded);
+            assert!(stack.data(VOLUME).unwrap().has_rows_of(&SimStack::backed_up()));
+            assert!(stack.parts.application.is_in_maintenance().await.unwrap());
+            let exchanges = stack.backend.calls().unwrap();
+            assert_eq!(exchanges.iter().filter(|call| call.op == Op::ExchangeVolumes && call.applied).count(), 1);
+        });
+    }
+    let places = kill_matrix(
+        "a_restore_behind_maintenance_mode_killed_anywhere_goes_on_and_leaves_it_on",
+        Kills::Once,
+        &Promises { begin: &begin_in_maintenance, work: &work, always: &always, at_end: &at_end },
+    );
+    assert!(places.iter().any(|p| p == "after exchange"), "{places:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@ use chom_recovery::Result;
 
 use crate::{args::Command, exit::Exit, session::Session};
 
+mod approve;
 mod backup;
 mod card;
 mod config;
@@ -15,8 +16,8 @@ mod plan;
 mod prune;
 mod recover;
 mod repo;
+mod resolve;
 pub(crate) mod runs;
-mod settle;
 mod status;
 mod which;
 
@@ -43,10 +44,11 @@ pub(crate) async fn run(session: &Session, command: Option<Command>) -> Result<E
         Some(Command::Runs(command)) => runs::run(session, command).await,
         Some(Command::Repo(command)) => repo::run(session, command).await,
         Some(Command::Approve { run, name, consent }) => {
-            settle::approve(session, run.as_deref(), name.as_deref(), &consent)
+            approve::approve(session, run.as_deref(), name.as_deref(), &consent)
         }
-        Some(Command::Resolve { run, step, applied, not_applied: _, output, because, operator }) => {
-            settle::resolve(session, &run, &step, applied, output, &because, operator)
+        Some(Command::Resolve { run, step, verdict, output, because, operator }) => {
+            let said = resolve::Said { verdict, output, because, operator };
+            resolve::resolve(session, run.as_deref(), step.as_deref(), said).await
         }
         Some(Command::Maintenance(command)) => maintenance::run(session, command).await,
         Some(Command::Config(command)) => config::run(session, command).await,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use chom_recovery::{
     Error, Result,
     procedure::database::{Extent, Request},
-    run::{Effect, Plan, PlanItem, PlannedStep, UndoPlan},
+    run::{Basis, Effect, Plan, PlanItem, PlannedStep, UndoPlan},
 };
 use comfy_table::{Cell, Color};
 use serde::Serialize;
@@ -50,54 +50,74 @@ pub(crate) async fn plan(session: &Session, procedure: PlanProcedure, file: Opti
 fn print(output: &Output, shown: &Shown<'_>) {
     let (plan, palette) = (shown.plan, output.palette());
     output.line(format!("{} of system {} on {}\n", palette.bold(&plan.procedure), plan.system, shown.engine_address));
-    let mut table = output.table(&["", "STEP", "ESTIMATE", "UNDO, OR WHAT WAS FOUND"]);
+    let mut table = output.table(&["", "STEP", "ESTIMATE", "FROM", "UNDO, OR WHAT WAS FOUND"]);
     for item in &plan.items {
-        table.add_row(row(item));
+        let [kind, name, text] = row(item);
+        let (estimate, from) =
+            item.estimate().map_or_else(Default::default, |e| (human::millis(e.ms), source(e.basis)));
+        table.add_row([kind, name, Cell::new(estimate), Cell::new(from), text]);
     }
     output.line(table.trim_fmt());
     if let Some(step) = &plan.boundary {
         output.line(format!("\nplanned up to `{step}`: what follows depends on its result"));
     }
-    let estimate = human::millis(plan.estimate_ms);
-    let fits = match (plan.objective, plan.fits_rto()) {
-        (Some(objective), Some(fits)) => {
-            let verdict = if fits { palette.green("fits") } else { palette.red("DOES NOT FIT") };
-            format!(", which {verdict} the RTO of {}", human::duration(objective.rto))
-        }
-        _ => String::new(),
-    };
-    output.line(format!("\nestimated {estimate}{fits}"));
+    output.line(format!("\n{}", total(output, plan)));
     for item in plan.failed_checks() {
         output.line(format!("{} {item}", palette.red("NOT IN ORDER")));
     }
 }
 
-fn row(item: &PlanItem) -> [Cell; 4] {
+/// Says how long it will take, beside the objective.
+fn total(output: &Output, plan: &Plan) -> String {
+    let palette = output.palette();
+    let whole = human::millis(plan.estimate_ms);
+    let mut text = match plan.outage_ms {
+        Some(outage) => format!("estimated {} until users are served, {whole} in all", human::millis(outage)),
+        None => format!("estimated {whole}"),
+    };
+    if let (Some(objective), Some(fits)) = (plan.objective, plan.fits_rto()) {
+        let verdict = if fits { palette.green("fits") } else { palette.red("DOES NOT FIT") };
+        text += &format!("; this {verdict} the RTO of {}", human::duration(objective.rto));
+    }
+    text += "\npeople's answers take their own time";
+    if plan.budgeted_ms() > 0 {
+        let budgets = human::millis(plan.budgeted_ms());
+        text += &format!("; {budgets} are budgets of steps that no earlier run has measured");
+    }
+    text
+}
+
+/// Where an estimate comes from.
+fn source(basis: Basis) -> String {
+    match basis {
+        Basis::Observed => "done just now".into(),
+        Basis::Measured { runs: 1 } => "measured, 1 run".into(),
+        Basis::Measured { runs } => format!("measured, {runs} runs"),
+        Basis::Computed { bytes } => format!("computed, {}", human::bytes(bytes)),
+        Basis::Expected => "expected".into(),
+        Basis::Budget => "budget".into(),
+        _ => "unknown".into(),
+    }
+}
+
+fn row(item: &PlanItem) -> [Cell; 3] {
     match item {
-        PlanItem::Step(step) => [
-            effect(step),
-            Cell::new(&step.step),
-            Cell::new(step.estimate_ms.map_or_else(String::new, human::millis)),
-            undo(step),
-        ],
+        PlanItem::Step(step) => [effect(step), Cell::new(&step.step), undo(step)],
         PlanItem::Decision { name, value } => {
-            [Cell::new("found"), Cell::new(name), Cell::new(""), Cell::new(brief(&value.to_string()))]
+            [Cell::new("found"), Cell::new(name), Cell::new(brief(&value.to_string()))]
         }
-        PlanItem::Approval { name, ask } => {
-            [Cell::new("ASKS").fg(Color::Yellow), Cell::new(name), Cell::new(""), Cell::new(ask)]
-        }
+        PlanItem::Approval { name, ask } => [Cell::new("ASKS").fg(Color::Yellow), Cell::new(name), Cell::new(ask)],
         PlanItem::Check { item, text, verdict, evidence } => {
             let verdict = verdict.map_or("check", |v| match v {
                 chom_recovery::run::ItemVerdict::Failed => "CHECK FAILED",
                 chom_recovery::run::ItemVerdict::Waived => "check waived",
                 _ => "check ok",
             });
-            [Cell::new(verdict), Cell::new(item), Cell::new(""), Cell::new(format!("{text}: {evidence}"))]
+            [Cell::new(verdict), Cell::new(item), Cell::new(format!("{text}: {evidence}"))]
         }
-        PlanItem::Wait { name, probe, timeout_ms } => [
+        PlanItem::Wait { name, probe, timeout_ms, .. } => [
             Cell::new("wait"),
             Cell::new(name),
-            Cell::new(""),
             Cell::new(format!("until {probe} is healthy, at most {}", human::millis(*timeout_ms))),
         ],
     }

@@ -97,6 +97,23 @@ class Recovery:
         health, diagnoses = json.loads(await self._native.diagnose())
         return decode(models.Triage, {"health": health, "diagnoses": diagnoses})
 
+    async def plan_database(
+        self,
+        backup: Which = "latest",
+        *,
+        extent: Literal["recover", "restore"] = "recover",
+        incident_began: datetime | None = None,
+    ) -> models.Plan:
+        """Finds out what `recover_database` would do now, without doing it. Arguments are those of it.
+
+        Raises:
+            PreconditionError: A restore is not the cure.
+            NotFoundError: There is no repository, or no such backup.
+        """
+        request = {"backup": _selector(backup), "extent": extent, "incident_began": _moment(incident_began)}
+        plan, fits_rto = json.loads(await self._native.plan_database(json.dumps(request)))
+        return decode(models.Plan, {**plan, "fits_rto": fits_rto})
+
     async def recover_database(
         self,
         backup: Which = "latest",

@@ -16,7 +16,7 @@ use crate::{
         statement::{self, Statement},
     },
     error::{Error, ErrorKind, Result},
-    store::{BackupStore, Key},
+    store::{BackupStore, Key, absent::AbsentStore},
     stream,
     system::{self, SystemId},
 };
@@ -187,7 +187,8 @@ impl Repository {
     pub async fn open(store: Arc<dyn BackupStore>, trusted: TrustedSigners) -> Result<Self> {
         let body = store.get(&key(), None).await.map_err(|e| match e.kind() {
             ErrorKind::NotFound => Error::new(ErrorKind::NotFound, format!("`{}` is not a repository", store.url()))
-                .hint("check that its disk is mounted; `chom-recovery repo init` makes a new one"),
+                .hint("check that its disk is mounted; `chom-recovery repo init` makes a new one")
+                .caused_by(e),
             _ => e,
         })?;
         let text = stream::collect(body, LIMIT).await?;
@@ -222,6 +223,28 @@ impl Repository {
         let opened = Self::open(store, trusted).await?;
         let identities = Identities::resolve(&config.identity).await;
         Ok(Self { pinned, ..opened.with_identities(identities) })
+    }
+
+    /// Stands in for a repository that could not be opened, or was not asked: everything in it fails because of `why`.
+    /// A run that was begun before needs its backup in a few steps only, and its rollback in none.
+    pub(crate) fn absent(url: &str, why: Error) -> Self {
+        // `NotFound` speaks of backups from here on, and nobody knows whether there are any.
+        let why = if why.kind() == ErrorKind::NotFound { why.of_kind(ErrorKind::Unreachable) } else { why };
+        let file = RepositoryFile {
+            format: FORMAT,
+            min_reader: READER,
+            // Nobody gets to see it: whatever reads or writes asks the store first.
+            id: RepositoryId::random(),
+            created: DateTime::UNIX_EPOCH,
+            encryption: Encryption::None,
+            signers: Vec::new(),
+        };
+        Self {
+            store: Arc::new(AbsentStore::new(url, &why)),
+            file: Arc::new(file),
+            trusted: Arc::default(),
+            ids: Ids::default(),
+        }
     }
 
     /// Opens the repository that a system's configuration names.

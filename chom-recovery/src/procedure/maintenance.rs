@@ -73,7 +73,7 @@ pub struct MaintenanceRecord {
     pub was_down_before: bool,
     /// How users are kept out.
     pub method: Method,
-    /// Checks that answered 503 with `Retry-After`. Empty where no check is configured: then nothing outside was seen.
+    /// Checks that answered 503, with `Retry-After` unless the mode was on before. Empty where no check is configured: then nothing outside was seen.
     pub seen_by: Vec<String>,
     /// Checks that still answer with success, for example because the web server serves a file itself.
     pub still_served: Vec<String>,
@@ -132,7 +132,7 @@ pub async fn down(system: &System, backend: &dyn Backend) -> Result<MaintenanceR
             return Err(Error::new(ErrorKind::Failed, format!("`artisan down` succeeded, and the mode is {found}")));
         }
     }
-    let (seen_by, still_served) = verify_down(system).await?;
+    let (seen_by, still_served) = verify_down(system, was_down_before).await?;
     Ok(MaintenanceRecord { was_down_before, method: Method::Application, seen_by, still_served })
 }
 
@@ -251,11 +251,12 @@ struct Outside {
     success: Vec<String>,
 }
 
-async fn look(checks: &[HttpCheck]) -> Outside {
+/// `any_503`: it is known from inside that the mode is on; who switched it on may have set no `Retry-After`.
+async fn look(checks: &[HttpCheck], any_503: bool) -> Outside {
     let mut outside = Outside::default();
     for (check, answer) in checks.iter().zip(join_all(checks.iter().map(fetch)).await) {
         match answer {
-            Ok(answer) if is_maintenance(&answer) => outside.maintenance.push(check.name.clone()),
+            Ok(answer) if is_maintenance(&answer, any_503) => outside.maintenance.push(check.name.clone()),
             Ok(answer) if (200..300).contains(&answer.status) => outside.success.push(check.name.clone()),
             _ => {}
         }
@@ -263,15 +264,19 @@ async fn look(checks: &[HttpCheck]) -> Outside {
     outside
 }
 
-fn is_maintenance(answer: &HttpAnswer) -> bool {
-    answer.status == 503 && answer.retry_after.is_some()
+fn is_maintenance(answer: &HttpAnswer, any_503: bool) -> bool {
+    answer.status == 503 && (any_503 || answer.retry_after.is_some())
 }
 
 /// Looks from outside until `enough` is true; on the deadline gives back what was seen last.
-async fn look_until(checks: &[HttpCheck], enough: impl Fn(&Outside) -> bool) -> Result<Outside, Outside> {
+async fn look_until(
+    checks: &[HttpCheck],
+    any_503: bool,
+    enough: impl Fn(&Outside) -> bool,
+) -> Result<Outside, Outside> {
     let begun = Instant::now();
     loop {
-        let outside = look(checks).await;
+        let outside = look(checks, any_503).await;
         if enough(&outside) {
             return Ok(outside);
         }
@@ -282,11 +287,11 @@ async fn look_until(checks: &[HttpCheck], enough: impl Fn(&Outside) -> bool) -> 
     }
 }
 
-async fn verify_down(system: &System) -> Result<(Vec<String>, Vec<String>)> {
+async fn verify_down(system: &System, was_down_before: bool) -> Result<(Vec<String>, Vec<String>)> {
     if system.http.is_empty() {
         return Ok((Vec::new(), Vec::new()));
     }
-    match look_until(&system.http, |seen| !seen.maintenance.is_empty()).await {
+    match look_until(&system.http, was_down_before, |seen| !seen.maintenance.is_empty()).await {
         Ok(seen) => Ok((seen.maintenance, seen.success)),
         Err(seen) => Err(Error::new(
             ErrorKind::Unhealthy,
@@ -301,7 +306,7 @@ async fn verify_down(system: &System) -> Result<(Vec<String>, Vec<String>)> {
 }
 
 async fn verify_unserved(system: &System) -> Result<()> {
-    match look_until(&system.http, |seen| seen.success.is_empty()).await {
+    match look_until(&system.http, false, |seen| seen.success.is_empty()).await {
         Ok(_) => Ok(()),
         Err(seen) => Err(Error::new(
             ErrorKind::Unhealthy,
@@ -316,7 +321,7 @@ async fn verify_unserved(system: &System) -> Result<()> {
 }
 
 async fn verify_up(system: &System) -> Result<()> {
-    match look_until(&system.http, |seen| seen.maintenance.is_empty()).await {
+    match look_until(&system.http, false, |seen| seen.maintenance.is_empty()).await {
         Ok(_) => Ok(()),
         Err(seen) => Err(Error::new(
             ErrorKind::Unhealthy,
@@ -352,15 +357,18 @@ mod tests {
             truncated: false,
             took: Duration::ZERO,
         };
-        assert!(is_maintenance(&answer(503, Some("60"))));
-        assert!(!is_maintenance(&answer(503, None)));
-        assert!(!is_maintenance(&answer(200, Some("60"))));
+        assert!(is_maintenance(&answer(503, Some("60")), false));
+        assert!(!is_maintenance(&answer(503, None), false));
+        assert!(!is_maintenance(&answer(200, Some("60")), false));
+        // Known from inside: somebody switched it on without `--retry`.
+        assert!(is_maintenance(&answer(503, None), true));
+        assert!(!is_maintenance(&answer(502, None), true));
     }
 
     #[tokio::test(start_paused = true)]
     async fn waiting_for_the_outside_ends() {
         let begun = Instant::now();
-        assert!(look_until(&[], |_| false).await.is_err());
+        assert!(look_until(&[], false, |_| false).await.is_err());
         assert!(begun.elapsed() >= SEEN && begun.elapsed() < SEEN + Duration::from_secs(2));
     }
 }

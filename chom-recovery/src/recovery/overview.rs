@@ -169,13 +169,19 @@ impl Recovery {
     /// # Errors
     /// The state directory cannot be read. Anything else that fails is part of the answer.
     pub async fn overview(&self) -> Result<Overview> {
-        let (engine, health, backups) =
-            tokio::join!(self.backend.engine(), self.health(HealthMode::Monitoring), self.backup_status());
+        let limit = self.system.limits.health_deadline;
+        let (engine, health, backups) = tokio::join!(
+            self.backend.engine(),
+            self.health(HealthMode::Monitoring),
+            tokio::time::timeout(limit, self.backup_status())
+        );
         let (engine, engine_error) = match engine {
             Ok(engine) => (Some(engine), None),
             Err(error) => (None, Some(error.to_record())),
         };
+        let late = || Error::new(ErrorKind::Timeout, format!("no backup was listed within {} s", limit.as_secs()));
         let backups = backups
+            .unwrap_or_else(|_| Err(late()))
             .unwrap_or_else(|error| BackupStatus::unreadable(&error, self.system.objectives.backup_age.as_secs()));
         let (runs, unreadable) = self.runs()?;
         let open: Vec<RunSummary> = runs.into_iter().filter(|run| !run.is_over).collect();
@@ -186,7 +192,7 @@ impl Recovery {
             engine_address: self.backend.engine_address(),
             engine,
             engine_error,
-            next: next_steps(&open, &health, &diagnoses, &backups),
+            next: next_steps(&open, &health, &diagnoses, &backups, !self.system.repository.signers.is_empty()),
             backups,
             open_runs: open.into_iter().map(OpenRun::from).collect(),
             unreadable_runs: unreadable
@@ -205,12 +211,14 @@ impl From<RunSummary> for OpenRun {
     }
 }
 
-/// Ranks what to do: what was begun is brought to its end before anything new begins.
+/// Ranks what to do: what was begun is brought to its end before anything new begins. `had_repository`: one was made
+/// once, since its key is pinned.
 fn next_steps(
     open: &[RunSummary],
     health: &HealthReport,
     diagnoses: &[Diagnosis],
     backups: &BackupStatus,
+    had_repository: bool,
 ) -> Vec<NextStep> {
     let mut next = Vec::new();
     for run in open {
@@ -229,7 +237,8 @@ fn next_steps(
         next.push(NextStep { command, because });
     }
     match (&backups.error, &backups.newest) {
-        (Some(error), _) if error.kind == ErrorKind::NotFound => next.push(NextStep::run(
+        // A second one beside that which is out of reach would look like the first, and be empty.
+        (Some(error), _) if error.kind == ErrorKind::NotFound && !had_repository => next.push(NextStep::run(
             "chom-recovery repo init --encryption none --pin",
             format!("there is no backup repository: {}", error.message),
         )),
@@ -275,28 +284,30 @@ mod tests {
     #[test]
     fn damage_leads_to_a_plan_and_never_to_a_backup_of_the_damage() {
         let health = health(Status::Down, Class::Corrupt);
-        let next = next_steps(&[], &health, &diagnose(&health), &backups(Status::Down));
+        let next = next_steps(&[], &health, &diagnose(&health), &backups(Status::Down), true);
         assert_eq!(commands(&next), ["chom-recovery plan recover database"]);
     }
 
     #[test]
     fn a_healthy_system_without_a_backup_is_told_to_take_one() {
         let health = health(Status::Healthy, Class::Ok);
-        let next = next_steps(&[], &health, &diagnose(&health), &backups(Status::Down));
+        let next = next_steps(&[], &health, &diagnose(&health), &backups(Status::Down), true);
         assert_eq!(commands(&next), ["chom-recovery backup create"]);
-        assert!(next_steps(&[], &health, &diagnose(&health), &backups(Status::Healthy)).is_empty());
+        assert!(next_steps(&[], &health, &diagnose(&health), &backups(Status::Healthy), true).is_empty());
     }
 
     #[test]
     fn a_missing_repository_is_made_and_an_unreadable_one_is_looked_into() {
         let health = health(Status::Healthy, Class::Ok);
-        for (kind, wanted) in [
-            (ErrorKind::NotFound, "chom-recovery repo init --encryption none --pin"),
-            (ErrorKind::Precondition, "chom-recovery config check"),
+        for (kind, had_repository, wanted) in [
+            (ErrorKind::NotFound, false, "chom-recovery repo init --encryption none --pin"),
+            (ErrorKind::NotFound, true, "chom-recovery config check"),
+            (ErrorKind::Precondition, true, "chom-recovery config check"),
         ] {
             let status = BackupStatus::unreadable(&Error::new(kind, "as told"), 60);
             assert_eq!(status.status, Status::Inconclusive);
-            assert_eq!(commands(&next_steps(&[], &health, &diagnose(&health), &status)), [wanted]);
+            let next = next_steps(&[], &health, &diagnose(&health), &status, had_repository);
+            assert_eq!(commands(&next), [wanted]);
         }
     }
 }

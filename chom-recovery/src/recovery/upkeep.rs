@@ -20,7 +20,7 @@ use crate::{
         Run, RunId,
         summary::{RunStatus, RunSummary},
     },
-    store::{self, BackupStore, absent::AbsentStore},
+    store,
     system::System,
 };
 
@@ -46,7 +46,7 @@ impl Recovery {
     pub async fn open_what_answers(system: System) -> Self {
         match DockerBackend::connect(&system.compose, DockerOptions::default()).await {
             Ok(backend) => {
-                let store = store_or_absent(&system);
+                let store = store::open_later(&system.repository.url);
                 Self::with_ports(system, Arc::new(backend), store)
             }
             Err(error) => Self::with_absent_engine(system, &error),
@@ -57,7 +57,7 @@ impl Recovery {
         let address = address::resolve(&system.compose, &DockerOptions::default().environment)
             .map_or_else(|error| format!("none ({error})"), |address| address.to_string());
         let backend: Arc<dyn Backend> = Arc::new(AbsentBackend::new(&system.compose.project, address, why));
-        let store = store_or_absent(&system);
+        let store = store::open_later(&system.repository.url);
         Self::with_ports(system, backend, store)
     }
 
@@ -114,12 +114,13 @@ impl Recovery {
         }
     }
 
-    /// Begins to undo a run, in reverse order; what happens can be watched as with any other run.
+    /// Begins to undo a run, in reverse order; what happens can be watched as with any other run. Needs neither store
+    /// nor repository.
     ///
     /// # Errors
     /// Those of the rollback come from [`Going::finish`].
     pub async fn begin_roll_back(&self, id: RunId, because: &str, options: RunOptions) -> Result<Going> {
-        let parts = self.parts().await?;
+        let parts = self.parts_to_undo();
         let (this, because, cancellation) = (self.clone(), because.to_owned(), options.cancellation.clone());
         let (began, beginning) = oneshot::channel();
         let mut task = tokio::spawn(async move {
@@ -183,12 +184,5 @@ impl Recovery {
                 .hint("it switches maintenance mode itself; wait for its end")),
             None => Ok(()),
         }
-    }
-}
-
-fn store_or_absent(system: &System) -> Arc<dyn BackupStore> {
-    match store::open(&system.repository.url) {
-        Ok(store) => store,
-        Err(error) => Arc::new(AbsentStore::new(&system.repository.url, &error)),
     }
 }

@@ -4,8 +4,10 @@
 //! Whoever prints it decides nothing: every verdict is in it.
 
 mod card;
+mod unresolved;
 
 pub use card::{Card, CardLine, card};
+pub use unresolved::{Answers, Commands, Unresolved, unresolved};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -155,10 +157,10 @@ pub fn next_commands(run: &RunSummary) -> Vec<String> {
         RunStatus::Running => vec![format!("chom-recovery runs show {id}")],
         RunStatus::RollingBack => vec![format!("chom-recovery rollback {id}")],
         RunStatus::Interrupted | RunStatus::Failed | RunStatus::Paused => {
-            let mut next: Vec<String> = run
-                .unknown_steps()
-                .map(|s| format!("chom-recovery resolve {id} '{}' --applied|--not-applied --because TEXT", s.step))
-                .collect();
+            let mut next = Vec::new();
+            if run.unknown_steps().next().is_some() {
+                next.push(format!("chom-recovery resolve {id}"));
+            }
             let is_asking = run.approvals.values().any(|a| matches!(a, ApprovalSummary::Waiting { .. }));
             if is_asking {
                 next.push(format!("chom-recovery approve {id}"));

@@ -15,10 +15,11 @@ use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Approver, AskLater, Book, Clock, Inner, Mode, Plan, Planned, Run, RunId, SystemClock, SystemLock, Verdict, Waiver,
+    Approver, AskLater, Book, Clock, Inner, Mode, Plan, Planned, Run, RunId, SystemClock, SystemLock, Waiver,
+    estimate::History,
     events::Events,
     journal::{self, Journal},
-    ledger::{ApprovalEntry, Ledger, StepState},
+    ledger::{ApprovalEntry, Ledger},
     lock,
     lock::LocalLock,
     record::{Entry, FORMAT, Outcome, Record},
@@ -33,10 +34,10 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Engine {
     state_dir: PathBuf,
-    clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<dyn Clock>,
     approver: Arc<dyn Approver>,
     system_lock: Option<Arc<dyn SystemLock>>,
-    operator: String,
+    pub(super) operator: String,
     host: String,
     waivers: Vec<Waiver>,
     cancel: CancellationToken,
@@ -45,12 +46,12 @@ pub struct Engine {
 /// A run that is to begin.
 #[derive(Debug, Clone)]
 pub struct NewRun {
-    system: String,
-    procedure: String,
-    request: Value,
-    objective: Option<Objective>,
-    plan: Option<String>,
-    supersede: Vec<String>,
+    pub(super) system: String,
+    pub(super) procedure: String,
+    pub(super) request: Value,
+    pub(super) objective: Option<Objective>,
+    pub(super) plan: Option<String>,
+    pub(super) supersede: Vec<String>,
 }
 
 /// What a run is about, as its first record says.
@@ -186,7 +187,8 @@ impl Engine {
         summary::directory(&self.state_dir, run)
     }
 
-    /// Finds out what a procedure would do, by running it with every effect refused.
+    /// Finds out what a procedure would do, by running it with every effect refused. How long its steps will take is
+    /// estimated from earlier runs.
     ///
     /// # Errors
     /// Those of the procedure, other than reaching the end of what can be planned; `InvalidInput` for an effect that
@@ -197,6 +199,7 @@ impl Engine {
         Fut: Future<Output = Result<T>>,
     {
         let run = self.run(Mode::Plan, RunId::PLANNED, new.clone(), None, Ledger::default(), None);
+        lock(&run.inner.planned).history = History::read(&self.state_dir, &new.system, &new.procedure);
         match procedure(run.clone()).await {
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::PlanBoundary => {}
@@ -325,31 +328,6 @@ impl Engine {
         Ok(path)
     }
 
-    /// Records what a person found out about a step whose outcome is unknown. `output` is the step's output as JSON,
-    /// needed for [`Verdict::Applied`] unless the step returns nothing.
-    ///
-    /// # Errors
-    /// `NotFound`: no such step. `Conflict`: its outcome is known. `Locked`: the run is running.
-    pub fn resolve(&self, id: RunId, step: &str, verdict: Verdict, output: Value, because: &str) -> Result<()> {
-        let (mut journal, ledger) = self.open(id)?;
-        let known = ledger
-            .steps
-            .get(step)
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("run `{id}` has no step `{step}`")))?;
-        if !matches!(known.state, StepState::Unknown(_) | StepState::ResolvedApplied(_)) {
-            return Err(Error::new(ErrorKind::Conflict, format!("the outcome of step `{step}` is known"))
-                .hint("`chom-recovery runs show` tells it"));
-        }
-        let entry = Entry::Resolved {
-            step: step.to_owned(),
-            verdict,
-            output,
-            by: self.operator.clone(),
-            because: because.to_owned(),
-        };
-        journal.append(entry, self.clock.as_ref()).map(drop)
-    }
-
     /// Gives up a run: what it did stays as it is, and other runs may begin.
     ///
     /// # Errors
@@ -374,7 +352,7 @@ impl Engine {
         journal.append(entry, self.clock.as_ref())
     }
 
-    fn open(&self, id: RunId) -> Result<(Journal, Ledger)> {
+    pub(super) fn open(&self, id: RunId) -> Result<(Journal, Ledger)> {
         let (journal, records) =
             Journal::open(&self.run_directory(id), self.clock.as_ref()).map_err(|e| not_found(e, id))?;
         Ok((journal, Ledger::of(&records)))
@@ -477,7 +455,7 @@ impl Engine {
         ledger.is_closed() && ledger.header.is_some_and(|header| header.system == system)
     }
 
-    fn run(
+    pub(super) fn run(
         &self,
         mode: Mode,
         id: RunId,
@@ -506,6 +484,7 @@ impl Engine {
             tasks: TaskTracker::new(),
             paths: Mutex::new(HashSet::new()),
             undos: Mutex::new(HashMap::new()),
+            asked: Mutex::default(),
             registered: Notify::new(),
             planned: Mutex::new(Planned::default()),
             local_lock: Mutex::new(local),
@@ -523,7 +502,7 @@ fn not_found(error: Error, id: RunId) -> Error {
     }
 }
 
-fn never_began(id: RunId) -> Error {
+pub(super) fn never_began(id: RunId) -> Error {
     Error::new(ErrorKind::NotFound, format!("run `{id}` never began")).hint("begin a new one")
 }
 

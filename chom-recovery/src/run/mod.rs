@@ -61,6 +61,7 @@ mod checklist;
 mod clock;
 mod cx;
 mod engine;
+mod estimate;
 mod events;
 #[cfg(feature = "testing")]
 pub mod failpoint;
@@ -72,6 +73,7 @@ mod ledger;
 mod lock;
 mod plan;
 pub mod record;
+mod resolve;
 mod step;
 pub mod summary;
 mod undo;
@@ -82,15 +84,18 @@ pub use checklist::{Item, ItemKind, Waiver};
 pub use clock::{Clock, SystemClock};
 pub use cx::{Attachment, StepCx};
 pub use engine::{Engine, Header, NewRun};
+pub use estimate::{Basis, Estimate, Work};
 pub use events::{Event, EventStream};
 pub use id::{EffectKey, RunId};
 pub use lock::SystemLock;
 pub use plan::{Plan, PlanItem, PlannedStep};
 pub use record::{Effect, ItemVerdict, Outcome, UndoPlan, Verdict};
+pub use resolve::{OutputSource, Resolution, Word};
 pub use step::{Observed, Step, StepOutput};
 pub use undo::{Undo, UndoFn};
 pub use wait::Wait;
 
+use estimate::History;
 use events::Events;
 use journal::Journal;
 use ledger::{ApprovalEntry, Ledger, StepEntry};
@@ -146,6 +151,8 @@ pub(crate) struct Inner {
     /// Paths used by this process: one used twice would mix up two steps.
     paths: Mutex<HashSet<(Kind, String)>>,
     undos: Mutex<HashMap<String, Registered>>,
+    /// A step that is to say, in mode unwind, what a person's word on it comes to.
+    asked: resolve::Pending,
     /// Rings in mode unwind when a step was registered.
     registered: Notify,
     planned: Mutex<Planned>,
@@ -164,6 +171,8 @@ struct Book {
 
 #[derive(Debug, Default)]
 struct Planned {
+    /// How long steps took before.
+    history: History,
     items: Vec<PlanItem>,
     boundary: Option<String>,
     /// Whether an effect was refused, so that later observations may look at what is not there yet.

@@ -7,7 +7,10 @@ use sha2::{Digest, Sha256};
 use crate::{
     error::{Error, ErrorKind, Result},
     objective::Objective,
-    run::record::{Effect, ItemVerdict, UndoPlan},
+    run::{
+        estimate::{Basis, Estimate},
+        record::{Effect, ItemVerdict, UndoPlan},
+    },
 };
 
 /// What a procedure would do now.
@@ -28,8 +31,13 @@ pub struct Plan {
     pub items: Vec<PlanItem>,
     /// Step at which planning stopped, because what follows depends on its result; `None`: planned to the end.
     pub boundary: Option<String>,
-    /// Sum of the estimates of all steps, in milliseconds; steps without one count nothing.
+    /// Sum of the estimates of all steps and waits, in milliseconds; those without one count nothing. The time that
+    /// people take to answer is not in it.
     pub estimate_ms: u64,
+    /// The same up to the step that ends the outage, to be held against the recovery time objective; `None`: no step
+    /// of the plan does.
+    #[serde(default)]
+    pub outage_ms: Option<u64>,
     /// Hash over all of the above but estimates and evidence, in hex.
     pub hash: String,
 }
@@ -73,6 +81,9 @@ pub enum PlanItem {
         probe: String,
         /// Longest wait in milliseconds.
         timeout_ms: u64,
+        /// Expected wait.
+        #[serde(default)]
+        estimate: Option<Estimate>,
     },
 }
 
@@ -89,14 +100,33 @@ pub struct PlannedStep {
     pub version: u32,
     /// How it would be undone.
     pub undo: UndoPlan,
-    /// Expected duration in milliseconds: the estimate, else the budget.
-    pub estimate_ms: Option<u64>,
+    /// Expected duration, and how that is known; `None` for what takes no time worth the name.
+    #[serde(default)]
+    pub estimate: Option<Estimate>,
     /// Soft limit in milliseconds.
     pub budget_ms: Option<u64>,
     /// Predicted output of an effect.
     pub predicted: Option<Value>,
     /// Whether somebody has to approve it.
     pub needs_approval: bool,
+    /// Whether the outage is over after it.
+    #[serde(default)]
+    pub ends_outage: bool,
+}
+
+impl PlanItem {
+    /// Returns how long it is expected to take.
+    pub fn estimate(&self) -> Option<Estimate> {
+        match self {
+            Self::Step(step) => step.estimate,
+            Self::Wait { estimate, .. } => *estimate,
+            Self::Decision { .. } | Self::Approval { .. } | Self::Check { .. } => None,
+        }
+    }
+}
+
+fn sum(items: &[PlanItem]) -> u64 {
+    items.iter().filter_map(|item| Some(item.estimate()?.ms)).fold(0, u64::saturating_add)
 }
 
 impl Plan {
@@ -106,15 +136,20 @@ impl Plan {
         items: Vec<PlanItem>,
         boundary: Option<String>,
     ) -> Self {
-        let estimate_ms = items
-            .iter()
-            .filter_map(|item| match item {
-                PlanItem::Step(step) => step.estimate_ms,
-                _ => None,
-            })
-            .fold(0, u64::saturating_add);
-        let mut plan =
-            Self { system, procedure, request, objective, items, boundary, estimate_ms, hash: String::new() };
+        let estimate_ms = sum(&items);
+        let end = items.iter().rposition(|item| matches!(item, PlanItem::Step(step) if step.ends_outage));
+        let outage_ms = end.map(|end| sum(&items[..=end]));
+        let mut plan = Self {
+            system,
+            procedure,
+            request,
+            objective,
+            items,
+            boundary,
+            estimate_ms,
+            outage_ms,
+            hash: String::new(),
+        };
         plan.hash = plan.compute_hash();
         plan
     }
@@ -138,9 +173,17 @@ impl Plan {
             .collect()
     }
 
-    /// Tells whether the estimates fit into the recovery time objective; `None` without one.
+    /// Tells whether the estimates up to the end of the outage fit into the recovery time objective; `None` without
+    /// one.
     pub fn fits_rto(&self) -> Option<bool> {
-        self.objective.map(|o| u128::from(self.estimate_ms) <= o.rto.as_millis())
+        let ms = self.outage_ms.unwrap_or(self.estimate_ms);
+        self.objective.map(|o| u128::from(ms) <= o.rto.as_millis())
+    }
+
+    /// Adds up the part of [`Plan::estimate_ms`] that nobody measured or computed: soft limits stand in for it.
+    pub fn budgeted_ms(&self) -> u64 {
+        let budgets = self.items.iter().filter_map(PlanItem::estimate).filter(|e| e.basis == Basis::Budget);
+        budgets.map(|e| e.ms).fold(0, u64::saturating_add)
     }
 
     /// Checks that a plan read from a file is whole and equals what would be done now.

@@ -176,6 +176,9 @@ pub enum Entry {
         scope_budget: Option<(String, u64)>,
         /// Who approved it.
         approved_by: Option<String>,
+        /// Bytes that it works through, where its duration depends on them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        work_bytes: Option<u64>,
     },
     /// The effect happened; its verification is still to come.
     StepApplied {

@@ -19,6 +19,7 @@ use crate::{
     run::{
         approval::{self, Approval},
         clock::millis,
+        estimate::{Basis, Estimate, Work},
         events::Event,
         failpoint,
         ledger::{StepEntry, StepState},
@@ -27,6 +28,8 @@ use crate::{
         undo::{Registered, Undo},
     },
 };
+
+mod word;
 
 /// How long a body may tidy up after its time is over before it is ended.
 const GRACE: Duration = Duration::from_secs(2);
@@ -67,16 +70,20 @@ pub struct Step<T> {
     budget: Option<Duration>,
     timeout: Option<Duration>,
     estimate: Option<Duration>,
+    work: Option<Work>,
+    ends_outage: bool,
     retries: u32,
     backoff: Duration,
     input: Result<Option<String>>,
     version: u32,
+    is_kept: bool,
     /// Name of who approved and hash of the approved plan.
     approval: Option<(String, String)>,
     undo: Undo<T>,
     undo_text: Option<String>,
     predict: Option<Box<dyn FnOnce() -> T + Send + Sync>>,
     reconcile: Option<Body<Observed<T>>>,
+    derive: Option<Body<T>>,
     verify: Option<Verify<T>>,
     body: Option<Body<T>>,
 }
@@ -91,15 +98,19 @@ impl<T: StepOutput> Step<T> {
             budget: None,
             timeout: None,
             estimate: None,
+            work: None,
+            ends_outage: false,
             retries: 0,
             backoff: Duration::ZERO,
             input: Ok(None),
             version: 1,
+            is_kept: false,
             approval: None,
             undo: Undo::Undeclared,
             undo_text: None,
             predict: None,
             reconcile: None,
+            derive: None,
             verify: None,
             body: None,
         }
@@ -124,9 +135,24 @@ impl<T: StepOutput> Step<T> {
         self
     }
 
-    /// Sets the expected duration that plans add up; the budget stands in for it.
+    /// Sets the duration that plans expect where no earlier run has measured it. Without it, [`Step::work`] is
+    /// computed, and the budget stands in for both.
     pub fn estimate(mut self, estimate: Duration) -> Self {
         self.estimate = Some(estimate);
+        self
+    }
+
+    /// Says what the step works through, where its duration depends on that: what was measured with other bytes is
+    /// scaled.
+    pub fn work(mut self, work: Work) -> Self {
+        self.work = Some(work);
+        self
+    }
+
+    /// Says that the outage is over once this step is done: up to here a plan is held against the recovery time
+    /// objective.
+    pub fn ends_outage(mut self) -> Self {
+        self.ends_outage = true;
         self
     }
 
@@ -147,6 +173,13 @@ impl<T: StepOutput> Step<T> {
     /// Sets the version of the step's code, for changes that make old outputs useless. Default: 1.
     pub fn version(mut self, version: u32) -> Self {
         self.version = version;
+        self
+    }
+
+    /// Keeps what an observation saw: a resumed run gets the recorded answer instead of looking again. For what is dear
+    /// to look at, or has another answer later. Effects are kept always.
+    pub fn kept(mut self) -> Self {
+        self.is_kept = true;
         self
     }
 
@@ -205,6 +238,17 @@ impl<T: StepOutput> Step<T> {
         Fut: Future<Output = Result<Observed<T>>> + Send + 'static,
     {
         self.reconcile = Some(Box::new(move |cx| reconcile.clone()(cx).boxed()));
+        self
+    }
+
+    /// Finds out what the step returned, once a person has said that it took effect and [`Step::reconcile`] cannot tell.
+    /// Without it that person has to type the output of a step that returns something.
+    pub fn derive<F, Fut>(mut self, derive: F) -> Self
+    where
+        F: FnOnce(StepCx) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<T>> + Send + 'static,
+    {
+        self.derive = Some(Box::new(move |cx| derive.clone()(cx).boxed()));
         self
     }
 
@@ -289,13 +333,15 @@ impl<T: StepOutput> Step<T> {
         let refused = lock(&self.run.inner.planned).refused;
         let is_real = self.effect == Effect::Observe && !(refused && self.predict.is_some());
         if is_real {
+            let begun = Instant::now();
             let output = self.observe(&path).await?;
-            self.list(&path, None);
+            let seen = Estimate { ms: millis(begun.elapsed()), basis: Basis::Observed };
+            self.list(&path, None, Some(seen));
             return Ok(output);
         }
         let predicted = self.predict.take().map(|predict| predict());
         let recorded = predicted.as_ref().map(|p| to_recorded(&path, p)).transpose()?;
-        self.list(&path, recorded);
+        self.list(&path, recorded, self.expected(&path));
         let mut planned = lock(&self.run.inner.planned);
         planned.refused = true;
         predicted.ok_or_else(|| {
@@ -317,17 +363,27 @@ impl<T: StepOutput> Step<T> {
         }
     }
 
-    fn list(&self, path: &str, predicted: Option<Value>) {
+    /// Estimates how long it will take, from the surest source that there is.
+    fn expected(&self, path: &str) -> Option<Estimate> {
+        let measured = lock(&self.run.inner.planned).history.estimate(path, self.work);
+        measured
+            .or_else(|| self.estimate.map(|e| Estimate { ms: millis(e), basis: Basis::Expected }))
+            .or_else(|| self.work.map(|w| Estimate { ms: w.ms(), basis: Basis::Computed { bytes: w.bytes() } }))
+            .or_else(|| self.budget.map(|b| Estimate { ms: millis(b), basis: Basis::Budget }))
+    }
+
+    fn list(&self, path: &str, predicted: Option<Value>, estimate: Option<Estimate>) {
         self.run.inner.plan(PlanItem::Step(PlannedStep {
             step: path.to_owned(),
             effect: self.effect,
             input: self.input_hash(),
             version: self.version,
             undo: self.undo_plan(),
-            estimate_ms: self.estimate.or(self.budget).map(millis),
+            estimate,
             budget_ms: self.budget.map(millis),
             predicted,
             needs_approval: self.effect == Effect::Destructive,
+            ends_outage: self.ends_outage,
         }));
     }
 
@@ -338,6 +394,11 @@ impl<T: StepOutput> Step<T> {
         let path = self.enter()?;
         let inner = self.run.inner.clone();
         let Some(known) = inner.known(&path) else { return inner.park().await };
+        if let Some(asked) = inner.take_question(&path) {
+            let answer = self.weigh(&path, &known, asked.word).await;
+            let _ = asked.answer.send(answer);
+            return inner.park().await;
+        }
         self.register_undo(&path);
         match (&known.state, known.error) {
             // What the procedure got then; it may have gone on after it.
@@ -358,7 +419,8 @@ impl<T: StepOutput> Step<T> {
         let mut attempt = 1;
         if let Some(known) = inner.known(&path) {
             attempt = known.attempt + 1;
-            if self.effect != Effect::Observe {
+            let is_kept = self.is_kept && matches!(known.state, StepState::Done(..));
+            if self.effect != Effect::Observe || is_kept {
                 self.check_same(&path, &known)?;
                 self.register_undo(&path);
                 if let Some(output) = self.settle(&path, &known).await? {
@@ -476,6 +538,7 @@ impl<T: StepOutput> Step<T> {
             timeout_ms: self.timeout.map(millis),
             scope_budget: self.run.scope_budget.clone().map(|(scope, budget)| (scope, millis(budget))),
             approved_by: self.approval.as_ref().map(|(by, _)| by.clone()),
+            work_bytes: self.work.map(Work::bytes),
         };
         inner.append(intent).await?;
         self.register_undo(path);
@@ -672,10 +735,8 @@ fn is_worth_retrying(error: &Error) -> bool {
 }
 
 fn unknown(inner: &Inner, path: &str, evidence: &str) -> Error {
-    Error::new(ErrorKind::OutcomeUnknown, format!("nobody knows whether `{path}` happened: {evidence}")).hint(format!(
-        "look, then `chom-recovery resolve {} {path} --applied` or `--not-applied`, then resume",
-        inner.id
-    ))
+    Error::new(ErrorKind::OutcomeUnknown, format!("nobody knows whether `{path}` happened: {evidence}"))
+        .hint(format!("`chom-recovery resolve {}` says what to look at and how to settle it; then resume", inner.id))
 }
 
 /// Runs a closure's future within a limit; a panic is an error.

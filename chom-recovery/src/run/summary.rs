@@ -120,6 +120,9 @@ pub struct StepSummary {
     pub ms: Option<u64>,
     /// Soft limit in milliseconds.
     pub budget_ms: Option<u64>,
+    /// Bytes that it works through, where its duration depends on them.
+    #[serde(default)]
+    pub work_bytes: Option<u64>,
     /// How it is undone.
     pub undo: UndoPlan,
     /// How it came to be done.
@@ -287,7 +290,9 @@ impl RunSummary {
         self.last = record.time;
         match &record.entry {
             Entry::RunResumed { .. } => self.resumes += 1,
-            Entry::StepIntent { step, attempt, effect, undo, budget_ms, approved_by, scope_budget, .. } => {
+            Entry::StepIntent {
+                step, attempt, effect, undo, budget_ms, approved_by, scope_budget, work_bytes, ..
+            } => {
                 let offset_ms = self.step(step).map_or(offset_ms, |s| s.offset_ms);
                 let new = StepSummary {
                     step: step.clone(),
@@ -297,6 +302,7 @@ impl RunSummary {
                     offset_ms,
                     ms: None,
                     budget_ms: *budget_ms,
+                    work_bytes: *work_bytes,
                     undo: undo.clone(),
                     how: None,
                     approved_by: approved_by.clone(),

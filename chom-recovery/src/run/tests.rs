@@ -13,6 +13,7 @@ use crate::secret::Secret;
 
 mod people;
 mod plan;
+mod resolve;
 mod time;
 mod undo;
 
@@ -133,6 +134,25 @@ async fn an_observation_is_made_again_and_a_decision_is_not() {
 }
 
 #[tokio::test]
+async fn an_observation_that_is_kept_is_made_once_and_again_only_where_it_failed() {
+    let f = Fixture::new();
+    let count = Counter::default();
+    let procedure = async |run: Run, input: u32, ends: Option<u32>| {
+        let count = count.clone();
+        let look = run.step("look").effect(Effect::Observe).kept().input(&input);
+        let seen = look.run(async move |_| if count.bump() == 1 { Err(failed("gone")) } else { Ok(count.get()) });
+        let seen = seen.await?;
+        if ends == Some(seen) { Ok(seen) } else { Err(failed("later")) }
+    };
+    let (id, failure) = f.run(|run| procedure(run, 1, None)).await;
+    assert_eq!(failure.unwrap_err().message(), "gone");
+    assert_eq!(f.resume(id, |run| procedure(run, 1, None)).await.unwrap_err().message(), "later");
+    assert_eq!(f.resume(id, |run| procedure(run, 2, None)).await.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(f.resume(id, |run| procedure(run, 1, Some(2))).await.unwrap(), 2);
+    assert_eq!(count.get(), 2);
+}
+
+#[tokio::test]
 async fn two_steps_of_one_name_are_refused_and_keys_tell_them_apart() {
     let f = Fixture::new();
     let count = Counter::default();
@@ -219,14 +239,14 @@ async fn an_effect_applied_in_part_waits_for_a_person() {
     let error = f.resume(id, procedure).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
     assert!(error.message().contains("3 of 7 tables"), "{error}");
-    assert_eq!(
-        f.engine.resolve(id, "nothing", Verdict::Applied, 7.into(), "saw it").unwrap_err().kind(),
-        ErrorKind::NotFound
-    );
-    f.engine.resolve(id, "act", Verdict::Applied, 7.into(), "loaded the rest by hand").unwrap();
+    let says = |verdict, output| Word { verdict, output, because: "saw it".into() };
+    let refused = f.engine.resolve(id, "nothing", says(Verdict::Applied, None), procedure).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::NotFound);
+    let settled = f.engine.resolve(id, "act", says(Verdict::Applied, Some(7.into())), procedure).await.unwrap();
+    assert_eq!((settled.output, settled.source), (7.into(), OutputSource::Given));
     assert_eq!(f.resume(id, procedure).await.unwrap(), 7);
     assert_eq!(count.get(), 1);
-    let error = f.engine.resolve(id, "act", Verdict::NotApplied, Value::Null, "again").unwrap_err();
+    let error = f.engine.resolve(id, "act", says(Verdict::NotApplied, None), procedure).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
 }
 

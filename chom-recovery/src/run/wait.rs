@@ -8,7 +8,11 @@ use super::{Kind, PlanItem, Run, clock::millis, lock};
 use crate::{
     error::{Error, ErrorKind, Result},
     probe::{Answer, Health, HealthProbe, Status, ask},
-    run::{events::Event, record::Effect},
+    run::{
+        estimate::{Basis, Estimate},
+        events::Event,
+        record::Effect,
+    },
 };
 
 /// How to wait for a probe.
@@ -38,6 +42,13 @@ impl Wait {
     }
 }
 
+impl Wait {
+    /// How long it takes when every answer is healthy and comes at once.
+    fn shortest(&self) -> Duration {
+        self.hold.max(self.every * self.consecutive.saturating_sub(1))
+    }
+}
+
 impl Default for Wait {
     /// Three healthy answers in a row, two seconds apart, within two minutes.
     fn default() -> Self {
@@ -63,7 +74,14 @@ impl Run {
         if self.is_planning() {
             let path = self.enter(Kind::Step, &name, key.as_deref())?;
             let probe = probe.name().to_owned();
-            self.inner.plan(PlanItem::Wait { name: path, probe: probe.clone(), timeout_ms: millis(wait.timeout) });
+            let measured = lock(&self.inner.planned).history.estimate(&path, None);
+            let shortest = Estimate { ms: millis(wait.shortest()), basis: Basis::Expected };
+            self.inner.plan(PlanItem::Wait {
+                name: path,
+                probe: probe.clone(),
+                timeout_ms: millis(wait.timeout),
+                estimate: Some(measured.unwrap_or(shortest)),
+            });
             return Ok(Answer { probe, health: Health::inconclusive("not asked: this is a plan"), latency_ms: 0 });
         }
         let mut step = self.step::<Answer>(name).effect(Effect::Observe).budget(wait.timeout);

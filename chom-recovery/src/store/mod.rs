@@ -17,6 +17,7 @@ use crate::{
 };
 
 pub(crate) mod absent;
+mod lazy;
 pub mod local;
 pub mod memory;
 pub(crate) mod pipe;
@@ -76,6 +77,12 @@ pub trait BackupStore: fmt::Debug + Send + Sync + 'static {
 /// folder does not exist: perhaps its disk is not mounted.
 pub fn open(url: &str) -> Result<Arc<dyn BackupStore>> {
     Ok(Arc::new(local::LocalStore::open(&local_path(url)?)?))
+}
+
+/// Names the store of a URL without asking it. It is opened by what first needs it, which then fails as [`open`] does.
+pub fn open_later(url: &str) -> Arc<dyn BackupStore> {
+    let same = url.to_owned();
+    Arc::new(lazy::LazyStore::new(url, move || open(&same)))
 }
 
 /// Opens the store that a URL names, and makes the last folder of its path where it is missing.

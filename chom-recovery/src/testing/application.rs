@@ -17,7 +17,7 @@ use super::{
 use crate::{
     backend::BackendExt,
     error::{Error, ErrorKind, Result},
-    probe::{Health, HealthMode, HealthProbe, SharedProbe, evidence::EvidenceManifest},
+    probe::{Class, Health, HealthMode, HealthProbe, SharedProbe, evidence::EvidenceManifest},
     procedure::{
         application_ops::ApplicationOps,
         database::jobs::{HeldJobs, HeldKey},
@@ -81,7 +81,7 @@ impl SimApplication {
                     self.is_running(&application.service).await? && self.is_running(&application.web_service).await?;
                 match (runs, self.is_down()) {
                     (false, _) => Health::down("502"),
-                    (true, true) => Health::down("503"),
+                    (true, true) => Health::down("503").class(Class::Maintenance),
                     (true, false) => self.database.check().await,
                 }
             }

@@ -18,7 +18,7 @@ use std::{
 
 use crate::{
     error::{ErrorKind, Result},
-    run::{Engine, NewRun, Run, RunId, failpoint, summary},
+    run::{Engine, NewRun, Run, RunId, Verdict, Word, failpoint, summary},
 };
 
 const TEST: &str = "CHOM_KILL_TEST";
@@ -222,14 +222,21 @@ pub async fn take_up(engine: &Engine, new: NewRun) -> Result<TakenUp> {
 
 /// Settles every unknown outcome of a run as a person would who looks at the world. `look` tells whether the step
 /// with that path was applied. Returns how many there were.
-pub fn resolve_all(engine: &Engine, id: RunId, look: impl Fn(&str) -> Option<serde_json::Value>) -> Result<usize> {
-    use crate::run::Verdict;
+pub async fn resolve_all<T, Fut>(
+    engine: &Engine,
+    id: RunId,
+    look: impl Fn(&str) -> bool,
+    procedure: impl Fn(Run) -> Fut,
+) -> Result<usize>
+where
+    Fut: Future<Output = Result<T>>,
+{
     let run = summary::RunSummary::read(engine.state_dir(), id)?;
     let mut settled = 0;
     for step in run.unknown_steps() {
-        let (verdict, output) =
-            look(&step.step).map_or((Verdict::NotApplied, serde_json::Value::Null), |o| (Verdict::Applied, o));
-        engine.resolve(id, &step.step, verdict, output, "looked at it")?;
+        let verdict = if look(&step.step) { Verdict::Applied } else { Verdict::NotApplied };
+        let word = Word { verdict, output: None, because: "looked at it".into() };
+        engine.resolve(id, &step.step, word, &procedure).await?;
         settled += 1;
     }
     Ok(settled)

@@ -75,7 +75,8 @@ impl SimStack {
     }
 
     /// Opens a system that was made before, as seen from a host that keeps its runs in the folder `state`. Every
-    /// effect on it is a place where [`kill_matrix`](super::kill::kill_matrix) kills.
+    /// effect on it is a place where [`kill_matrix`](super::kill::kill_matrix) kills. While its repository is away, what
+    /// needs a backup fails, and the rest works.
     ///
     /// # Errors
     /// Those of its parts.
@@ -97,8 +98,10 @@ impl SimStack {
         ))?;
         system.state_dir = Some(directory.join(state));
         let system = Arc::new(system);
-        let store = store::open(&system.repository.url)?;
-        let repository = Repository::open_with(store, &system.repository).await?;
+        let store = store::open_later(&system.repository.url);
+        let repository = Repository::open_with(store, &system.repository)
+            .await
+            .unwrap_or_else(|why| Repository::absent(&system.repository.url, why));
         let catalog = Arc::new(Catalog::new(&repository, &system.id));
         let database = Arc::new(SimDatabase::new(system.clone(), backend.clone(), repository));
         let ready: SharedProbe = database.ready();
@@ -117,6 +120,11 @@ impl SimStack {
     /// Returns the folder with the application's flag and queues.
     pub fn application_files(&self) -> PathBuf {
         self.directory.join("application")
+    }
+
+    /// Returns the folder of the repository, to be moved away as a disk that is not mounted is away.
+    pub fn repository_folder(directory: &Path) -> PathBuf {
+        directory.join("backups")
     }
 
     /// Returns the data of the backup that [`SimStack::create`] takes.
@@ -165,7 +173,7 @@ pub struct Snapshot {
 }
 
 fn url(directory: &Path) -> String {
-    format!("file:{}", directory.join("backups").display())
+    format!("file:{}", SimStack::repository_folder(directory).display())
 }
 
 fn data(tables: &[(&str, &str, u64)]) -> Data {

@@ -10,3 +10,4 @@ mod kill;
 mod people;
 mod rollback;
 mod space;
+mod unmounted;

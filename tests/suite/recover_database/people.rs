@@ -12,7 +12,15 @@ use std::{
     time::Duration,
 };
 
-use chom_recovery::{ErrorKind, catalog::Selector, procedure::database::Extent, recovery::RunOptions, run::RunId};
+use chom_recovery::{
+    ErrorKind,
+    catalog::Selector,
+    probe::{HealthMode, Status},
+    procedure::{database::Extent, maintenance::MaintenanceState},
+    recovery::RunOptions,
+    run::RunId,
+};
+use chom_recovery_tests::chaos;
 
 use crate::bench::{Bench, database, request};
 
@@ -60,6 +68,26 @@ async fn a_run_waits_for_approval_and_no_secret_is_ever_seen() {
         assert!(!format!("{report:?}").contains(secret));
     }
     assert!(was_recorded(&bench, run));
+}
+
+#[tokio::test]
+async fn a_restore_while_somebody_keeps_users_out_leaves_them_out() {
+    let Some(bench) = Bench::open("a_restore_while_somebody_keeps_users_out_leaves_them_out").await else { return };
+    let before = bench.fingerprint().await;
+    bench.back_up().await;
+    // By hand, as in the runbook: without `--retry` there is no `Retry-After`.
+    chaos::compose(&bench.stack, &["exec", "-T", "--user", "www-data", "app", "php", "/srv/app/artisan", "down"]);
+    bench.sql().await.run("DROP TABLE chom.orders").await;
+
+    let report = bench.recover(Extent::Restore).await.unwrap();
+    assert_eq!(bench.fingerprint().await, before);
+    assert!(report.to_review.iter().any(|line| line.contains("maintenance off")), "{:?}", report.to_review);
+    assert_eq!(bench.recovery.maintenance_state().await.unwrap(), MaintenanceState::On);
+
+    let off = bench.recovery.maintenance_off().await.unwrap();
+    assert_eq!(off.state, MaintenanceState::Off);
+    let health = bench.recovery.health(HealthMode::PostRecovery).await;
+    assert!(health.overall <= Status::Degraded, "{health:#?}");
 }
 
 /// Looks at what every user of the host can see, again and again.

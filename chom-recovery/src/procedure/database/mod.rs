@@ -25,7 +25,7 @@ use crate::{
     catalog::{BackupId, Selector},
     error::{Error, ErrorKind, Result},
     probe::{HealthMode, evidence::EvidenceManifest},
-    run::{Approvable, Effect, Item, Run, Undo},
+    run::{Approvable, Effect, Item, Run, Step, Undo, Work},
 };
 
 pub mod candidate;
@@ -73,7 +73,7 @@ pub struct Request {
 pub enum Extent {
     /// Everything: checklist, triage, maintenance mode, soak, new backup.
     Recover,
-    /// Candidate, verification, approval and swap, whatever state production is in.
+    /// Candidate, verification, approval and swap, whatever state production is in. Maintenance mode stays as it is.
     Restore,
 }
 
@@ -100,16 +100,18 @@ pub async fn recover(run: &Run, parts: &Parts, request: &Request) -> Result<Data
         checklist(&run, parts).await?;
     }
     let mut assessment = assess(&run, parts, &site).await?;
-    let mut maintenance = None;
-    if request.extent == Extent::Recover {
+    let maintenance = if request.extent == Extent::Recover {
         // Before anything is touched: users of a database that needs no restore keep their service.
         let finding = decide_cure(&run, &assessment).await?;
         gather_evidence(&run, parts).await?;
-        maintenance = Some(maintenance_on(&run, parts).await?);
+        let switched = maintenance_on(&run, parts).await?;
         if finding == Finding::Stopped {
             assessment = start_as_found(&run, parts, &site).await?;
         }
-    }
+        Some(switched)
+    } else {
+        maintenance_as_found(&run, parts).await?
+    };
 
     let started_is_cured = request.extent == Extent::Recover && assessment.finding == Finding::Healthy;
     let (restored, proven) = if started_is_cured {
@@ -123,7 +125,7 @@ pub async fn recover(run: &Run, parts: &Parts, request: &Request) -> Result<Data
         (Some(restored), proven)
     };
     let new_backup = match request.extent {
-        Extent::Recover => back_up_again(&run, parts, &site).await?,
+        Extent::Recover => back_up_again(&run, parts, &site, restored.as_ref()).await?,
         Extent::Restore => None,
     };
     let facts = Facts { began, incident_began: request.incident_began, assessment, restored, proven, new_backup };
@@ -168,12 +170,15 @@ async fn replace(
 
 /// Notes the time, once: a resumed run gets the time of the first.
 pub(super) async fn moment(run: &Run, name: &str) -> Result<DateTime<Utc>> {
+    moment_step(run, name).await
+}
+
+fn moment_step(run: &Run, name: &str) -> Step<DateTime<Utc>> {
     run.step(name)
         .effect(Effect::Idempotent)
         .undo(Undo::Unnecessary("it only notes the time"))
         .predict(|| DateTime::UNIX_EPOCH)
         .run(|_| async { Ok(Utc::now()) })
-        .await
 }
 
 /// Finds the database container and its volume, once: a resumed run works on what the first one saw.
@@ -254,9 +259,19 @@ async fn gather_evidence(run: &Run, parts: &Parts) -> Result<EvidenceManifest> {
         .await
 }
 
+/// Asks whether maintenance mode is on, once: an attempt that was killed may have switched it on already.
+async fn remember_maintenance(run: &Run, parts: &Parts) -> Result<bool> {
+    run.decide("remember-maintenance", async { parts.application.is_in_maintenance().await }).await
+}
+
+/// A restore switches no maintenance mode. One that is on stays on, and the service is proven behind it.
+async fn maintenance_as_found(run: &Run, parts: &Parts) -> Result<Option<MaintenanceRecord>> {
+    let was_on = remember_maintenance(run, parts).await?;
+    Ok(was_on.then(|| MaintenanceRecord { was_down_before: true, ..MaintenanceRecord::expected() }))
+}
+
 async fn maintenance_on(run: &Run, parts: &Parts) -> Result<MaintenanceRecord> {
-    // Asked before, and once: an attempt that was killed may have switched it on already.
-    let was_on = run.decide("remember-maintenance", async { parts.application.is_in_maintenance().await }).await?;
+    let was_on = remember_maintenance(run, parts).await?;
     let as_found = move |record: MaintenanceRecord| MaintenanceRecord { was_down_before: was_on, ..record };
     let (on, off) = (parts.application.clone(), parts.application.clone());
     run.step("maintenance-on")
@@ -281,9 +296,10 @@ async fn assess(run: &Run, parts: &Parts, site: &Arc<Site>) -> Result<Assessment
     let seen: Assessment = run
         .step("assess")
         .effect(Effect::Observe)
+        .kept()
         .budget(mins(5))
         .timeout(mins(10))
-        .run(async move |_| looking.ops.assess(&looking.production, restore::newest(&catalog).await.as_ref()).await)
+        .run(async move |_| looking.ops.assess(&looking.production, restore::newest(&catalog).await?.as_ref()).await)
         .await?;
     // Kept: after the swap the same question has another answer.
     let (keep, predicted) = (seen.clone(), seen.lasting());
@@ -341,7 +357,7 @@ async fn start_as_found(run: &Run, parts: &Parts, site: &Arc<Site>) -> Result<As
         .undo_with(async move |_, _| stopping.stop(&to_stop.service, to_stop.stop_grace).await.map(drop))
         .run(async move |_| {
             let started = backend.start(&service, mins(2)).await;
-            let mut seen = site.ops.assess(&site.production, restore::newest(&catalog).await.as_ref()).await?;
+            let mut seen = site.ops.assess(&site.production, restore::newest(&catalog).await?.as_ref()).await?;
             if let Err(error) = started {
                 seen.summary = format!("{}; starting it: {error}", seen.summary);
                 if seen.finding == Finding::Stopped {
@@ -354,11 +370,19 @@ async fn start_as_found(run: &Run, parts: &Parts, site: &Arc<Site>) -> Result<As
 }
 
 /// Takes and verifies a backup of what now serves: the old ones no longer lead up to it.
-async fn back_up_again(run: &Run, parts: &Parts, site: &Arc<Site>) -> Result<Option<BackupId>> {
+async fn back_up_again(
+    run: &Run,
+    parts: &Parts,
+    site: &Arc<Site>,
+    restored: Option<&Restored>,
+) -> Result<Option<BackupId>> {
     let (ops, production) = (parts.database.clone(), site.production.clone());
     let request = BackUp { tags: vec!["after-recovery".into()], run: Some(run.id().to_string()), ..BackUp::default() };
-    run.step("back-up-again")
-        .effect(Effect::Idempotent)
+    let mut step = run.step("back-up-again");
+    if let Some(restored) = restored {
+        step = step.work(Work::new(restored.backup.plain_len, restore::DUMP_RATE).fixed(Duration::from_secs(5)));
+    }
+    step.effect(Effect::Idempotent)
         .undo(Undo::Unnecessary("a backup harms nobody"))
         .predict(|| None)
         .budget(mins(5))

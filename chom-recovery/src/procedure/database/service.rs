@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     candidate::Site,
     jobs::HeldJobs,
-    mins, moment,
+    mins, moment, moment_step,
     ops::{NextIds, RaisedCounter},
     quiesce::{self, Remembered},
     restore::Swapped,
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     backend::BackendExt,
     error::Result,
-    probe::{HealthMode, SharedProbe, Status, all_of, map},
+    probe::{Class, HealthMode, SharedProbe, Status, all_of, map},
     procedure::{Parts, maintenance::MaintenanceRecord},
     run::{Effect, Run, Undo, Wait},
 };
@@ -31,7 +31,7 @@ pub(super) struct Proven {
     pub(super) database_at: DateTime<Utc>,
     /// Users were served again, seen from outside.
     pub(super) service_at: DateTime<Utc>,
-    /// Maintenance mode was on before the run, and so it stays: nobody was served, and nothing was seen from outside.
+    /// Maintenance mode was on before the run, and so it stays: the service was proven behind it, and nobody is served.
     #[serde(default)]
     pub(super) users_stay_out: bool,
 }
@@ -115,23 +115,27 @@ pub(super) async fn start(
     let is_worker = |service: &str| application.workers.iter().any(|w| w == service);
 
     start_step(run, parts, "start-application", of(&|s| s == application.service), unstarted).await?;
+    let users_stay_out = maintenance.is_some_and(|record| record.was_down_before);
     if let Some(record) = maintenance {
         // Behind maintenance mode HTTP answers 503: what lies below it is judged first.
         let inner = pick(parts, database_at, |name| !is_outer(name) && !is_about(name, &application.workers));
         run.until_healthy(all_of("application", inner), STEADY).await?;
-        maintenance_off(run, parts, record).await?;
+        if !users_stay_out {
+            maintenance_off(run, parts, record).await?;
+        }
     }
-    let users_stay_out = maintenance.is_some_and(|record| record.was_down_before);
-    let is_answering = |name: &str| !(users_stay_out && is_outer(name));
-    let outer = pick(parts, database_at, |name| is_outer(name) && is_answering(name));
+    let seen = |probe: SharedProbe| {
+        if users_stay_out && is_outer(probe.name()) { behind_maintenance(probe) } else { probe }
+    };
+    let outer: Vec<_> = pick(parts, database_at, is_outer).into_iter().map(seen).collect();
     if !outer.is_empty() {
         run.until_healthy(all_of("outside", outer), STEADY).await?;
     }
-    let service_at = moment(run, "service-proven").await?;
+    let service_at = moment_step(run, "service-proven").ends_outage().await?;
 
     start_step(run, parts, "start-workers", of(&is_worker), unstarted).await?;
     put_policies_back(run, parts, found).await?;
-    let every = pick(parts, database_at, is_answering);
+    let every: Vec<_> = pick(parts, database_at, |_| true).into_iter().map(seen).collect();
     run.until_healthy(all_of("post-recovery", every.clone()), STEADY).await?;
     let soak = application.soak;
     run.until_healthy(all_of("soak", every), Wait::soak(soak, Duration::from_secs(5), soak * 2 + mins(1))).await?;
@@ -150,6 +154,19 @@ pub(super) fn tolerant(probe: SharedProbe) -> SharedProbe {
         if health.status == Status::Degraded {
             health.status = Status::Healthy;
             health.summary = format!("degraded, and good enough to go on: {}", health.summary);
+        }
+        health
+    })
+}
+
+/// Takes maintenance mode that stays on for what it is: seen from outside, it proves that the web server and the
+/// application answer. Any other failure counts. Who switched it on may have set no `Retry-After`.
+fn behind_maintenance(probe: SharedProbe) -> SharedProbe {
+    map(probe.name().to_owned(), probe, |mut health| {
+        let says_503 = health.facts.get("status").is_some_and(|status| status == "503");
+        if health.status == Status::Down && (health.class_of() == Some(Class::Maintenance) || says_503) {
+            health.status = Status::Healthy;
+            health.summary = format!("in maintenance mode, as before: {}", health.summary);
         }
         health
     })

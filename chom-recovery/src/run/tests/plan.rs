@@ -48,9 +48,83 @@ async fn a_plan_looks_for_real_changes_nothing_and_says_where_it_ends() {
     assert_eq!(effects[0].undo, UndoPlan::With { text: "removes the candidate".into() });
     assert_eq!(effects[0].predicted, Some(1.into()));
     assert!(effects[1].needs_approval && effects[1].undo == UndoPlan::Pivot);
-    assert_eq!((plan.estimate_ms, plan.fits_rto()), (51_000, Some(true)));
+    let look = plan.items[0].estimate().unwrap();
+    assert_eq!(look.basis, Basis::Observed, "it was done");
+    assert_eq!((plan.estimate_ms - look.ms, plan.fits_rto()), (50_000, Some(true)));
     let text = serde_json::to_string(&plan).unwrap();
     assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
+}
+
+/// Loads `bytes`, serves, and tidies up for an hour.
+async fn slow(run: Run, bytes: u64) -> Result<()> {
+    let sleep = |run: &Run, name: &str, seconds: u64| {
+        run.step(name)
+            .effect(Effect::Idempotent)
+            .undo(Undo::Unnecessary("a test"))
+            .predict(|| ())
+            .budget(Duration::from_mins(10))
+            .run(async move |_| {
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                Ok(())
+            })
+    };
+    let work = Work::new(bytes, 1_000).fixed(Duration::from_secs(10));
+    sleep(&run, "load", 5 + bytes / 2_000).work(work).await?;
+    run.until_healthy(Arc::new(Fine), Wait::new(Duration::from_secs(2), 3, Duration::from_mins(1))).await?;
+    sleep(&run, "serve", 1).ends_outage().await?;
+    sleep(&run, "tidy-up", 3_600).await
+}
+
+#[derive(Debug)]
+struct Fine;
+
+#[async_trait::async_trait]
+impl crate::probe::HealthProbe for Fine {
+    fn name(&self) -> &'static str {
+        "fine"
+    }
+
+    async fn check(&self) -> crate::probe::Health {
+        crate::probe::Health::healthy("fine")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn estimates_come_from_measured_runs_else_from_bytes_else_from_budgets() {
+    let f = Fixture::new();
+    let new = || new_run().objective(Objective::minutes(5, 1));
+    let plan = async |bytes| f.engine.plan(&new(), |run| slow(run, bytes)).await.unwrap();
+    let of = |plan: &Plan| plan.items.iter().map(|item| item.estimate().unwrap()).collect::<Vec<_>>();
+
+    let first = plan(20_000).await;
+    let minutes = |n: u64| n * 60_000;
+    assert_eq!(
+        of(&first),
+        [
+            Estimate { ms: 30_000, basis: Basis::Computed { bytes: 20_000 } },
+            Estimate { ms: 4_000, basis: Basis::Expected },
+            Estimate { ms: minutes(10), basis: Basis::Budget },
+            Estimate { ms: minutes(10), basis: Basis::Budget },
+        ]
+    );
+    assert_eq!((first.outage_ms, first.fits_rto()), (Some(34_000 + minutes(10)), Some(false)));
+    assert_eq!(first.budgeted_ms(), minutes(20));
+
+    let (_, ran) = f.run(|run| slow(run, 10_000)).await;
+    ran.unwrap();
+    // Another procedure and another system have steps of the same name.
+    for other in [NewRun::new("chom", "other", &()), NewRun::new("shop", "test", &())] {
+        let run = f.engine.start(other.unwrap()).await.unwrap();
+        run.execute(slow(run.clone(), 80_000)).await.unwrap();
+    }
+    let second = plan(50_000).await;
+    let measured = Basis::Measured { runs: 1 };
+    let estimates = of(&second);
+    assert!(estimates.iter().all(|e| e.basis == measured), "{estimates:?}");
+    // Half of what is computed, then as now.
+    assert_eq!(estimates.iter().map(|e| e.ms / 1000).collect::<Vec<_>>(), [30, 4, 1, 3_600]);
+    assert_eq!((second.fits_rto(), second.budgeted_ms()), (Some(true), 0));
+    assert_eq!(second.check_same(&plan(10_000).await).map_err(|e| e.kind()), Ok(()), "estimates bind nobody");
 }
 
 #[tokio::test]
