@@ -123,7 +123,7 @@ if [ "$quick" = no ]; then
     [ "$db" != mariadb-11.8 ] || cases=core
     [ "$depth" != all ] || cases=slow
     phase "dump and load on $db ($cases)" real CHOM_TEST_STACK=1 CHOM_TEST_DB=$db CHOM_TEST_DB_CASES=$cases -- \
-      mysql_roundtrip mysql_load mysql_consistency mysql_settings mysql_scale
+      mysql_roundtrip mysql_load mysql_consistency mysql_settings mysql_scale format_by_hand
   done
 
   if stack_up chom-test mysql 8451; then

@@ -40,6 +40,9 @@ pub(crate) struct Global {
     /// Docker context
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) context: Option<String>,
+    /// Identity file that encrypted backups are read with, instead of the configuration's; may be given more than once
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) identity: Vec<PathBuf>,
     /// Print JSON: one document for a query, one line an event for a run
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -212,12 +215,40 @@ pub(crate) enum Backup {
     Verify {
         #[command(flatten)]
         which: Which,
-        /// l1: hashes of the stored bytes; l2: decompressed and parsed to the end as well
+        /// l1: hashes of the stored bytes, needs no key; l2: decrypted, decompressed and parsed to the end as well
         #[arg(long, value_enum, default_value_t = Depth::L2)]
         depth: Depth,
     },
+    /// Keep a backup, whatever the policy says, until it is released
+    Hold {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        why: Why,
+    },
+    /// End a hold
+    Release {
+        #[command(flatten)]
+        which: Which,
+        /// The hold that ends; needed where there are several
+        #[arg(long, value_name = "ID")]
+        hold: Option<String>,
+        #[command(flatten)]
+        why: Why,
+    },
     /// Say whether the newest backup is young enough and verified
     Status,
+}
+
+/// For the record.
+#[derive(Debug, Args)]
+pub(crate) struct Why {
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) because: String,
+    /// Name of the person, for the record [default: $SUDO_USER or $USER]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) operator: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -364,14 +395,37 @@ pub(crate) enum Repo {
         /// Encryption of the backups; it must be chosen
         #[arg(long, value_enum)]
         encryption: EncryptionChoice,
-        /// Pin the new public key in the configuration file
+        #[command(flatten)]
+        keys: ReaderKeys,
+        /// Pin signer and recipients in the configuration file
+        #[arg(long)]
+        pin: bool,
+    },
+    /// Change who can read the backups that are made from now on
+    Recipients {
+        #[command(flatten)]
+        keys: ReaderKeys,
+        /// Pin them in the configuration file
         #[arg(long)]
         pin: bool,
     },
 }
 
+/// Who can read.
+#[derive(Debug, Args)]
+pub(crate) struct ReaderKeys {
+    /// age recipient (age1…) that can read every backup; give at least two
+    #[arg(long = "recipient", value_name = "AGE1…")]
+    pub(crate) recipients: Vec<String>,
+    /// Identity file of the recipient that is kept offline: proven to open what is written, and not kept
+    #[arg(long, value_name = "FILE")]
+    pub(crate) escrow_identity: Option<PathBuf>,
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum EncryptionChoice {
+    /// With age, for the recipients given; the host that makes backups cannot read them
+    Age,
     /// Stored bytes can be read by everybody who reaches the store
     None,
 }

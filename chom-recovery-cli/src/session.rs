@@ -6,6 +6,7 @@ use chom_recovery::{
     Recovery, Result, System,
     configuration::{Places, find},
     recovery::RunOptions,
+    secret::SecretSource,
 };
 
 use crate::{args, consent::Consent, output::Output};
@@ -30,6 +31,9 @@ impl Session {
     /// Reads the configuration, with the Engine that the command line names.
     pub(crate) fn system(&self) -> Result<System> {
         let mut system = System::load(&self.config_path()?)?;
+        if !self.global.identity.is_empty() {
+            system.repository.identity = self.global.identity.iter().cloned().map(SecretSource::File).collect();
+        }
         self.choose_engine(&mut system.compose);
         Ok(system)
     }

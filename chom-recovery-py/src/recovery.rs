@@ -3,12 +3,13 @@
 use std::{future::Future, path::PathBuf};
 
 use chom_recovery::{
-    Recovery, Result, System,
-    catalog::Encryption,
+    Error, ErrorKind, Recovery, Result, System,
+    catalog::{Cipher, Encryption, Identities, Recipients},
     probe::HealthMode,
     procedure::database::{Request, ops::BackUp},
     recovery::{Going, RunOptions},
     run::{AlwaysYes, AskWith, Question, Reply, RunId, Waiver},
+    secret::SecretSource,
 };
 use pyo3::prelude::*;
 use pyo3_async_runtimes::tokio::future_into_py;
@@ -125,9 +126,18 @@ impl NativeRecovery {
         self.0.backend().engine_address()
     }
 
-    fn init_repository<'py>(&self, py: Python<'py>, encryption: &str) -> PyResult<Bound<'py, PyAny>> {
-        let encryption: Encryption = argument("encryption", encryption)?;
-        self.read(py, |recovery| async move { recovery.init_repository(encryption).await })
+    fn init_repository<'py>(
+        &self,
+        py: Python<'py>,
+        encryption: &str,
+        recipients: Vec<String>,
+        escrow_identity: Option<PathBuf>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let cipher: Cipher = argument("encryption", encryption)?;
+        self.read(py, |recovery| async move {
+            let encryption = encryption_of(cipher, &recipients, escrow_identity).await?;
+            recovery.init_repository(encryption).await
+        })
     }
 
     fn health<'py>(&self, py: Python<'py>, mode: &str) -> PyResult<Bound<'py, PyAny>> {
@@ -205,6 +215,23 @@ fn open(py: Python<'_>, system: impl FnOnce() -> Result<System> + Send + 'static
         let opened = async { Recovery::open(blocking(system).await?).await };
         opened.await.map(NativeRecovery).map_err(|e| raise(&e.to_record()))
     })
+}
+
+async fn encryption_of(
+    cipher: Cipher,
+    recipients: &[String],
+    escrow_identity: Option<PathBuf>,
+) -> Result<Encryption> {
+    let refuse = |why: &str| Error::new(ErrorKind::InvalidInput, why.to_owned());
+    match (cipher, escrow_identity) {
+        (Cipher::Age, Some(file)) => Ok(Encryption::Age {
+            recipients: Recipients::parse(recipients)?,
+            escrow: Identities::read(&SecretSource::File(file)).await?,
+        }),
+        (Cipher::Age, None) => Err(refuse("encryption needs the identity file of the escrow recipient, to prove it")),
+        (Cipher::None, None) if recipients.is_empty() => Ok(Encryption::None),
+        (Cipher::None, _) => Err(refuse("without encryption there are no recipients and no escrow")),
+    }
 }
 
 fn run_id(text: &str) -> PyResult<RunId> {

@@ -35,6 +35,7 @@ use crate::{
     triage::{Diagnosis, diagnose},
 };
 
+mod keeping;
 mod leftovers;
 mod overview;
 mod upkeep;

@@ -24,6 +24,10 @@ need_tool flock util-linux
 need_tool python3 python3-minimal
 need_tool zstd zstd
 need_tool xz xz-utils
+# What a person reads a backup with when this program is gone: a test does what the documentation says.
+need_tool age age
+need_tool xxd xxd
+need_tool mariadb mariadb-client
 [ -r /usr/share/keyrings/debian-archive-keyring.gpg ] || tool_pkgs+=(debian-archive-keyring)
 
 start_engine=no

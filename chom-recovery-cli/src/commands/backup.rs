@@ -55,6 +55,23 @@ pub(crate) async fn run(session: &Session, command: Backup) -> Result<Exit> {
             output.show("verification", &report, |output| print_verification(output, &report));
             Ok(if report.passed() { Exit::Ok } else { Exit::Corrupt })
         }
+        Backup::Hold { which, why } => {
+            let (recovery, by) = (session.open_without_engine()?, why.operator.unwrap_or_else(login_name));
+            let record = recovery.hold_backup(&which.selector()?, &why.because, &by).await?;
+            output.show("hold", &record, |output| {
+                output.line(format!("held: backup {} by {} ({})", record.backup, record.by, record.id));
+            });
+            Ok(Exit::Ok)
+        }
+        Backup::Release { which, hold, why } => {
+            let (recovery, by) = (session.open_without_engine()?, why.operator.unwrap_or_else(login_name));
+            let hold = hold.map(|id| id.parse()).transpose()?;
+            let record = recovery.release_backup(&which.selector()?, hold, &why.because, &by).await?;
+            output.show("release", &record, |output| {
+                output.line(format!("released: backup {}", record.backup));
+            });
+            Ok(Exit::Ok)
+        }
         Backup::Status => {
             let status = session.open_without_engine()?.backup_status().await?;
             output.show("backup_status", &status, |output| print_status(output, &status));
@@ -97,8 +114,26 @@ fn tags(info: &BackupInfo) -> String {
     info.tags.iter().map(chom_recovery::catalog::Name::as_str).collect::<Vec<_>>().join(",")
 }
 
+/// What else a list has to say of a backup.
+fn marks(info: &BackupInfo) -> String {
+    let mut marks = vec![tags(info)];
+    if !info.holds.is_empty() {
+        marks.push("HELD".into());
+    }
+    if info.tombstone.is_some() {
+        marks.push("TO BE DELETED".into());
+    }
+    if !info.missing_sources.is_empty() {
+        marks.push("SOURCE GONE".into());
+    }
+    marks.retain(|mark| !mark.is_empty());
+    marks.join(" ")
+}
+
 fn level(info: &BackupInfo) -> Cell {
     match info.level {
+        // Stored bytes as they were written, each part decoded before: what a host without an identity can prove.
+        Some(Level::L1) if info.decoded_when_written => Cell::new("L1, decoded when written").fg(Color::Green),
         Some(level) => Cell::new(format!("{level:?}")).fg(Color::Green),
         None => Cell::new("NOT VERIFIED").fg(Color::Yellow),
     }
@@ -118,7 +153,7 @@ fn print_list(output: &Output, listing: &Listing) {
                 Cell::new(human::bytes(info.stored_len)),
                 level(info),
                 Cell::new(server),
-                Cell::new(tags(info)),
+                Cell::new(marks(info)),
             ]);
         }
         for damaged in &listing.damaged {
@@ -162,12 +197,29 @@ fn print_one(output: &Output, info: &BackupInfo) {
     }
     row("tags", tags(info));
     let verified = match (info.level, info.verified) {
+        (Some(Level::L1), Some(at)) if info.decoded_when_written => {
+            format!("L1 at {}; each part was decoded before it was stored", human::time(at))
+        }
         (Some(level), Some(at)) => format!("{level:?} at {}", human::time(at)),
         (None, Some(at)) => format!("FAILED at {}", human::time(at)),
         _ => "never".into(),
     };
     row("verified", verified);
     row("signer", info.signer.to_string());
+    for recipient in &info.recipients {
+        row("can be read by", recipient.to_string());
+    }
+    for source in &info.sources {
+        let is_gone = info.missing_sources.contains(source);
+        row("parts from", format!("{source}{}", if is_gone { ", which is GONE" } else { "" }));
+    }
+    for hold in &info.holds {
+        let reason = hold.reason.as_deref().unwrap_or("its record cannot be read");
+        row("held", format!("{} by {}: {reason}", hold.id, hold.by.as_deref().unwrap_or("?")));
+    }
+    if let Some(tombstone) = &info.tombstone {
+        row("to be deleted", format!("since {}: {}", human::time(tombstone.since), tombstone.reason));
+    }
     for warning in &info.warnings {
         row("warning", warning.clone());
     }

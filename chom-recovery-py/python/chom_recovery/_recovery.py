@@ -73,17 +73,29 @@ class Recovery:
         """Address of the Engine."""
         return self._native.engine
 
-    async def init_repository(self, *, encryption: Literal["none"]) -> models.Initialized:
+    async def init_repository(
+        self,
+        *,
+        encryption: Literal["age", "none"],
+        recipients: Iterable[str] = (),
+        escrow_identity: str | os.PathLike[str] | None = None,
+    ) -> models.Initialized:
         """Makes the repository and, where there is none yet, this host's signing key.
 
         Args:
             encryption: How parts are protected; there is no default. `none`: whoever can read the store can read
-                the data.
+                the data. `age`: the recipients alone can.
+            recipients: At least two age recipients (`age1...`), for `age`.
+            escrow_identity: Identity file of the recipient that is kept offline. It is proven to open what is
+                written, and not kept.
 
         Raises:
             AlreadyExistsError: There is a repository; nothing was changed.
+            AuthenticationError: The escrow identity is none of the recipients'; nothing was made.
         """
-        return decode(models.Initialized, json.loads(await self._native.init_repository(json.dumps(encryption))))
+        escrow = None if escrow_identity is None else os.fspath(escrow_identity)
+        made = await self._native.init_repository(json.dumps(encryption), list(recipients), escrow)
+        return decode(models.Initialized, json.loads(made))
 
     async def health(self, mode: models.HealthMode | str = models.HealthMode.FULL) -> models.HealthReport:
         """Asks every probe of a mode, at once, under the configured deadline.

@@ -170,10 +170,14 @@ class Triage:
 
 @dataclass(frozen=True, slots=True)
 class Initialized:
-    """A new repository. `signer` belongs into `repository.signers` of the configuration."""
+    """A new repository.
+
+    `signer` belongs into `repository.signers` of the configuration, `recipients` are `repository.recipients`.
+    """
 
     repository: str
     signer: str
+    recipients: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

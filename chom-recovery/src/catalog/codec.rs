@@ -495,4 +495,91 @@ mod tests {
         assert_eq!(measure.blake3.to_string(), blake3::hash(&plain).to_hex().to_string());
         assert_eq!((measure.stored_len, measure.plain_len), (stored.len() as u64, 8));
     }
+
+    fn sealed(plain: &[u8]) -> (Vec<u8>, Opener) {
+        let pair = ["operator", "escrow"].map(|_| age::x25519::Identity::generate());
+        let recipients = Recipients::new(pair.iter().map(|i| i.to_public().to_string().parse().unwrap())).unwrap();
+        let (encryptor, _) = crypt::lock(&recipients).unwrap();
+        let mut writer = encryptor.wrap_output(Vec::new()).unwrap();
+        writer.write_all(plain).unwrap();
+        let text = age::secrecy::ExposeSecret::expose_secret(&pair[0].to_string()).to_owned();
+        let identities = crypt::Identities::parse(&crate::secret::Secret::new(text)).unwrap();
+        (writer.finish().unwrap(), Opener::Identities(identities))
+    }
+
+    /// The stream of age itself, without the hash over it: a cut, another order, a piece too many.
+    #[tokio::test]
+    async fn an_age_file_that_lost_or_moved_a_piece_is_never_whole() {
+        const CHUNK: usize = (64 << 10) + 16;
+        let plain: Vec<u8> = (0..200_000_u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
+        let (stored, opener) = sealed(&plain);
+        // A header and a nonce, then chunks; the last one is shorter.
+        let body = stored.len() - (3 * CHUNK + (200_000 - 3 * (64 << 10)) + 16);
+        let chunk = |i: usize| body + i * CHUNK..(body + (i + 1) * CHUNK).min(stored.len());
+        let read = |bytes: Vec<u8>, opener: &Opener| {
+            let opener = opener.clone();
+            let body = cut_at(&bytes.into(), 50_000);
+            pipe::consume(body, move |input| measure(input, Compression::None, Some(&opener)))
+        };
+        let whole = read(stored.clone(), &opener).await.unwrap();
+        assert_eq!((whole.plain_len, whole.stored_len), (200_000, stored.len() as u64));
+        let mut swapped = stored.clone();
+        swapped[chunk(0)].copy_from_slice(&stored[chunk(1)]);
+        swapped[chunk(1)].copy_from_slice(&stored[chunk(0)]);
+        let mut damaged: Vec<_> = (0..=3).map(|i| stored[..chunk(i).start].to_vec()).collect();
+        damaged.extend((0..3).map(|i| stored[..chunk(i).end - 1].to_vec()));
+        damaged.push(swapped);
+        damaged.push([&stored[..chunk(1).start], &stored[chunk(2).start..]].concat());
+        damaged.push([&stored[..chunk(1).end], &stored[chunk(1).start..]].concat());
+        damaged.push([&stored[..], &b"x"[..]].concat());
+        damaged.push([&stored[..], &stored[chunk(3)]].concat());
+        damaged.push([&stored[..], &stored[..]].concat());
+        damaged.push(Vec::new());
+        for (number, bytes) in damaged.into_iter().enumerate() {
+            let error = read(bytes, &opener).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{number}: {error}");
+        }
+        let (_, other) = sealed(b"");
+        assert_eq!(read(stored, &other).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    fn cut_at(all: &Bytes, size: usize) -> ByteStream {
+        let pieces: Vec<Result<Bytes>> = all.chunks(size).map(|c| Ok(Bytes::copy_from_slice(c))).collect();
+        Box::pin(futures::stream::iter(pieces))
+    }
+
+    /// A header of a hundred megabytes would be parsed before anything is verified.
+    #[tokio::test]
+    async fn a_header_without_end_is_refused_early() {
+        let (_, opener) = sealed(b"");
+        let line = Bytes::from("-> X25519 AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\nAAAA\n".repeat(1000));
+        let pulled = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counter = pulled.clone();
+        let begin = futures::stream::once(async { Ok(Bytes::from_static(b"age-encryption.org/v1\n")) });
+        let rest = futures::stream::repeat_with(move || {
+            counter.fetch_add(line.len(), std::sync::atomic::Ordering::SeqCst);
+            Ok(line.clone())
+        });
+        let body: ByteStream = Box::pin(futures::StreamExt::chain(begin, rest.take(2_000)));
+        let result = pipe::consume(body, move |input| measure(input, Compression::Zstd, Some(&opener))).await;
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::Corrupt);
+        assert!(pulled.load(std::sync::atomic::Ordering::SeqCst) < 1 << 20);
+    }
+
+    /// F24: memory that fails between compressing and storing. The proof reads what goes to the store.
+    #[test]
+    fn what_is_sealed_and_changed_in_memory_is_noticed_by_the_proof() {
+        let recipients = [1, 2].map(|_| age::x25519::Identity::generate().to_public().to_string().parse().unwrap());
+        let (encryptor, witness) = crypt::lock(&Recipients::new(recipients).unwrap()).unwrap();
+        let mut encoder = Encoder::new(Compression::Zstd, 3, encryptor.wrap_output(Vec::new()).unwrap()).unwrap();
+        encoder.write_all(b"one part").unwrap();
+        let stored = encoder.finish().unwrap().finish().unwrap();
+        let prove = |bytes: &[u8]| unpack(bytes, Compression::Zstd, Some(&witness), Plain::new(u64::MAX, None));
+        assert_eq!(prove(&stored).unwrap().length, 8);
+        for at in 0..stored.len() {
+            let mut changed = stored.clone();
+            changed[at] ^= 1;
+            assert!(prove(&changed).is_err(), "byte {at} of {}", stored.len());
+        }
+    }
 }

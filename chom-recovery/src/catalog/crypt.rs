@@ -202,15 +202,22 @@ impl Identities {
         Ok(Self { keys: keys.into(), missing: None })
     }
 
+    /// Reads one source.
+    ///
+    /// # Errors
+    /// As [`Identities::parse`]; `Precondition`: it cannot be read.
+    pub async fn read(source: &SecretSource) -> Result<Self> {
+        Self::parse(&source.resolve().await?).map_err(|e| e.with("identity", source))
+    }
+
     /// Reads every source. One that cannot be read is remembered: it is an error once something has to be opened
     /// that the others do not open.
     pub async fn resolve(sources: &[SecretSource]) -> Self {
         let (mut keys, mut missing) = (Vec::new(), None);
         for source in sources {
-            let read = async { Self::parse(&source.resolve().await?) };
-            match read.await {
+            match Self::read(source).await {
                 Ok(found) => keys.extend(found.keys.iter().cloned()),
-                Err(e) => missing = Some(Arc::new(e.with("identity", source).to_record())),
+                Err(e) => missing = Some(Arc::new(e.to_record())),
             }
         }
         Self { keys: keys.into(), missing }

@@ -15,12 +15,30 @@ use crate::{
 };
 
 mod damage;
+mod encryption;
+mod golden;
+mod holds;
 mod listing;
+mod mutation;
 mod probe;
 mod pruning;
+mod sharing;
 mod standard;
 mod volume;
 mod writing;
+
+/// Identities of nobody: they protect nothing but the data of tests.
+const OPERATOR: &str = include_str!("tests/golden/operator.identity");
+const ESCROW: &str = include_str!("tests/golden/escrow.identity");
+const SUCCESSOR: &str = include_str!("tests/golden/successor.identity");
+
+fn identities(file: &str) -> Identities {
+    Identities::parse(&crate::secret::Secret::new(file)).unwrap()
+}
+
+fn recipients(files: &[&str]) -> Recipients {
+    Recipients::new(files.iter().flat_map(|file| identities(file).recipients())).unwrap()
+}
 
 /// A repository in memory with a clock that the test moves.
 struct World {
@@ -39,6 +57,24 @@ fn system(name: &str) -> SystemId {
 
 impl World {
     async fn new() -> Self {
+        Self::with(Encryption::None).await
+    }
+
+    /// A repository that a host writes which holds no identity, read by an operator.
+    async fn encrypted() -> Self {
+        let recipients = recipients(&[OPERATOR, ESCROW]);
+        let encryption = Encryption::Age { recipients: recipients.clone(), escrow: identities(ESCROW) };
+        let world = Self::with(encryption).await;
+        let repository = world.repository.clone().with_recipients(recipients).with_identities(identities(OPERATOR));
+        Self { repository, ..world }
+    }
+
+    /// The same repository, as a process sees it that has other identities, or none.
+    fn reading_with(&self, identities: Identities) -> Repository {
+        self.repository.clone().with_identities(identities)
+    }
+
+    async fn with(encryption: Encryption) -> Self {
         let clock = Arc::new(Mutex::new("2026-03-01T03:00:00Z".parse().unwrap()));
         let read = |clock: &Arc<Mutex<DateTime<Utc>>>| {
             let clock = clock.clone();
@@ -47,7 +83,7 @@ impl World {
         let store: Arc<dyn BackupStore> = Arc::new(MemoryStore::with_clock(read(&clock)));
         let state = tempfile::tempdir().unwrap();
         let system = system("chom");
-        let made = Repository::init(&store, &system, state.path(), Encryption::None).await.unwrap();
+        let made = Repository::init(&store, &system, state.path(), encryption).await.unwrap();
         let signer = Signer::load(state.path(), &system).unwrap();
         let ids = Ids::new(read(&clock), rand::random);
         let repository = Repository::open(store.clone(), made.signer.into()).await.unwrap().with_ids(ids);
@@ -56,7 +92,17 @@ impl World {
 
     /// The repository as a process that starts now finds it.
     async fn reopened(&self) -> Repository {
-        Repository::open(self.store.clone(), self.signer.id().into()).await.unwrap()
+        self.opened_on(self.store.clone()).await
+    }
+
+    /// The repository in another store, with the same keys.
+    async fn opened_on(&self, store: Arc<dyn BackupStore>) -> Repository {
+        let opened = Repository::open(store, self.signer.id().into()).await.unwrap();
+        let opened = opened.with_identities(self.repository.identities().clone());
+        match self.repository.recipients().await.unwrap() {
+            Some(recipients) => opened.with_recipients(recipients),
+            None => opened,
+        }
     }
 
     fn pass(&self, minutes: i64) {

@@ -13,7 +13,7 @@ use crate::{
         Backend, BackendExt, Engine,
         docker::{DockerBackend, DockerOptions},
     },
-    catalog::{Repository, Signer, TrustedSigners},
+    catalog::{Recipient, Repository, Signer},
     error::{Error, ErrorKind, Result},
     probe::{Answer, HealthProbe, Status, ask, http::HttpProbe, mysql::MysqlProbe, redis::RedisProbe},
     store,
@@ -216,15 +216,23 @@ async fn check_services(system: &System, backend: &Arc<dyn Backend>, report: &mu
 
 async fn check_repository(system: &System, report: &mut CheckReport) {
     let opened = async {
-        let trusted = TrustedSigners::parse(&system.repository.signers)?;
-        let repository = Repository::open(store::open(&system.repository.url)?, trusted).await?;
+        let repository = Repository::open_with(store::open(&system.repository.url)?, &system.repository).await?;
         let free = repository.store().free_bytes().await?;
         let free = free.map_or_else(String::new, |bytes| format!(", {} MiB free", bytes >> 20));
-        Ok::<_, Error>(format!("{} (id {}{free})", system.repository.url, repository.id()))
+        let detail = format!("{} (id {}{free})", system.repository.url, repository.id());
+        Ok::<_, Error>((repository, detail))
     };
-    if !report.tried("repository", opened.await) {
-        return;
-    }
+    let repository = match opened.await {
+        Ok((repository, detail)) => {
+            report.add("repository", Verdict::Ok, detail, None);
+            repository
+        }
+        Err(error) => {
+            report.tried("repository", Err(error));
+            return;
+        }
+    };
+    check_encryption(&repository, report).await;
     // Backups need a key on this host; a host that only restores needs none.
     match Signer::load(&system.state_dir(), &system.id) {
         Ok(signer) if system.repository.signers.contains(&signer.id().to_string()) => {
@@ -242,6 +250,31 @@ async fn check_repository(system: &System, report: &mut CheckReport) {
             format!("this host cannot take backups: {error}"),
             error.hint_text().map(str::to_owned),
         ),
+    }
+}
+
+/// Whom backups are encrypted for, and whether this host could read them.
+async fn check_encryption(repository: &Repository, report: &mut CheckReport) {
+    let recipients = match repository.recipients().await {
+        Ok(Some(recipients)) => recipients,
+        Ok(None) => {
+            report.add("repository.recipients", Verdict::Ok, "backups are not encrypted", None);
+            return;
+        }
+        Err(error) => {
+            report.tried("repository.recipients", Err(error));
+            return;
+        }
+    };
+    let names: Vec<_> = recipients.as_slice().iter().map(Recipient::as_str).collect();
+    report.add("repository.recipients", Verdict::Ok, format!("encrypted for {}", names.join(", ")), None);
+    let own = repository.identities().recipients();
+    if own.iter().any(|r| recipients.as_slice().contains(r)) {
+        report.add("repository.identity", Verdict::Ok, "an identity opens what is written now", None);
+    } else {
+        let detail = "no identity here opens a backup: it can be taken and not be restored";
+        let hint = "that is right for a host that only takes backups; a restore needs `--identity FILE`";
+        report.add("repository.identity", Verdict::Warning, detail, Some(hint.into()));
     }
 }
 

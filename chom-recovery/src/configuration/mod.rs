@@ -8,4 +8,4 @@ mod pin;
 pub use check::{CheckLine, CheckReport, Verdict, check};
 pub use draft::{Draft, DraftRequest, draft};
 pub use find::{FILE_NAME, Places, find};
-pub use pin::pin_signer;
+pub use pin::{pin_recipients, pin_signer};

@@ -1,11 +1,11 @@
-//! Adds a trusted signer to a configuration file, and leaves every other byte as it is.
+//! Adds keys to a configuration file, and leaves every other byte as it is.
 
-use std::{io::Write, os::unix::fs::PermissionsExt, path::Path};
+use std::{collections::BTreeSet, io::Write, os::unix::fs::PermissionsExt, path::Path};
 
-use toml_edit::{Array, DocumentMut, Item, Value};
+use toml_edit::{Array, DocumentMut, Item, TableLike, Value};
 
 use crate::{
-    catalog::SignerId,
+    catalog::{Recipient, SignerId},
     error::{Error, ErrorKind, Result},
     system::System,
 };
@@ -18,11 +18,24 @@ use crate::{
 /// # Errors
 /// `InvalidInput`: the file is no configuration.
 pub fn pin_signer(path: &Path, signer: &SignerId) -> Result<bool> {
+    change(path, |text| with_signer(text, signer))
+}
+
+/// Writes `repository.recipients` of a configuration file: these and no others. Otherwise as [`pin_signer`].
+///
+/// # Errors
+/// `InvalidInput`: the file is no configuration.
+pub fn pin_recipients(path: &Path, recipients: &[Recipient]) -> Result<bool> {
+    change(path, |text| with_recipients(text, recipients))
+}
+
+/// Replaces a configuration file by what `changed` makes of it.
+fn change(path: &Path, changed: impl FnOnce(&str) -> Result<Option<String>>) -> Result<bool> {
     let fail = |e: std::io::Error| Error::from(e).during(format!("cannot change `{}`", path.display()));
     // A link leads to the file that is meant; replacing the link itself would leave that one as it was.
     let path = &std::fs::canonicalize(path).map_err(fail)?;
     let text = std::fs::read_to_string(path).map_err(fail)?;
-    let Some(text) = with_signer(&text, signer).map_err(|e| e.with("file", path.display()))? else {
+    let Some(text) = changed(&text).map_err(|e| e.with("file", path.display()))? else {
         return Ok(false);
     };
     System::parse(&text)?;
@@ -43,17 +56,36 @@ pub fn pin_signer(path: &Path, signer: &SignerId) -> Result<bool> {
     written.map(|()| true).map_err(fail)
 }
 
+fn bad(what: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::InvalidInput, format!("configuration: {what}"))
+}
+
+fn repository(document: &mut DocumentMut) -> Result<&mut dyn TableLike> {
+    let table = document.get_mut("repository").and_then(Item::as_table_like_mut);
+    table.ok_or_else(|| bad("there is no table `repository`"))
+}
+
+/// Returns the changed text; `None` when they are there.
+fn with_recipients(text: &str, recipients: &[Recipient]) -> Result<Option<String>> {
+    let mut document: DocumentMut = text.parse().map_err(|e: toml_edit::TomlError| bad(e))?;
+    let repository = repository(&mut document)?;
+    let there = repository.get("recipients").and_then(Item::as_array);
+    let there: Option<BTreeSet<_>> = there.map(|array| array.iter().filter_map(Value::as_str).collect());
+    if there == Some(recipients.iter().map(Recipient::as_str).collect()) {
+        return Ok(None);
+    }
+    let all: Array = recipients.iter().map(Recipient::as_str).collect();
+    repository.insert("recipients", Item::Value(Value::Array(all)));
+    Ok(Some(document.to_string()))
+}
+
 /// Returns the changed text; `None` when the key is there.
 fn with_signer(text: &str, signer: &SignerId) -> Result<Option<String>> {
-    let bad = |what: String| Error::new(ErrorKind::InvalidInput, format!("configuration: {what}"));
-    let mut document: DocumentMut = text.parse().map_err(|e: toml_edit::TomlError| bad(e.to_string()))?;
-    let repository = document
-        .get_mut("repository")
-        .and_then(Item::as_table_like_mut)
-        .ok_or_else(|| bad("there is no table `repository`".into()))?;
+    let mut document: DocumentMut = text.parse().map_err(|e: toml_edit::TomlError| bad(e))?;
+    let repository = repository(&mut document)?;
     let key = signer.to_string();
     if let Some(item) = repository.get_mut("signers") {
-        let signers = item.as_array_mut().ok_or_else(|| bad("`repository.signers` is not a list".into()))?;
+        let signers = item.as_array_mut().ok_or_else(|| bad("`repository.signers` is not a list"))?;
         if signers.iter().any(|s| s.as_str() == Some(&key)) {
             return Ok(None);
         }
@@ -97,6 +129,18 @@ reach = "555"
         assert!(with_signer(&first, &key(1)).unwrap().is_none());
         let second = with_signer(&first, &key(2)).unwrap().unwrap();
         assert_eq!(System::parse(&second).unwrap().repository.signers, [key(1).to_string(), key(2).to_string()]);
+    }
+
+    #[test]
+    fn recipients_are_replaced_as_a_whole() {
+        let pair: Vec<Recipient> = ["age1a", "age1b"].iter().map(|r| r.parse().unwrap()).collect();
+        let first = with_recipients(TEXT, &pair).unwrap().unwrap();
+        assert_eq!(first.replace("recipients = [\"age1a\", \"age1b\"]\n", ""), TEXT);
+        assert_eq!(System::parse(&first).unwrap().repository.recipients, ["age1a", "age1b"]);
+        let turned: Vec<_> = pair.iter().rev().cloned().collect();
+        assert!(with_recipients(&first, &turned).unwrap().is_none());
+        let second = with_recipients(&first, &["age1c".parse().unwrap(), pair[0].clone()]).unwrap().unwrap();
+        assert_eq!(System::parse(&second).unwrap().repository.recipients, ["age1c", "age1a"]);
     }
 
     #[test]

@@ -18,7 +18,8 @@ fn the_bytes_of_a_manifest_do_not_change() {
         system: system("chom"),
         created: time("2026-03-01T03:00:09Z"),
         tool: "chom-recovery 0.1.0".into(),
-        facts: Facts {
+        recipients: Vec::new(),
+        facts: PublicFacts {
             capture: Capture {
                 begin: time("2026-03-01T03:00:00Z"),
                 point: time("2026-03-01T03:00:01.5Z"),
@@ -39,6 +40,9 @@ fn the_bytes_of_a_manifest_do_not_change() {
                 variables: [("lower_case_table_names".to_owned(), "0".to_owned())].into(),
             }),
             tags: ["nightly".parse().unwrap()].into(),
+            notes: [("app_key".to_owned(), "fingerprint".to_owned())].into(),
+        },
+        details: Some(PrivateFacts {
             warnings: vec!["table `chom`.`log` is not transactional".into()],
             baselines: Baselines {
                 tables: vec![TableBaseline {
@@ -49,109 +53,121 @@ fn the_bytes_of_a_manifest_do_not_change() {
                 }],
                 objects: [("views".to_owned(), 1)].into(),
                 accounts: Some(3),
+                counts: [("redis_keys".to_owned(), 4)].into(),
             },
-        },
+            notes: std::collections::BTreeMap::new(),
+        }),
+        sealed: None,
         components: vec![ComponentRecord {
             name: "database".parse().unwrap(),
             kind: ComponentKind::Logical,
             order: 0,
             compression: Compression::Zstd,
-            parts: 1,
-            stored_len: 20,
+            encryption: Cipher::None,
+            parts: 2,
+            stored_len: 30,
+            own_len: 20,
             plain_len: 12,
-            blake3: Hash([1; 32]),
+            sources: ["01AN4Z07BY79KA1307SR9X4MV3".parse().unwrap()].into(),
             index_sha256: Hash([2; 32]),
             index_len: 300,
+            facts: ComponentFacts { entries: Some(2), ..ComponentFacts::default() },
         }],
     };
     let sealed = Signer::from_seed(&[7; 32]).seal(sign::MANIFEST, &manifest.encode().unwrap());
     insta::assert_snapshot!(std::str::from_utf8(&sealed).unwrap());
 }
 
-fn golden() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/catalog/tests/golden/format-1")
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
-/// F66: a repository that an earlier version wrote is readable for ever.
-#[tokio::test]
-async fn the_golden_repository_of_format_1_is_read() {
-    let folder = tempfile::tempdir().unwrap();
-    copy(&golden(), folder.path());
-    let signer = Signer::from_seed(&[7; 32]);
-    let store: Arc<dyn BackupStore> = Arc::new(LocalStore::open(folder.path()).unwrap());
-    let repository = Repository::open(store, signer.id().into()).await.unwrap();
-    let catalog = Catalog::new(&repository, &system("chom"));
-    let info = catalog.select(&Selector::Tag("golden".parse().unwrap())).await.unwrap();
-    assert_eq!((info.level, info.plain_len), (Some(Level::L2), 35));
-    assert_eq!(content(&repository, &info.place).await.unwrap(), ["1\tann\n2\tbob\n", "", "CREATE TABLE users\n"]);
-    let reader = catalog.open(&info.place).await.unwrap();
-    let notes = reader.component("notes").await.unwrap();
-    assert_eq!(notes.record().compression, Compression::Gzip);
-    assert_eq!(stream::collect(notes.read_all(), 100).await.unwrap(), "kept");
-}
-
 /// Runs the commands that the documentation of the format gives, as they stand there.
 #[tokio::test]
 async fn the_documented_commands_read_a_backup() {
-    for tool in ["zstd", "openssl", "jq", "xxd", "sha256sum"] {
-        if Command::new("sh").args(["-c", &format!("command -v {tool}")]).output().is_ok_and(|o| !o.status.success()) {
-            eprintln!("SKIPPED: `{tool}` is not installed");
-            return;
-        }
+    if lacks(&["zstd", "openssl", "jq", "xxd", "sha256sum"]) {
+        return;
     }
+    read_by_hand(&World::new().await).await;
+}
+
+#[tokio::test]
+async fn the_documented_commands_read_an_encrypted_backup() {
+    if lacks(&["age", "zstd", "openssl", "jq", "xxd", "sha256sum"]) {
+        return;
+    }
+    read_by_hand(&World::encrypted().await).await;
+}
+
+fn lacks(tools: &[&str]) -> bool {
+    let is_there = |tool: &&&str| {
+        let looked = Command::new("sh").args(["-c", &format!("command -v {tool}")]).output();
+        looked.is_ok_and(|o| o.status.success())
+    };
+    let Some(missing) = tools.iter().find(|tool| !is_there(tool)) else { return false };
+    eprintln!("SKIPPED: `{missing}` is not installed");
+    true
+}
+
+async fn read_by_hand(world: &World) {
     let folder = tempfile::tempdir().unwrap();
     let (root, scratch) = (folder.path().join("repository"), folder.path().join("scratch"));
     std::fs::create_dir(&scratch).unwrap();
-    let world = World::new().await;
     let store = LocalStore::create(&root).unwrap();
-    let info = world.backup(&["1\tann\n", "2\tbob\n", "3\tcarol\n"]).await;
+    // The first part lies in an earlier backup.
+    let earlier = world.backup(&["0\tzoe\n", "1\tann\n"]).await;
+    world.pass(1);
+    let reader = BackupReader::open(&world.repository, earlier.place.clone()).await.unwrap();
+    let shared = reader.component("database").await.unwrap().parts()[1].clone();
+    let mut writer = world.begin().await;
+    let component = writer.component(database()).unwrap();
+    component.reuse_part(0, earlier.id(), &shared).await.unwrap();
+    component.put(1, rows(1), stream::once("2\tbob\n")).await.unwrap();
+    component.put(12, rows(1), stream::once("3\tcarol\n")).await.unwrap();
+    let mut facts = world.facts();
+    facts.warnings.push("a warning".into());
+    let info = writer.finish(facts).await.unwrap();
     for key in world.keys("").await {
         store.put_new(&key, stream::once(world.object(&key).await)).await.unwrap();
     }
+    let identity = scratch.join("identity");
+    std::fs::write(&identity, ESCROW).unwrap();
     let text = include_str!("../../docs/format.md");
     let script = text.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
     let script = script.replace("/tmp/", &format!("{}/", scratch.display()));
     let run = |signer: String| {
         Command::new("sh")
-            .args(["-ec", &script])
+            .args(["-euc", &script])
             .env("REPOSITORY", &root)
             .env("HOST_ID", info.host().as_str())
             .env("SYSTEM", info.system().as_str())
             .env("ULID", info.id().to_string())
             .env("SIGNER", signer)
+            .env("IDENTITY", &identity)
             .output()
             .unwrap()
     };
     let output = run(world.signer.id().to_string());
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(std::fs::read_to_string(scratch.join("database")).unwrap(), "1\tann\n2\tbob\n3\tcarol\n");
+    let read = |name: &str| std::fs::read_to_string(scratch.join(name)).unwrap();
+    assert_eq!(read("database"), "1\tann\n2\tbob\n3\tcarol\n");
+    assert!(read("details").contains("a warning"));
+    assert_eq!(read("parts").matches("\"table\":\"users\"").count(), 3);
     // The commands are no ornament: they notice what they are there to notice.
     assert!(!run(Signer::from_seed(&[9; 32]).id().to_string()).status.success(), "another key");
+    let fails_with = |path: &Path, bytes: Vec<u8>, what: &str| {
+        let whole = std::fs::read(path).unwrap();
+        std::fs::write(path, bytes).unwrap();
+        assert!(!run(world.signer.id().to_string()).status.success(), "{what}");
+        std::fs::write(path, whole).unwrap();
+    };
     let manifest = root.join(info.place.manifest().as_str());
-    let whole = std::fs::read(&manifest).unwrap();
-    std::fs::write(
-        &manifest,
-        String::from_utf8(whole.clone()).unwrap().replace("\"rows\"", "\"r0ws\"").replace("chom\"", "ch0m\""),
-    )
-    .unwrap();
-    assert!(!run(world.signer.id().to_string()).status.success(), "a changed manifest");
-    std::fs::write(&manifest, whole).unwrap();
-    let part = root.join(info.place.part(&"database".parse().unwrap(), 1).as_str());
-    std::fs::write(part, zstd::encode_all(&b"2\tbox\n"[..], 3).unwrap()).unwrap();
-    assert!(!run(world.signer.id().to_string()).status.success(), "a changed part");
+    let whole = String::from_utf8(std::fs::read(&manifest).unwrap()).unwrap();
+    fails_with(&manifest, whole.replace("\"logical\"", "\"physical\"").into(), "a changed manifest");
+    let database = "database".parse().unwrap();
+    let other = zstd::encode_all(&b"2\tbox\n"[..], 3).unwrap();
+    fails_with(&root.join(info.place.part(&database, 1).as_str()), other.clone(), "a changed part");
+    fails_with(&root.join(earlier.place.part(&database, 1).as_str()), other, "a changed part of the earlier backup");
+    if world.repository.file().encryption == Cipher::Age {
+        fails_with(&identity, SUCCESSOR.into(), "another identity");
+    }
+    assert!(run(world.signer.id().to_string()).status.success(), "mended");
 }
 
 /// OpenSSL reads the key file, and finds the public half that we print.

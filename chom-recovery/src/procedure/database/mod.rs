@@ -103,6 +103,9 @@ pub async fn recover(run: &Run, parts: &Parts, request: &Request) -> Result<Data
     let maintenance = if request.extent == Extent::Recover {
         // Before anything is touched: users of a database that needs no restore keep their service.
         let finding = decide_cure(&run, &assessment).await?;
+        if finding != Finding::Stopped {
+            restore::check_identity(&run, parts, &request.backup).await?;
+        }
         gather_evidence(&run, parts).await?;
         let switched = maintenance_on(&run, parts).await?;
         if finding == Finding::Stopped {

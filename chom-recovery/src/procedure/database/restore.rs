@@ -129,6 +129,24 @@ pub(super) async fn newest(catalog: &Catalog) -> Result<Option<BackupReader>> {
     }
 }
 
+/// Makes sure that the backup can be decrypted, before users lose their service over a key that is not there. Whatever
+/// else is wrong with it is for [`check_backup`].
+///
+/// # Errors
+/// `Precondition`, `Authentication`: no identity here opens it; the error says which do.
+pub(super) async fn check_identity(run: &Run, parts: &Parts, wanted: &Selector) -> Result<()> {
+    let (catalog, wanted) = (parts.catalog.clone(), wanted.clone());
+    run.step("check-identity")
+        .effect(Effect::Observe)
+        .timeout(mins(5))
+        .run(async move |_| {
+            let Ok(info) = catalog.select(&wanted).await else { return Ok(()) };
+            let Ok(reader) = catalog.open(&info.place).await else { return Ok(()) };
+            reader.check_identity()
+        })
+        .await
+}
+
 /// Chooses a backup and proves its bytes.
 ///
 /// # Errors
