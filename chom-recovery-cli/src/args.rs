@@ -135,7 +135,7 @@ pub(crate) enum Command {
     /// Look at past runs and tidy up after them
     #[command(subcommand)]
     Runs(Runs),
-    /// Make a backup repository
+    /// Make a backup repository, or change who can read it
     #[command(subcommand)]
     Repo(Repo),
     /// Approve what a waiting run asks for, then `resume` it

@@ -236,13 +236,16 @@ impl Repository {
             // Nobody gets to see it: whatever reads or writes asks the store first.
             id: RepositoryId::random(),
             created: DateTime::UNIX_EPOCH,
-            encryption: Encryption::None,
+            encryption: Cipher::None,
+            recipients: Vec::new(),
             signers: Vec::new(),
         };
         Self {
             store: Arc::new(AbsentStore::new(url, &why)),
             file: Arc::new(file),
             trusted: Arc::default(),
+            pinned: None,
+            identities: Identities::default(),
             ids: Ids::default(),
         }
     }

@@ -57,7 +57,7 @@ fn compose_file(out: &mut String, compose: &Compose, found: &Found) -> std::fmt:
     application(out, found)?;
     redis(out, found)?;
     http(out, found)?;
-    writeln!(out, "\n[repository]\n# `chom-recovery repo init --encryption none --pin` makes it and adds `signers`.")?;
+    writeln!(out, "\n[repository]\n# `chom-recovery repo init --pin` makes it and adds its keys.")?;
     writeln!(out, "url = {}", quote(&found.repository))?;
     writeln!(out, "\n[objectives]\n# Longest downtime, and largest loss, that the business tolerates.")?;
     writeln!(out, "database = {{ rto = \"30m\", rpo = \"15m\" }}\nbackup_age = \"24h\"")?;
