@@ -430,7 +430,6 @@ async fn a_plan_after_a_recovery_is_estimated_from_it_and_fits() {
     assert!(guessed.is_empty(), "{guessed:?}");
     assert!(second.outage_ms.unwrap() < second.estimate_ms, "the soak comes after users are served");
     assert!(second.estimate_ms < first.estimate_ms);
-    first.check_same(&second).unwrap();
 }
 
 #[tokio::test(start_paused = true)]
