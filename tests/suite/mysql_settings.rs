@@ -82,7 +82,6 @@ async fn settings_of_the_servers_leave_no_trace() {
         "--character-set-server=utf8mb4",
         "--default-time-zone=-11:00",
         "--default-storage-engine=MyISAM",
-        "--innodb-default-row-format=redundant",
         "--sql-mode=STRICT_ALL_TABLES,NO_ZERO_DATE,NO_ZERO_IN_DATE,ANSI_QUOTES,NO_BACKSLASH_ESCAPES,ERROR_FOR_DIVISION_BY_ZERO",
     ];
     if image.flavour() == Flavour::Mysql {
