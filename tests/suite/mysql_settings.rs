@@ -1,5 +1,5 @@
 //! Servers that are set up in another way: time zones, modes, names, keys, plugins, kinds. What they hold comes back, or
-//! is refused or named; nothing is changed in silence.
+//! is refused or named; nothing is changed in silence. The whole list: `chom-recovery/src/docs/database.md`.
 
 use chom_recovery::{
     ErrorKind,
