@@ -71,7 +71,9 @@ async fn a_chunk_is_loaded_whole_or_not_at_all() {
     loader.chunk(chunk("9\t1\t1\n", 1)).await.unwrap();
 
     candidate.kill();
-    let error = loader.chunk(chunk("10\t1\t1\n", 1)).await.unwrap_err();
+    let mut late = chunk("10\t1\t1\n", 1);
+    late.number = 8;
+    let error = loader.chunk(late).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unreachable, "{error:?}");
 }
 

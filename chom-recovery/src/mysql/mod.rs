@@ -5,6 +5,8 @@
 //! empty candidate server; [`compare`] proves from the rows themselves that the candidate holds what was dumped.
 //!
 //! No type of the driver is public, and a session never runs before its settings were pinned and read back.
+//!
+//! [`preserved`] lists what comes back, what is refused and what is left out.
 
 mod baseline;
 mod check;
@@ -19,6 +21,9 @@ mod objects;
 mod quote;
 mod server;
 mod session;
+
+#[doc = include_str!("../docs/database.md")]
+pub mod preserved {}
 
 pub use baseline::{Baseline, Census, RowHash, TableBaseline};
 pub use check::{CheckReport, TableProblem};

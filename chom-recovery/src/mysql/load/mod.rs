@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     baseline::RowHash,
     json,
-    objects::{Objects, Table, TableData},
+    objects::{Objects, Table, TableData, Text},
     quote,
     server::Server,
     session::{Role, Session, server_code},
@@ -152,7 +152,7 @@ impl Loader {
             self.session
                 .run(sql)
                 .await
-                .map_err(|e| explain(e, &self.objects).during(format!("tablespace `{}`", t.name)))?;
+                .map_err(|e| explain(e, &self.objects, &t.create).during(format!("tablespace `{}`", t.name)))?;
         }
         for schema in &self.objects.schemas {
             // The image may have made a schema for its application; it is empty, or we would not be here.
@@ -170,7 +170,10 @@ impl Loader {
         for t in &self.objects.tables {
             let context = |e: Error| e.during(format!("table `{}.{}`", t.schema, t.name));
             self.session.run(format!("USE {}", quote::ident(&t.schema))).await.map_err(context)?;
-            self.session.run(t.create.bytes().to_vec()).await.map_err(|e| context(explain(e, &self.objects)))?;
+            self.session
+                .run(t.create.bytes().to_vec())
+                .await
+                .map_err(|e| context(explain(e, &self.objects, &t.create)))?;
         }
         self.report.tables = self.objects.tables.len();
         Ok(())
@@ -215,14 +218,17 @@ async fn check_candidate(server: &Server, session: &mut Session, objects: &Objec
     Ok(())
 }
 
-const KEYS: &str = "if it is encrypted at rest, give the candidate a keyring or key file, as production's server has";
+const KEYS: &str = "it is encrypted at rest: give the candidate a keyring or key file, as production's server has";
 
 /// Explains why a definition was not taken. Codes: no keyring (3185; MariaDB has only 1005 for it); a syntax (1064), type
 /// (4161), character set (1115), collation (1273) or engine (1286) that this server does not know.
-fn explain(error: Error, objects: &Objects) -> Error {
+fn explain(error: Error, objects: &Objects, create: &Text) -> Error {
+    let encrypted = create.lossy().to_ascii_lowercase().contains("encrypt");
     match server_code(&error) {
         Some(3185) => error.of_kind(ErrorKind::Precondition).hint(KEYS),
-        Some(1005) if error.message().contains("errno: 140") => error.of_kind(ErrorKind::Precondition).hint(KEYS),
+        Some(1005) if encrypted && error.message().contains("errno: 140") => {
+            error.of_kind(ErrorKind::Precondition).hint(KEYS)
+        }
         Some(1064 | 1115 | 1273 | 1286 | 4161) => error
             .of_kind(ErrorKind::Unsupported)
             .hint(format!("restore into the version that was backed up: {} {}", objects.flavour, objects.version)),

@@ -198,19 +198,12 @@ impl DatabaseOps for MySqlOps {
             .map(|m| Mount { read_only: true, ..m.clone() });
         let mut command = production.command.clone();
         command.extend(candidate_args(flavour));
-        // Contract of the official images; MariaDB's takes the names of MySQL's as well.
-        let mut env = vec![
-            ("MYSQL_ROOT_PASSWORD_FILE".to_owned(), PASSWORD_FILE.to_owned()),
-            ("MYSQL_ROOT_HOST".to_owned(), "%".to_owned()),
-        ];
-        // Events keep moments in UTC; their definitions tell them in the server's own zone.
-        env.extend(production.time_zone.iter().map(|zone| ("TZ".to_owned(), zone.clone())));
         Ok(OneOff {
             name: name.to_owned(),
             image: production.image_id.clone(),
             entrypoint: None,
             command,
-            env,
+            env: candidate_env(production),
             user: None,
             mounts: std::iter::once(data).chain(settings).collect(),
             files: vec![OneOffFile {
@@ -349,4 +342,38 @@ fn check_version(from: &catalog::DatabaseFacts, to: &mysql::ServerInfo) -> Resul
         mysql::Flavour::Mariadb => catalog::Flavour::Mariadb,
     };
     catalog::compatible(ComponentKind::Logical, (from.flavour, &from.version), (flavour, &to.version_text))
+}
+
+/// Environment of a candidate: the contract of the official images; MariaDB's takes the names of MySQL's as well.
+fn candidate_env(production: &Production) -> Vec<(String, String)> {
+    let mut env = vec![
+        ("MYSQL_ROOT_PASSWORD_FILE".to_owned(), PASSWORD_FILE.to_owned()),
+        ("MYSQL_ROOT_HOST".to_owned(), "%".to_owned()),
+    ];
+    // Events keep moments in UTC, and their definitions tell them in the server's own zone.
+    env.extend(production.time_zone.iter().map(|zone| ("TZ".to_owned(), zone.clone())));
+    env
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_candidate_lives_in_productions_time_zone_and_takes_no_secret_from_it() {
+        let mut production = Production {
+            container: "db".into(),
+            image_id: "sha256:1".into(),
+            command: Vec::new(),
+            mounts: Vec::new(),
+            data_dir: "/var/lib/mysql".into(),
+            time_zone: Some("Europe/Berlin".into()),
+        };
+        let zone = |env: Vec<(String, String)>| env.into_iter().find(|(name, _)| name == "TZ").map(|(_, value)| value);
+        assert_eq!(zone(candidate_env(&production)).as_deref(), Some("Europe/Berlin"));
+        production.time_zone = None;
+        assert_eq!(zone(candidate_env(&production)), None);
+        let names: Vec<_> = candidate_env(&production).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["MYSQL_ROOT_PASSWORD_FILE", "MYSQL_ROOT_HOST"]);
+    }
 }
