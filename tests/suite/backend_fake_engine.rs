@@ -61,16 +61,21 @@ async fn the_newest_version_in_common_is_spoken() {
         ("29.0.0", "1.52", "1.44", "1.52"),
         ("31.0.0", "1.60", "1.50", "1.53"),
     ] {
-        let fake = FakeEngine::serve(move |_, path| {
-            if path.ends_with("/version") {
-                version(engine, api, least)
-            } else {
-                Answer::Json(200, format!(r#"{{"ID": "x", "Name": "h", "ServerVersion": "{engine}"}}"#))
-            }
+        // Each request names it: without a version, an Engine answers in its own newest one.
+        let fake = FakeEngine::serve(move |_, path| match path.strip_prefix(&format!("/v{agreed}")) {
+            None if path == "/version" => version(engine, api, least),
+            Some("/info") => Answer::Json(200, format!(r#"{{"ID": "x", "Name": "h", "ServerVersion": "{engine}"}}"#)),
+            Some("/containers/c/exec") => Answer::Json(201, r#"{"Id": "e1"}"#.into()),
+            Some("/exec/e1/start") => Answer::Raw(exec_output(&[b"it ran"])),
+            Some("/exec/e1/json") => Answer::Json(200, r#"{"Running": false, "ExitCode": 0}"#.into()),
+            _ => Answer::Json(400, format!(r#"{{"message": "{path} is not of version {agreed}"}}"#)),
         });
-        let told = connect(&fake).await.unwrap().engine().await.unwrap();
+        let backend = connect(&fake).await.unwrap();
+        let told = backend.engine().await.unwrap();
         assert_eq!((told.version.as_str(), told.api_version.as_str()), (engine, agreed));
         assert!(!told.is_local, "another host's name is not this machine");
+        let out = backend.run("c", ExecRequest::new(["x"]), WAIT).await.unwrap();
+        assert_eq!(out.stdout, "it ran", "an upgraded connection too");
     }
 }
 

@@ -105,11 +105,9 @@ impl Connection {
             .with("this program", format!("{}.{} to {}.{}", OLDEST_API.0, OLDEST_API.1, ours.0, ours.1))
             .hint(if server < OLDEST_API { "upgrade the Engine" } else { "upgrade this program" }));
         }
-        let negotiate =
-            |client: Docker| bounded(options.control_timeout, Effect::Read, &what, client.negotiate_version());
-        let control = negotiate(control).await?;
-        let bulk = negotiate(bulk).await?;
-        let api_version = control.client_version().to_string();
+        let agreed = server.min(ours);
+        let api_version = format!("{}.{}", agreed.0, agreed.1);
+        let [control, bulk] = [control, bulk].map(|client| speaking(client, &api_version));
         Ok(Self { address, options, control, bulk, ssh, api_version })
     }
 
@@ -176,6 +174,23 @@ fn client(address: &Address, ssh: Option<&SshHost>, timeout: Duration) -> Result
         }
     };
     client.map_err(|e| super::error::map(e, Effect::Read, format!("connect to the Engine at {address}")))
+}
+
+/// Makes a client say in each request which version of the API it means.
+///
+/// The client itself sends none, and an Engine then answers in the newest version that it knows, also in one that this
+/// program does not.
+fn speaking(client: Docker, version: &str) -> Docker {
+    let prefix = format!("/v{version}");
+    client.with_request_modifier(move |mut request| {
+        let uri = request.uri();
+        if let (Some(scheme), Some(authority), Some(path)) = (uri.scheme_str(), uri.authority(), uri.path_and_query())
+            && let Ok(versioned) = format!("{scheme}://{authority}{prefix}{path}").parse()
+        {
+            *request.uri_mut() = versioned;
+        }
+        request
+    })
 }
 
 fn parse_version(text: &str) -> Option<(usize, usize)> {
