@@ -84,14 +84,19 @@ compose() { site_compose "$site" "$@"; }
 
 # --- start --------------------------------------------------------------------
 say "starting $project ($db) from $site"
-if ! compose up -d --wait --wait-timeout "$timeout" >"$site/up.log" 2>&1; then
+start() { # start [SERVICE...]: all without names
+  compose up -d --wait --wait-timeout "$timeout" "$@" >>"$site/up.log" 2>&1 && return
   tail -n 20 "$site/up.log" >&2
   compose ps -a --format 'table {{.Service}}\t{{.Status}}' >&2 || true
   die 1 "the services of $project did not become healthy within $timeout s"
-fi
+}
 artisan() { compose exec -T app php artisan "$@"; }
+: >"$site/up.log"
+# The workers come last: without tables they end at once, and the Engine waits longer before each new try.
+start app
 artisan migrate --force >"$site/migrate.log" 2>&1 || { tail -n 20 "$site/migrate.log" >&2; die 1 "migrate failed"; }
 artisan chom:seed --if-empty --users="$seed" >&2
+start
 
 # --- ready? asked from outside, as a user and as a client would ----------------
 url="https://chom.test:$port"
