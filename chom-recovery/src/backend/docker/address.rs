@@ -66,7 +66,7 @@ pub enum Address {
         /// Folder with the certificates.
         tls: Option<PathBuf>,
     },
-    /// Through the operator's `ssh`, running `docker system dial-stdio` on the other side.
+    /// Through the operator's `ssh`: a forward of the other side's socket, or `docker system dial-stdio` there.
     Ssh {
         /// User, where one is named.
         user: Option<String>,
@@ -205,16 +205,18 @@ pub fn parse(text: &str, tls: Option<PathBuf>) -> Result<Address> {
             if host.starts_with('-') || user.is_some_and(|user| user.starts_with('-') || user.is_empty()) {
                 return Err(bad("a name is empty or begins with a dash"));
             }
-            if socket
-                .as_deref()
-                .is_some_and(|path| !path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b)))
-            {
+            if socket.as_deref().is_some_and(|path| !is_plain_path(path)) {
                 return Err(bad("the socket's path holds characters other than letters, digits and `/._-`"));
             }
             Ok(Address::Ssh { user: user.map(Into::into), host, port, socket })
         }
         _ => Err(bad("its scheme is unknown")),
     }
+}
+
+/// An absolute path that no shell, and no option of ssh, reads as anything else.
+pub(super) fn is_plain_path(text: &str) -> bool {
+    text.starts_with('/') && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b))
 }
 
 fn host_and_port(text: &str) -> Result<(String, Option<u16>), &'static str> {
