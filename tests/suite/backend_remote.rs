@@ -1,6 +1,7 @@
 //! The Docker backend on the Engine of another machine, over ssh and TLS, also when it breaks.
 
 use std::{
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::Command,
     time::{Duration, Instant},
@@ -18,7 +19,7 @@ use chom_recovery::{
 };
 use chom_recovery_tests::{
     engine::{EngineProject, IMAGE},
-    remote::{ALIAS, Machine},
+    remote::{ALIAS, Machine, other_engines},
 };
 use futures::{StreamExt, future::join_all, stream};
 use tokio::{
@@ -69,21 +70,11 @@ async fn docker_over_ssh_keeps_its_promises() {
     assert!(!engine.is_local);
     assert_eq!(engine.api_version, project.docker(&["version", "--format", "{{.Server.APIVersion}}"]).trim());
     assert_eq!(engine.id, project.docker(&["info", "--format", "{{.ID}}"]).trim());
-    // Each request costs a process on both sides: the promises that depend on the way there.
     let f = fixture(&backend, &project.name, Some(7000), 20 << 20);
-    conformance::the_engine_tells_who_it_is(&f).await;
-    conformance::commands_keep_their_streams_and_exit_codes_apart(&f).await;
-    conformance::commands_get_their_input_and_its_end(&f).await;
-    conformance::a_failed_input_is_not_an_end_of_input(&f).await;
-    conformance::archives_keep_owners_modes_links_and_names(&f).await;
-    conformance::archives_that_are_cut_are_refused(&f).await;
-    conformance::volumes_are_measured(&f).await;
-    conformance::one_off_containers_are_made_once(&f).await;
-    conformance::one_off_containers_get_their_files_and_end(&f).await;
-    conformance::logs_have_both_streams_and_a_beginning(&f).await;
-    conformance::endpoints_can_be_dialled(&f).await;
+    conformance::all(&f).await;
     assert_eq!(project.left_over(), "");
-    // sshd takes ten sessions of one connection.
+    assert_eq!(machine.sessions(), 0, "requests go through one forward");
+    // More at once than sshd takes sessions of one connection, which are ten.
     let store = backend.service_containers("store").await.unwrap().remove(0).name;
     let many = (0..15).map(|i| {
         let request = ExecRequest::new(["cat"]).stdin(stream::iter([Ok(Bytes::from(format!("{i}")))]).boxed());
@@ -94,6 +85,72 @@ async fn docker_over_ssh_keeps_its_promises() {
     }
     backend.scale("web", 2).await.unwrap();
     assert_eq!(backend.service_containers("web").await.unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_forwards_no_sockets_is_asked_by_command() {
+    let Some(mut machine) = Machine::start("command") else { return };
+    machine.start_sshd("AllowStreamLocalForwarding no");
+    let project = EngineProject::start_on("command", Some(machine.socket()));
+    let compose = machine.over_ssh(project.compose());
+    let backend = DockerBackend::connect(&compose, machine.options(project.options())).await.unwrap();
+    let f = fixture(&backend, &project.name, Some(7000), 1 << 20);
+    conformance::the_engine_tells_who_it_is(&f).await;
+    conformance::commands_get_their_input_and_its_end(&f).await;
+    conformance::archives_that_are_cut_are_refused(&f).await;
+    let store = backend.service_containers("store").await.unwrap().remove(0).name;
+    let exec = first_words(&backend, &store).await;
+    assert_eq!(machine.sessions(), 1, "one session for the one request that is open");
+    machine.cut_ssh();
+    assert_eq!(broken_end(exec).await, ErrorKind::OutcomeUnknown);
+    let out = backend.run(&store, ExecRequest::new(["echo", "again"]), WAIT).await.unwrap();
+    assert_eq!(out.stdout, "again\n");
+    machine.kill_engine();
+    let error = backend.containers().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unreachable);
+    assert!(format!("{error:?}").contains("docker.sock"), "what the other side said is told: {error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ssh_leaves_nothing_behind() {
+    let Some(machine) = Machine::start("clean") else { return };
+    let project = EngineProject::start_on("clean", Some(machine.socket()));
+    let compose = machine.over_ssh(project.compose());
+    let backend = DockerBackend::connect(&compose, machine.options(project.options())).await.unwrap();
+    let store = backend.service_containers("store").await.unwrap().remove(0).name;
+    let endpoint = backend.endpoint(&store, 7000).await.unwrap();
+    let exec = first_words(&backend, &store).await;
+    let [master] = machine.clients()[..] else { panic!("one connection: {:?}", machine.clients()) };
+    let folder = machine.control_folder(master);
+    let mode = std::fs::metadata(&folder).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700, "{}", folder.display());
+    drop((exec, endpoint, backend));
+    let deadline = Instant::now() + WAIT;
+    while !machine.clients().is_empty() || folder.exists() {
+        assert!(Instant::now() < deadline, "{:?} and {} are left", machine.clients(), folder.display());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_engines_keep_every_promise() {
+    for root in other_engines("other engines") {
+        let name = root.file_name().unwrap().to_string_lossy().into_owned();
+        let Some(machine) = Machine::start_with("other engines", Some(root)) else { return };
+        let project = EngineProject::start_on(&name, Some(machine.socket()));
+        let backend = project.backend(machine.options(project.options())).await;
+        let engine = backend.engine().await.unwrap();
+        println!("Debian {name}: Engine {}, API {}", engine.version, engine.api_version);
+        assert_eq!(engine.api_version, project.docker(&["version", "--format", "{{.Server.APIVersion}}"]).trim());
+        // Its containers are in the machine's own network, so that this address leads nowhere.
+        conformance::all(&fixture(&backend, &project.name, None, 4 << 20)).await;
+        let compose = machine.over_ssh(project.compose());
+        let backend = DockerBackend::connect(&compose, machine.options(project.options())).await.unwrap();
+        let f = fixture(&backend, &project.name, Some(7000), 4 << 20);
+        conformance::endpoints_can_be_dialled(&f).await;
+        conformance::commands_get_their_input_and_its_end(&f).await;
+        assert_eq!(project.left_over(), "", "{name}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -23,6 +23,21 @@ use crate::{SWITCH, skip};
 /// Name of the machine in its ssh configuration.
 pub const ALIAS: &str = "chomt-other";
 
+/// Variable with the Engines of other versions that `tests/stack/engines.sh` unpacked: root folders, as in `PATH`.
+pub const ENGINES: &str = "CHOM_TEST_ENGINES";
+
+/// Runs a program in `$1` as its root folder, with the folder `$2` at its own path and the rest of the arguments as
+/// the command. The root folder itself stays as it is: what is written lands in memory. A root of its own, not a
+/// `chroot`, as containers could not be given theirs inside one.
+const ENTER: &str = r#"set -eu
+root=$1 folder=$2; shift 2
+mkdir -p "$folder/top"; mount -t tmpfs tmpfs "$folder/top"; cd "$folder/top"; mkdir upper work root
+mount -t overlay overlay -o "lowerdir=$root,upperdir=$folder/top/upper,workdir=$folder/top/work" root
+for name in dev proc sys; do mount --rbind "/$name" "root/$name"; done
+mount -t tmpfs tmpfs root/run; mkdir -p root/run/old "root/$folder"; mount --bind "$folder" "root/$folder"
+cd root; pivot_root . run/old; umount -l /run/old
+exec "$@""#;
+
 /// Deadline of everything that is waited for here.
 const WAIT: Duration = Duration::from_mins(1);
 
@@ -34,6 +49,8 @@ pub struct Machine {
     /// The address of this end of the link ends in `.1`, the other in `.2`.
     octet: u8,
     folder: tempfile::TempDir,
+    /// Root folder of the Engine's programs; `None`: those of this host.
+    root: Option<PathBuf>,
     engine: Option<Child>,
     sshd: Option<Child>,
     certificates: Authority,
@@ -45,6 +62,14 @@ impl Machine {
     /// # Panics
     /// It cannot be started.
     pub fn start(test: &str) -> Option<Self> {
+        Self::start_with(test, None)
+    }
+
+    /// Starts a machine with an Engine of another version, unpacked in a root folder of its own.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    pub fn start_with(test: &str, root: Option<PathBuf>) -> Option<Self> {
         if std::env::var_os(SWITCH).is_none_or(|value| value.is_empty()) {
             skip(test, &format!("{SWITCH} is not set"));
             return None;
@@ -59,6 +84,7 @@ impl Machine {
             name,
             octet,
             folder: tempfile::Builder::new().prefix("chomt-").tempdir().expect("a temporary folder"),
+            root,
             engine: None,
             sshd: None,
             certificates: Authority::new(),
@@ -115,7 +141,15 @@ impl Machine {
             self.certificates.issue(&self.path("client"), "client", ExtendedKeyUsagePurpose::ClientAuth);
         }
         fs::write(self.path("daemon.json"), "{}").expect("the Engine's configuration");
-        let mut command = self.inside("dockerd");
+        let mut command = match &self.root {
+            None => self.inside("dockerd"),
+            Some(root) => {
+                let mut command = self.inside("unshare");
+                command.args(["--mount", "--propagation", "private", "sh", "-c", ENTER, "enter"]);
+                command.arg(root).arg(self.folder.path()).arg("/usr/sbin/dockerd");
+                command
+            }
+        };
         for (flag, value) in [
             ("--config-file", self.path("daemon.json")),
             ("--data-root", self.path("data")),
@@ -135,14 +169,21 @@ impl Machine {
         });
     }
 
-    /// Ends the Engine at once, as a crash would.
+    /// Ends the Engine at once, as a crash would; its containers stay. It can be started again when this returns.
     ///
     /// # Panics
-    /// It does not run.
+    /// It does not run, or its containerd outlives it.
     pub fn kill_engine(&mut self) {
+        let containerd = fs::read_to_string(self.path("exec/containerd/containerd.pid")).unwrap_or_default();
         let mut engine = self.engine.take().expect("the Engine runs");
         engine.kill().expect("the Engine ends");
         engine.wait().expect("the Engine ended");
+        // The kernel ends containerd with it. Until init has collected that process, which may take it seconds, a new
+        // Engine takes it for a running one, waits for its answer and gives up.
+        self.wait_for("the end of containerd", "engine.log", |_| {
+            let name = fs::read_to_string(format!("/proc/{}/comm", containerd.trim())).unwrap_or_default();
+            name.trim() != "containerd"
+        });
     }
 
     /// Sends a signal to the Engine.
@@ -169,6 +210,36 @@ impl Machine {
             }
         }
         assert!(cut > 0, "no ssh connection was open");
+    }
+
+    /// Commands that run on the machine by ssh at this moment.
+    pub fn sessions(&self) -> usize {
+        let server = self.sshd.as_ref().map(Child::id);
+        let named = |id: &u32| fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default();
+        self.processes().iter().filter(|id| Some(**id) != server && named(id).trim() == "docker").count()
+    }
+
+    /// Processes of this side with an ssh connection to the machine.
+    ///
+    /// # Panics
+    /// They cannot be listed.
+    pub fn clients(&self) -> Vec<u32> {
+        let listed = output("ss", &["-Htnp", "dst", &self.address(), "dport", "=", ":22"]);
+        assert!(listed.status.success(), "ss: {}", String::from_utf8_lossy(&listed.stderr));
+        let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+        let ids = text.split("pid=").skip(1).filter_map(|rest| rest.split(',').next()?.parse().ok());
+        ids.collect::<std::collections::BTreeSet<u32>>().into_iter().collect()
+    }
+
+    /// The folder with the control socket of a master connection of this side.
+    ///
+    /// # Panics
+    /// It is none.
+    pub fn control_folder(&self, master: u32) -> PathBuf {
+        let line = fs::read(format!("/proc/{master}/cmdline")).expect("the process runs");
+        let line = String::from_utf8_lossy(&line).into_owned();
+        let path = line.split('\0').find_map(|word| word.strip_prefix("ControlPath="));
+        Path::new(path.unwrap_or_else(|| panic!("`{line}` is no master"))).parent().expect("a folder").to_owned()
     }
 
     /// Starts the ssh server anew with further lines of configuration.
@@ -271,7 +342,7 @@ impl Machine {
         while !ready(self) {
             if Instant::now() >= deadline {
                 let log = fs::read_to_string(self.path(log)).unwrap_or_default();
-                panic!("{what} does not answer: {}", log.lines().rev().take(5).collect::<Vec<_>>().join(" / "));
+                panic!("{what} did not come: {}", log.lines().rev().take(5).collect::<Vec<_>>().join(" / "));
             }
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -364,6 +435,15 @@ impl Drop for Machine {
         output("ip", &["link", "del", &self.name]);
         output("ip", &["netns", "del", &self.name]);
     }
+}
+
+/// Root folders of other Engines. Without [`ENGINES`], prints that `test` is skipped and returns none.
+pub fn other_engines(test: &str) -> Vec<PathBuf> {
+    let Some(value) = std::env::var_os(ENGINES).filter(|value| !value.is_empty()) else {
+        skip(test, &format!("{ENGINES} is not set"));
+        return Vec::new();
+    };
+    std::env::split_paths(&value).collect()
 }
 
 /// Makes a link that nobody else has; its name is what keeps others from the addresses.
