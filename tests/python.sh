@@ -9,6 +9,11 @@ root=$PWD
 venv=$root/target/venv
 package=$root/chom-recovery-py
 
+# One at a time uses the environment and the compiled module.
+mkdir -p target
+exec 9>target/python.lock
+flock 9
+
 lint_only=no
 for argument in "$@"; do
   case "$argument" in

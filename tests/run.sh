@@ -21,33 +21,61 @@ command -v cargo >/dev/null || { echo "run.sh: cargo is missing: install Rust 1.
 command -v cc >/dev/null || { echo "run.sh: a C compiler is missing: apt-get install build-essential" >&2; exit 6; }
 
 begun=$SECONDS
-failed=()
+logs=$root/target/run
+rm -rf "$logs" && mkdir -p "$logs" target/sites
 say() { printf '\n==> %s\n' "$*"; }
-# phase NAME COMMAND...: runs it and says how long it took. Goes on after a failure: one run shows all of them.
+# phase NAME COMMAND...: runs it and says how long it took; what it printed is in target/run, and shown where it failed.
+# Goes on after a failure: one run shows all of them.
 phase() {
-  local name=$1 from=$SECONDS; shift
-  say "$name"
-  if "$@"; then
-    printf -- '--- %s: ok, %d s\n' "$name" $((SECONDS - from))
+  local name=$1 from=$SECONDS log tests; shift
+  log=$logs/${name//[^a-zA-Z0-9.]/-}.log
+  printf '==> %s\n' "$name"
+  if "$@" >"$log" 2>&1; then
+    tests=$(awk '/^test result: ok/ { n += $4 } END { if (n) printf ", %d tests", n }' "$log")
+    printf -- '--- %s: ok, %d s%s\n' "$name" $((SECONDS - from)) "$tests"
   else
-    printf -- '--- %s: FAILED, %d s\n' "$name" $((SECONDS - from))
-    failed+=("$name")
+    printf -- '%s\n--- %s: FAILED, %d s\n' "$(tail -n 200 "$log")" "$name" $((SECONDS - from))
+    fail "$name"
   fi
 }
+fail() { printf '%s\n' "$1" >>"$logs/failed"; }
+# lane FUNCTION: runs its phases beside those of other lanes, in a process group that an interrupted run can end.
+lanes=()
+lane() { set -m; "$1" & set +m; lanes+=($!); }
 
 # A test that hangs fails; it does not stand in the way of the others.
 limit=1500
 [ "$depth" = core ] || limit=7200
-run_tests() { timeout --foreground "$limit" cargo test --quiet "$@"; }
-# real NAME=VALUE... -- TEST... [-- NAME...]: real-stack tests with variables; one at a time, they share servers.
+
+# Everything is compiled by one command: Cargo chooses features for the packages that are selected together, and another
+# selection would compile most dependencies anew.
+compile() {
+  cargo test --quiet --workspace --no-run --message-format=json-render-diagnostics >"$logs/artifacts.json" || return
+  python3 - "$logs/artifacts.json" "$root/tests/Cargo.toml" >"$logs/executables" <<'PY'
+import json, sys
+for line in open(sys.argv[1]):
+    message = json.loads(line)
+    if message.get("executable") and message["manifest_path"] == sys.argv[2] and message["target"]["kind"] == ["test"]:
+        print(message["target"]["name"], message["executable"])
+PY
+}
+# Without a stack, the real-stack tests among them say that they are skipped.
+unit_tests() { env -u CHOM_TEST_STACK timeout --foreground "$limit" cargo test --quiet --workspace; }
+# real NAME=VALUE... -- TEST... [-- NAME...]: real-stack tests with variables, not through Cargo, which lets one command
+# at a time compile. One test at a time, as they share servers, unless `threads` says otherwise.
 real() {
-  local variables=() tests=()
+  local variables=() tests=() name program rc=0
   while [ "$1" != -- ]; do variables+=("$1"); shift; done
   shift
-  while [ $# -gt 0 ] && [ "$1" != -- ]; do tests+=(--test "$1"); shift; done
+  while [ $# -gt 0 ] && [ "$1" != -- ]; do tests+=("$1"); shift; done
   [ $# -eq 0 ] || shift
-  env "${variables[@]}" timeout --foreground "$limit" \
-    cargo test --quiet -p chom-recovery-tests "${tests[@]}" -- --test-threads=1 "$@"
+  for name in "${tests[@]}"; do
+    program=$(awk -v name="$name" '$1 == name { print $2 }' "$logs/executables")
+    [ -n "$program" ] || { echo "there is no test $name"; return 1; }
+    (cd tests && env CHOM_TEST_PROGRAM="$root/target/debug/chom-recovery" "${variables[@]}" \
+      timeout --foreground "$limit" "$program" --quiet --test-threads="${threads:-1}" "$@") || rc=1
+  done
+  return "$rc"
 }
 
 deny() {
@@ -57,21 +85,21 @@ deny() {
   "$tools/bin/cargo-deny" --log-level error --all-features check bans licenses sources
 }
 
-# The projects of the reference stack that this run made; they are gone when it ends, however it ends.
-mkdir -p target/sites
-projects=()
+# However this run ends, the projects of the reference stack that it made are gone then.
 clean_up() {
-  local project
-  for project in ${projects[@]+"${projects[@]}"}; do
-    PROJECT=$project SITE_DIR=$root/target/sites/$project tests/stack/down.sh --volumes >/dev/null 2>&1 || true
+  local lane site
+  for lane in ${lanes[@]+"${lanes[@]}"}; do kill -s TERM -- "-$lane" 2>/dev/null || true; done
+  for site in target/sites/chom-test*/; do
+    [ ! -d "$site" ] || stack_down "$(basename "$site")" || true
   done
 }
 trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 # stack_up PROJECT DB PORT: a fresh project, always: a test must not depend on what an earlier run left.
 stack_up() {
   local site=$root/target/sites/$1 log=$root/target/sites/$1.log
-  PROJECT=$1 SITE_DIR=$site tests/stack/down.sh --volumes >/dev/null 2>&1 || true
-  projects+=("$1")
+  stack_down "$1" || true
   DB=$2 PROJECT=$1 HTTPS_PORT=$3 SITE_DIR=$site tests/stack/up.sh --no-build --seed 300 >"$log" 2>&1 || { tail -n 20 "$log"; return 1; }
 }
 stack_down() { PROJECT=$1 SITE_DIR=$root/target/sites/$1 tests/stack/down.sh --volumes >/dev/null 2>&1; }
@@ -93,31 +121,23 @@ recoveries() {
   esac
 }
 
-if [ "$quick" = no ]; then
-  say "Engine and Compose"
-  tests/stack/setup.sh
-  # One core builds the images while the other compiles.
-  tests/stack/build.sh --db all >target/images.log 2>&1 &
-  images=$!
-fi
+# What needs the processor and no Engine; it gives way to the tests that wait for servers.
+checks() {
+  renice -n 10 -p "$BASHPID" >/dev/null
+  phase "unit tests, simulation, kill matrices" unit_tests
+  phase "dependencies" deny
+  phase "lints" cargo clippy --quiet --workspace --all-targets --all-features -- -D warnings
+  phase "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --workspace --lib --all-features
+  phase "Python lints" tests/python.sh --lint-only
+}
 
-phase "format" cargo fmt --all --check
-phase "lints" cargo clippy --quiet --workspace --all-targets --all-features -- -D warnings
-phase "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps -p chom-recovery --all-features
-phase "dependencies" deny
-phase "unit tests, simulation, kill matrices" run_tests -p chom-recovery -p chom-recovery-cli -p chom-recovery-examples
-
-if [ "$quick" = no ]; then
-  wait "$images" || { rc=$?; tail -n 20 target/images.log >&2; exit "$rc"; }
-
-  phase "compile the real-stack tests" run_tests -p chom-recovery-tests --no-run
-  phase "Docker backend" real CHOM_TEST_STACK=1 -- backend_docker backend_fake_engine
-  # Over ssh each request opens a session, so that the whole conformance suite takes minutes: `--all` runs it.
-  remote=(ssh_is_strict a_container_behind_ssh a_wedged_engine a_lost_ssh)
-  [ "$depth" = core ] || remote=()
-  phase "Docker backend on another machine" real CHOM_TEST_STACK=1 -- backend_remote -- ${remote[@]+"${remote[@]}"}
-
+# The backend alone, and servers that a test starts for itself.
+containers() {
+  threads=3 phase "Docker backend" real CHOM_TEST_STACK=1 -- backend_docker
+  threads=3 phase "Docker backend on other machines and Engines" \
+    real CHOM_TEST_STACK=1 CHOM_TEST_ENGINES="$engines" -- backend_remote
   # Dump and load: every case on one server of each flavour, the core cases on the third.
+  local db cases
   for db in mysql mariadb-10.11 mariadb-11.8; do
     cases=all
     [ "$db" != mariadb-11.8 ] || cases=core
@@ -125,7 +145,11 @@ if [ "$quick" = no ]; then
     phase "dump and load on $db ($cases)" real CHOM_TEST_STACK=1 CHOM_TEST_DB=$db CHOM_TEST_DB_CASES=$cases -- \
       mysql_roundtrip mysql_load mysql_consistency mysql_settings mysql_scale format_by_hand
   done
+}
 
+# Whole systems.
+stacks() {
+  local db project
   if stack_up chom-test mysql 8451; then
     phase "probes on the stack" on_stack chom-test probes
     phase "command line on the stack" on_stack chom-test cli
@@ -134,7 +158,7 @@ if [ "$quick" = no ]; then
     phase "Python" env CHOM_TEST_STACK=1 CHOM_TEST_FACTS="$root/target/sites/chom-test/facts.json" tests/python.sh
     stack_down chom-test
   else
-    failed+=("stack on mysql")
+    fail "stack on mysql"
   fi
   for db in mariadb-10.11 mariadb-11.8; do
     project=chom-test-${db//./-}
@@ -143,16 +167,39 @@ if [ "$quick" = no ]; then
       phase "recover database on $db" on_stack "$project" recover_database $(recoveries "$db")
       stack_down "$project"
     else
-      failed+=("stack on $db")
+      fail "stack on $db"
     fi
   done
-else
-  phase "Python lints" tests/python.sh --lint-only
+}
+
+engines=''
+if [ "$quick" = no ]; then
+  say "Engine and Compose"
+  tests/stack/setup.sh
+  # One core builds the images while the other compiles.
+  { tests/stack/build.sh --db all && { [ "$(id -u)" != 0 ] || tests/stack/engines.sh >"$logs/engines"; }; } \
+    >"$logs/images.log" 2>&1 &
+  images=$!
 fi
 
+phase "format" cargo fmt --all --check
+phase "compile" compile
+if [ "$quick" = no ] && [ -s "$logs/executables" ]; then
+  wait "$images" || { rc=$?; tail -n 20 "$logs/images.log" >&2; exit "$rc"; }
+  # Other Engines need root, as the tests with a second machine do: without it they say that they are skipped.
+  [ ! -e "$logs/engines" ] || engines=$(cat "$logs/engines")
+  lane containers
+  lane stacks
+fi
+lane checks
+for lane in "${lanes[@]}"; do
+  wait "$lane" || fail "one of the lanes did not reach its end"
+done
+lanes=()
+
 printf '\n%d s in all\n' $((SECONDS - begun))
-if [ ${#failed[@]} -gt 0 ]; then
-  printf 'failed: %s\n' "${failed[@]}"
+if [ -e "$logs/failed" ]; then
+  sed 's/^/failed: /' "$logs/failed"
   exit 1
 fi
 echo "everything passed"

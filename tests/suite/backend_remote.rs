@@ -437,7 +437,7 @@ async fn a_wedged_engine_is_late_and_never_empty() {
         let end = tokio::time::timeout(WAIT, end).await.expect("a stalled archive is noticed");
         assert_eq!(end, ErrorKind::Timeout, "{address}");
     });
-    join_all(wedged).await;
+    tokio::time::timeout(WAIT * 2, join_all(wedged)).await.expect("nothing waits for ever");
     machine.signal_engine("CONT");
     for backend in &backends {
         let ids = |containers: &[chom_recovery::backend::Container]| {

@@ -16,12 +16,15 @@ struct Bench {
     folder: TempDir,
 }
 
-/// Builds the program once; cargo does nothing when it is up to date.
+/// The program that `tests/run.sh` compiled; without it, builds it once.
 fn program() -> std::path::PathBuf {
+    if let Some(program) = std::env::var_os("CHOM_TEST_PROGRAM") {
+        return program.into();
+    }
     static BUILD: Once = Once::new();
     BUILD.call_once(|| {
         let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "-p", "chom-recovery-cli", "--manifest-path"])
+            .args(["build", "--quiet", "--workspace", "--bin", "chom-recovery", "--manifest-path"])
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml"))
             .status()
             .unwrap();
