@@ -217,11 +217,7 @@ fn open(py: Python<'_>, system: impl FnOnce() -> Result<System> + Send + 'static
     })
 }
 
-async fn encryption_of(
-    cipher: Cipher,
-    recipients: &[String],
-    escrow_identity: Option<PathBuf>,
-) -> Result<Encryption> {
+async fn encryption_of(cipher: Cipher, recipients: &[String], escrow_identity: Option<PathBuf>) -> Result<Encryption> {
     let refuse = |why: &str| Error::new(ErrorKind::InvalidInput, why.to_owned());
     match (cipher, escrow_identity) {
         (Cipher::Age, Some(file)) => Ok(Encryption::Age {

@@ -182,20 +182,22 @@ impl<W: Write> Write for Sealer<W> {
 struct Pieces<F> {
     next: F,
     rest: Bytes,
+    /// Said once; whoever reads may ask again.
+    is_over: bool,
 }
 
 impl<F: FnMut() -> Result<Option<Bytes>>> Pieces<F> {
     fn new(next: F) -> Self {
-        Self { next, rest: Bytes::new() }
+        Self { next, rest: Bytes::new(), is_over: false }
     }
 }
 
 impl<F: FnMut() -> Result<Option<Bytes>>> Read for Pieces<F> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.rest.is_empty() {
+        while self.rest.is_empty() && !self.is_over {
             match (self.next)()? {
                 Some(piece) => self.rest = piece,
-                None => return Ok(0),
+                None => self.is_over = true,
             }
         }
         let length = self.rest.len().min(buffer.len());
@@ -560,7 +562,8 @@ mod tests {
             counter.fetch_add(line.len(), std::sync::atomic::Ordering::SeqCst);
             Ok(line.clone())
         });
-        let body: ByteStream = Box::pin(futures::StreamExt::chain(begin, rest.take(2_000)));
+        let rest = futures::StreamExt::take(rest, 2_000);
+        let body: ByteStream = Box::pin(futures::StreamExt::chain(begin, rest));
         let result = pipe::consume(body, move |input| measure(input, Compression::Zstd, Some(&opener))).await;
         assert_eq!(result.unwrap_err().kind(), ErrorKind::Corrupt);
         assert!(pulled.load(std::sync::atomic::Ordering::SeqCst) < 1 << 20);

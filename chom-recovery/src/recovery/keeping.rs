@@ -2,9 +2,7 @@
 
 use super::Recovery;
 use crate::{
-    catalog::{
-        self, BackupId, Catalog, HoldRecord, Identities, Recipients, RecipientsRecord, Selector, Signer,
-    },
+    catalog::{self, BackupId, Catalog, HoldRecord, Identities, Recipients, RecipientsRecord, Selector, Signer},
     error::{Error, ErrorKind, Result},
 };
 

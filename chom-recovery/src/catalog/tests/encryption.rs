@@ -117,10 +117,9 @@ async fn a_repository_is_not_made_for_an_escrow_that_does_not_open() {
     let store: Arc<dyn BackupStore> = Arc::new(MemoryStore::new());
     let state = tempfile::tempdir().unwrap();
     let encryption = |escrow| Encryption::Age { recipients: recipients(&[OPERATOR, ESCROW]), escrow };
-    for (escrow, kind) in [
-        (identities(SUCCESSOR), ErrorKind::Authentication),
-        (Identities::default(), ErrorKind::Precondition),
-    ] {
+    for (escrow, kind) in
+        [(identities(SUCCESSOR), ErrorKind::Authentication), (Identities::default(), ErrorKind::Precondition)]
+    {
         let made = Repository::init(&store, &system("chom"), state.path(), encryption(escrow)).await;
         assert_eq!(made.unwrap_err().kind(), kind);
         let nothing: Vec<ObjectInfo> = store.list("").await.unwrap().try_collect().await.unwrap();

@@ -148,9 +148,7 @@ async fn is_read(repository: &Repository, level: Level) {
     let facts = reader.facts().await.unwrap();
     assert_eq!((facts.baselines.tables[0].rows, facts.baselines.counts["redis_keys"]), (2, 3));
     assert_eq!(facts.notes["app_key"], "fingerprint");
-    for (name, compression, text) in
-        [("notes", Compression::Gzip, "kept"), ("uploads", Compression::None, "picture")]
-    {
+    for (name, compression, text) in [("notes", Compression::Gzip, "kept"), ("uploads", Compression::None, "picture")] {
         let component = reader.component(name).await.unwrap();
         assert_eq!(component.record().compression, compression);
         assert_eq!(stream::collect(component.read_all(), 100).await.unwrap(), text);
