@@ -1,9 +1,11 @@
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::TryStreamExt;
 
 use super::*;
 use crate::{
-    backend::{BackendExt, Condition, Dependency, Mount},
+    backend::{Backend, BackendExt, Condition, Dependency, ExecRequest, Mount},
     testing::backend::{self as conformance, Fixture},
 };
 

@@ -1,0 +1,91 @@
+//! What this library makes on an Engine: one-off containers, and ways to dial into them.
+
+use std::fmt;
+
+use super::{Labels, Mount};
+use crate::secret::Secret;
+
+/// A container of ours.
+#[derive(Debug, Clone)]
+pub struct OneOff {
+    /// Name on the Engine, unique: the key to find it by.
+    pub name: String,
+    /// Image reference or id. It must be on the host: nothing is pulled during a recovery.
+    pub image: String,
+    /// Replaces the image's entry point when set.
+    pub entrypoint: Option<Vec<String>>,
+    /// Arguments.
+    pub command: Vec<String>,
+    /// Environment, visible in `inspect`: no secrets.
+    pub env: Vec<(String, String)>,
+    /// User.
+    pub user: Option<String>,
+    /// Mounts.
+    pub mounts: Vec<Mount>,
+    /// Files to put into the container before it starts.
+    pub files: Vec<OneOffFile>,
+    /// What it can reach.
+    pub network: Network,
+    /// Labels; [`RUN_LABEL`](super::RUN_LABEL) is required.
+    pub labels: Labels,
+    /// Limit of memory in bytes.
+    pub memory: Option<u64>,
+    /// `false` only creates it.
+    pub start: bool,
+}
+
+/// A file put into a container of ours before it starts; the folder must exist in the image.
+#[derive(Debug, Clone)]
+pub struct OneOffFile {
+    /// Absolute path.
+    pub path: String,
+    /// Content.
+    pub content: Secret,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// What a container of ours can reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// Nothing, not even this process.
+    None,
+    /// A network of its own without a way out, which [`Backend::endpoint`](super::Backend::endpoint) can dial into.
+    Isolated,
+}
+
+/// An address that can be dialled while this value lives.
+pub struct Endpoint {
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    _guard: Option<Box<dyn Send + Sync>>,
+}
+
+impl Endpoint {
+    /// Makes an endpoint; `guard` keeps a tunnel open until it is dropped.
+    pub fn new(host: impl Into<String>, port: u16, guard: Option<Box<dyn Send + Sync>>) -> Self {
+        Self { host: host.into(), port, _guard: guard }
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}

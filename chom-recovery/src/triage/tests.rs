@@ -1,0 +1,227 @@
+use std::time::Duration;
+
+use super::*;
+use crate::probe::{Health, HealthMode};
+
+/// An answer that is not healthy: probe, status, class, facts.
+type Change<'a> = (&'a str, Status, Class, &'a [(&'a str, &'a str)]);
+
+/// Everything healthy, but for the changes.
+fn report(changes: &[Change<'_>]) -> HealthReport {
+    let roles = [
+        ("container-mysql", "database"),
+        ("container-redis", "redis"),
+        ("container-app", "application"),
+        ("container-nginx", "web"),
+        ("container-queue", "worker"),
+        ("container-scheduler", "worker"),
+        ("logs-mysql", "database"),
+        ("logs-app", "application"),
+        ("logs-nginx", "web"),
+        ("disk", ""),
+        ("mysql", ""),
+        ("mysql-tables", ""),
+        ("redis", ""),
+        ("queue", ""),
+        ("scheduler", ""),
+        ("http-health", ""),
+        ("certificate-chom.example", ""),
+    ];
+    let answers = roles
+        .iter()
+        .map(|(probe, role)| {
+            let mut health = Health::healthy("fine").class(Class::Ok);
+            if let Some((_, status, class, facts)) = changes.iter().find(|(p, ..)| p == probe) {
+                health = Health::new(*status, format!("{class}")).class(*class);
+                for (name, value) in *facts {
+                    health = health.fact(*name, value);
+                }
+            }
+            if !role.is_empty() {
+                health = health.fact("role", role);
+            }
+            Answer { probe: (*probe).into(), health, latency_ms: 1 }
+        })
+        .collect();
+    assert!(changes.iter().all(|(p, ..)| roles.iter().any(|(r, _)| r == p)), "a change names no probe");
+    HealthReport::new(HealthMode::Full, answers, chrono::Utc::now(), Duration::ZERO)
+}
+
+#[test]
+fn each_fault_selects_its_procedure() {
+    use Status::{Degraded, Down, Inconclusive};
+    let http_500: Change<'_> = ("http-health", Down, Class::Application, &[]);
+    let cases: &[(&str, &[Change<'_>], Selected)] = &[
+        ("everything up", &[], Selected::None),
+        (
+            "MySQL stopped",
+            &[
+                ("container-mysql", Down, Class::NotRunning, &[]),
+                ("mysql", Down, Class::NotRunning, &[]),
+                ("mysql-tables", Down, Class::NotRunning, &[]),
+                ("logs-app", Degraded, Class::Errors, &[("errors.database_unreachable", "9")]),
+                http_500,
+            ],
+            Selected::Database,
+        ),
+        (
+            "our password is wrong",
+            &[("mysql", Down, Class::Authentication, &[]), ("mysql-tables", Inconclusive, Class::Authentication, &[])],
+            Selected::None,
+        ),
+        (
+            "everybody's password is wrong",
+            &[
+                ("mysql", Down, Class::Authentication, &[]),
+                ("logs-app", Degraded, Class::Errors, &[("errors.authentication", "9")]),
+                http_500,
+            ],
+            Selected::None,
+        ),
+        (
+            "the application's password is wrong",
+            &[("logs-app", Degraded, Class::Errors, &[("errors.authentication", "9")]), http_500],
+            Selected::Application,
+        ),
+        (
+            "disk full, and the database with it",
+            &[
+                ("disk", Down, Class::FullDisk, &[]),
+                ("container-mysql", Down, Class::Restarting, &[]),
+                ("mysql", Down, Class::Unreachable, &[]),
+                ("logs-mysql", Degraded, Class::Errors, &[("errors.full_disk", "3")]),
+                http_500,
+            ],
+            Selected::None,
+        ),
+        ("corrupt table", &[("mysql-tables", Down, Class::Corrupt, &[]), http_500], Selected::Database),
+        (
+            "tablespace file deleted and server dead",
+            &[
+                ("container-mysql", Down, Class::Restarting, &[]),
+                ("mysql", Down, Class::Unreachable, &[]),
+                ("logs-mysql", Degraded, Class::Errors, &[("errors.missing_tablespace", "2")]),
+                http_500,
+            ],
+            Selected::Database,
+        ),
+        (
+            "tables dropped",
+            &[
+                ("mysql", Down, Class::MissingTables, &[]),
+                ("logs-app", Degraded, Class::Errors, &[("errors.missing_table", "9")]),
+                http_500,
+            ],
+            Selected::Database,
+        ),
+        (
+            "some tables dropped",
+            &[("logs-app", Degraded, Class::Errors, &[("errors.missing_table", "9")]), http_500],
+            Selected::Database,
+        ),
+        (
+            "a table missed once, and all works",
+            &[("logs-app", Degraded, Class::Errors, &[("errors.missing_table", "1")])],
+            Selected::None,
+        ),
+        ("empty volume", &[("mysql", Down, Class::Empty, &[]), http_500], Selected::Database),
+        ("connections used up", &[("mysql", Down, Class::TooManyConnections, &[]), http_500], Selected::Performance),
+        (
+            "redis down",
+            &[
+                ("container-redis", Down, Class::NotRunning, &[]),
+                ("redis", Down, Class::NotRunning, &[]),
+                ("queue", Down, Class::NotRunning, &[]),
+                ("scheduler", Down, Class::NotRunning, &[]),
+                http_500,
+            ],
+            Selected::Partial,
+        ),
+        (
+            "application down",
+            &[
+                ("container-app", Down, Class::NotRunning, &[]),
+                ("http-health", Down, Class::Upstream, &[]),
+                ("logs-nginx", Degraded, Class::Errors, &[("errors.upstream", "4")]),
+            ],
+            Selected::Application,
+        ),
+        ("application errors", &[http_500], Selected::Application),
+        (
+            "nginx down",
+            &[
+                ("container-nginx", Down, Class::NotRunning, &[]),
+                ("http-health", Down, Class::Unreachable, &[]),
+                ("certificate-chom.example", Down, Class::Unreachable, &[]),
+            ],
+            Selected::Nginx,
+        ),
+        (
+            "certificate expired",
+            &[("http-health", Down, Class::Expired, &[]), ("certificate-chom.example", Down, Class::Expired, &[])],
+            Selected::Nginx,
+        ),
+        ("maintenance", &[("http-health", Down, Class::Maintenance, &[])], Selected::None),
+        ("slow", &[("http-health", Degraded, Class::Slow, &[])], Selected::Performance),
+        ("worker down", &[("container-queue", Down, Class::NotRunning, &[])], Selected::Partial),
+        (
+            "all stopped",
+            &[
+                ("container-mysql", Down, Class::NotRunning, &[]),
+                ("container-app", Down, Class::NotRunning, &[]),
+                ("container-nginx", Down, Class::NotRunning, &[]),
+                ("mysql", Down, Class::NotRunning, &[]),
+                ("http-health", Down, Class::Unreachable, &[]),
+            ],
+            Selected::FullSystem,
+        ),
+        (
+            "Engine silent, service silent",
+            &[
+                ("container-mysql", Inconclusive, Class::Engine, &[]),
+                ("container-app", Inconclusive, Class::Engine, &[]),
+                ("http-health", Down, Class::Unreachable, &[]),
+            ],
+            Selected::FullSystem,
+        ),
+        (
+            "Engine silent, service answers",
+            &[("container-mysql", Inconclusive, Class::Engine, &[]), ("mysql", Inconclusive, Class::Engine, &[])],
+            Selected::None,
+        ),
+    ];
+    for (name, changes, wanted) in cases {
+        let found = diagnose(&report(changes));
+        assert_eq!(found[0].procedure, *wanted, "{name}: {found:#?}");
+        assert!(found.is_sorted_by(|a, b| a.confidence >= b.confidence), "{name}");
+        assert!(found.iter().all(|d| !d.disproved_by.is_empty() && !d.advice.is_empty()), "{name}");
+        assert_eq!(found[0].evidence.is_empty(), changes.is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn a_wrong_password_selects_no_restore_anywhere_in_the_ranking() {
+    let found = diagnose(&report(&[
+        ("mysql", Status::Down, Class::Authentication, &[]),
+        ("mysql-tables", Status::Inconclusive, Class::Authentication, &[]),
+        ("logs-app", Status::Degraded, Class::Errors, &[("errors.authentication", "2")]),
+        ("http-health", Status::Down, Class::Application, &[]),
+    ]));
+    assert!(found.iter().all(|d| !matches!(d.procedure, Selected::Database | Selected::FullSystem)), "{found:#?}");
+}
+
+#[test]
+fn what_could_not_be_told_is_never_called_up() {
+    let found = diagnose(&report(&[("mysql", Status::Inconclusive, Class::Secret, &[])]));
+    assert_eq!(found[0].procedure, Selected::None);
+    assert!(found[0].hypothesis.contains("not every probe could tell"), "{found:#?}");
+    let empty = HealthReport::new(HealthMode::Full, Vec::new(), chrono::Utc::now(), Duration::ZERO);
+    assert!(diagnose(&empty)[0].confidence < 50);
+}
+
+#[test]
+fn old_corruption_in_a_log_ranks_low_while_the_database_is_well() {
+    let found = diagnose(&report(&[("logs-mysql", Status::Degraded, Class::Errors, &[("errors.corruption", "1")])]));
+    assert_eq!(found[0].procedure, Selected::None, "{found:#?}");
+    assert_eq!((found[1].procedure, found[1].confidence), (Selected::Database, 40));
+}
