@@ -86,7 +86,7 @@ on_stack() {
 recoveries() {
   [ "$depth" = core ] || return 0
   case "$1" in
-    mysql) echo deleted_tablespaces merely_stopped refused_credentials damaged_backup of_another_signer killed_in_each \
+    mysql) echo deleted_tablespaces merely_stopped refused_credentials damaged_backup of_another_signer newer_server killed_in_each \
       waits_for_approval no_room never_comes_up ;;
     mariadb-10.11) echo deleted_tablespaces corrupt_tablespace emptied_volume ;;
     mariadb-11.8) echo deleted_tablespaces dropped_schema ;;

@@ -13,8 +13,8 @@ use chom_recovery::{
     },
     report::unresolved,
     run::{
-        AlwaysYes, Approver, AskWith, Basis, NewRun, OutputSource, Plan, Question, Reply, Run, RunId, Undo,
-        Verdict, Word,
+        AlwaysYes, Approver, AskWith, Basis, NewRun, OutputSource, Plan, Question, Reply, Run, RunId, Undo, Verdict,
+        Word,
         summary::{self, RunStatus, RunSummary, StepStatus},
     },
     testing::{
