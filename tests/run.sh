@@ -114,8 +114,8 @@ on_stack() {
 recoveries() {
   [ "$depth" = core ] || return 0
   case "$1" in
-    mysql) echo deleted_tablespaces merely_stopped refused_credentials damaged_backup of_another_signer killed_in_each \
-      waits_for_approval no_room never_comes_up a_drill ;;
+    mysql) echo deleted_tablespaces merely_stopped refused_credentials damaged_backup of_another_signer newer_server \
+      killed_in_each waits_for_approval no_room never_comes_up a_drill ;;
     mariadb-10.11) echo deleted_tablespaces corrupt_tablespace emptied_volume ;;
     mariadb-11.8) echo deleted_tablespaces dropped_schema ;;
   esac

@@ -62,6 +62,13 @@ class Stack:
             "repository": {"url": f"file:{folder}/backups", "signers": list(signers)},
         }
 
+    def secrets(self) -> list[str]:
+        """Reads the secrets that the project was made with."""
+        site = Path(self.facts["site"])
+        files = [site / "secrets" / name for name in ("db_root_password", "db_app_password", "synthetic_password")]
+        key = next(line for line in Path(self.facts["env"]).read_text().splitlines() if line.startswith("APP_KEY="))
+        return [*(file.read_text().strip() for file in files), key.removeprefix("APP_KEY=base64:")]
+
     def sql(self, statement: str) -> str:
         """Runs SQL as root with the server's own client: another way in than the one under test."""
         password = Path(self.facts["db_root_password_file"]).read_text().strip()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from chom_recovery import NeedsConfirmation, Recovery, Status
 from chom_recovery.exceptions import AlreadyExistsError, InvalidInputError, LockedError
-from chom_recovery.models import DatabaseReport, Finding, RunStatus
+from chom_recovery.models import BackupInfo, DatabaseReport, Finding, RunStatus
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,8 +24,9 @@ FINGERPRINT = "SELECT COUNT(*), SUM(CRC32(CONCAT_WS('|', id, user_id, reference,
 
 
 async def test_a_dropped_table_comes_back_through_approval_cancelling_and_resuming(
-    stack: Stack, tmp_path: Path
+    stack: Stack, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    caplog.set_level(logging.DEBUG)
     made = await (await Recovery.open(stack.config(tmp_path))).init_repository(encryption="none")
     recovery = await Recovery.open(stack.config(tmp_path, signers=(made.signer,)))
     assert recovery.project == stack.project
@@ -72,8 +77,9 @@ async def test_a_dropped_table_comes_back_through_approval_cancelling_and_resumi
     assert stopped is not None
     assert stopped.status is RunStatus.PAUSED
 
-    events: list[str] = []
-    report = await recovery.resume(run, confirm=stack.project, on_event=lambda e: events.append(e["type"]))
+    told: list[dict[str, Any]] = []
+    report = await recovery.resume(run, confirm=stack.project, on_event=told.append)
+    events = [event["type"] for event in told]
 
     assert isinstance(report, DatabaseReport)
     assert stack.sql(FINGERPRINT) == before
@@ -96,3 +102,45 @@ async def test_a_dropped_table_comes_back_through_approval_cancelling_and_resumi
     assert (ended.status, ended.resumes) == (RunStatus.SUCCEEDED, 2)
     health = await recovery.health("monitoring")
     assert health.overall in {Status.HEALTHY, Status.DEGRADED}, health
+
+    # Nothing that Python gets to see or print holds a secret.
+    shown = [recovery, report, listing, ended, health, needed.value, needed.value.__dict__, told, caplog.text]
+    text = " ".join(map(repr, shown)) + str(needed.value) + "".join(capfd.readouterr())
+    assert not [secret for secret in stack.secrets() if secret in text]
+
+
+HOST = """
+import asyncio, json, resource, sys
+from chom_recovery import Recovery
+
+def starve(event):
+    if event["type"] == "step_started" and event["step"].endswith("dump"):
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 20, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+async def main():
+    recovery = await Recovery.open(json.loads(sys.argv[1]))
+    await recovery.backups.create(on_event=starve)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_host_that_runs_out_of_memory_leaves_a_run_that_goes_on(stack: Stack, tmp_path: Path) -> None:
+    made = await (await Recovery.open(stack.config(tmp_path))).init_repository(encryption="none")
+    config = stack.config(tmp_path, signers=(made.signer,))
+    arguments = [sys.executable, "-c", HOST, json.dumps(config, default=str)]
+    died = await asyncio.to_thread(
+        subprocess.run, arguments, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert died.returncode != 0, died
+    assert not [secret for secret in stack.secrets() if secret in died.stdout + died.stderr]
+
+    recovery = await Recovery.open(config)
+    [left] = (await recovery.runs()).runs
+    assert left.status in {RunStatus.INTERRUPTED, RunStatus.FAILED}, died.stderr
+    assert (await recovery.backups.list()).backups == ()
+    backup = await recovery.resume(left.run)
+    assert isinstance(backup, BackupInfo)
+    assert backup.level == "L2"
+    [ended] = (await recovery.runs()).runs
+    assert ended.status is RunStatus.SUCCEEDED

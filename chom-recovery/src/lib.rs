@@ -18,8 +18,8 @@
 //! | [`backend`] | what runs and how to act on it |
 //! | [`store`] | where backups lie |
 //!
-//! [`runbook`](mod@runbook) says what each line of the runbook became, [`catalog::format`](mod@catalog::format) what a backup looks
-//! like.
+//! [`runbook`](mod@runbook) says what each line of the runbook became, [`faults`](mod@faults) what may go wrong and which
+//! tests tell, [`catalog::format`](mod@catalog::format) what a backup looks like.
 #![deny(missing_docs)]
 
 pub mod backend;
@@ -37,6 +37,8 @@ pub mod secret;
 pub mod store;
 pub mod stream;
 pub mod system;
+#[doc = include_str!("docs/faults.md")]
+pub mod faults {}
 #[doc = include_str!("docs/runbook.md")]
 pub mod runbook {}
 #[cfg(feature = "testing")]

@@ -1,12 +1,15 @@
 //! The Docker backend on the real Engine.
 
-use std::time::{Duration, Instant};
+use std::{
+    os::unix::fs::PermissionsExt,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use chom_recovery::{
     ErrorKind,
     backend::{
-        Backend, BackendExt, ContainerState, ModelSource, Network, OneOff, Place, RUN_LABEL,
+        Backend, BackendExt, ContainerState, ModelSource, Network, OneOff, Place, RUN_LABEL, VolumeIdentity,
         docker::{DockerBackend, DockerOptions},
     },
     stream::ByteStream,
@@ -214,4 +217,86 @@ fn one_file(size: usize) -> Vec<u8> {
     let mut tar = header.to_vec();
     tar.resize(512 + size.next_multiple_of(512) + 1024, 0);
     tar
+}
+
+/// A folder of the host, as `./data:/var/lib/mysql` mounts it, and a volume that is made beside it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_of_the_host_is_exchanged_with_a_volume_beside_it() {
+    for (test, always_use_helpers) in [("bound", false), ("boundh", true)] {
+        let Some(project) = EngineProject::start(test) else { return };
+        let backend = project.backend(DockerOptions { always_use_helpers, ..project.options() }).await;
+        let data = project.folder.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        std::fs::write(data.join("who"), "production").unwrap();
+        std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o1750)).unwrap();
+        let path = data.to_str().unwrap();
+        let (name, labels) = (format!("{}_data__r_1", project.name), [(RUN_LABEL.into(), project.name.clone())].into());
+        for _ in 0..2 {
+            backend.create_volume_beside(&name, &labels, path).await.unwrap();
+        }
+        let beside = project.folder.path().join(&name);
+        assert_eq!(beside.metadata().unwrap().permissions().mode() & 0o7777, 0o1750);
+        // What a server in a container writes into the volume lies in the folder.
+        backend
+            .write_archive(&Place::Volume(name.clone()), "", chom_recovery::stream::once(one_file(1000)))
+            .await
+            .unwrap();
+        assert_eq!(std::fs::read_dir(&beside).unwrap().count(), 1);
+
+        let (old, new) = (backend.volume_identity(path).await.unwrap(), backend.volume_identity(&name).await.unwrap());
+        let user = format!("{}-user", project.name);
+        let label = format!("{RUN_LABEL}={}", project.name);
+        let mount = format!("{path}:/data");
+        project.docker(&["run", "-d", "--name", &user, "--label", &label, "-v", &mount, IMAGE, "sleep", "600"]);
+        let error = backend.exchange_volumes(&old, &new).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+        assert!(error.to_string().contains(&user), "{error}");
+        project.docker(&["rm", "-f", &user]);
+
+        for _ in 0..2 {
+            backend.exchange_volumes(&old, &new).await.unwrap();
+            assert!(!data.join("who").exists());
+            assert_eq!(std::fs::read_to_string(beside.join("who")).unwrap(), "production");
+        }
+        let now = backend.measure_volume(path).await.unwrap();
+        assert_eq!((now.identity.inode, now.entries, now.mode), (new.inode, 1, 0o1750));
+        assert_eq!(backend.measure_volume(&name).await.unwrap().identity.inode, old.inode);
+        // Back again, as an undo asks for it.
+        let turn =
+            |to: &VolumeIdentity, from: &VolumeIdentity| VolumeIdentity { volume: to.volume.clone(), ..from.clone() };
+        backend.exchange_volumes(&turn(&old, &new), &turn(&new, &old)).await.unwrap();
+        assert_eq!(std::fs::read_to_string(data.join("who")).unwrap(), "production");
+
+        for _ in 0..2 {
+            backend.remove_volume(&name).await.unwrap();
+            assert!(!beside.exists());
+        }
+        assert_eq!(std::fs::read_to_string(data.join("who")).unwrap(), "production");
+        assert_eq!(project.left_over(), "");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_exchanged_is_told_beforehand() {
+    let Some(project) = EngineProject::start("fixed") else { return };
+    let folder = project.folder.path();
+    std::fs::create_dir(folder.join("data")).unwrap();
+    std::os::unix::fs::symlink(folder.join("data"), folder.join("link")).unwrap();
+    let (label, memory) = (format!("{RUN_LABEL}={}", project.name), format!("{}_memory", project.name));
+    let options = ["--opt", "type=tmpfs", "--opt", "device=tmpfs"];
+    project.docker(&[&["volume", "create", "--label", &label][..], &options, &[&memory]].concat());
+    for always_use_helpers in [false, true] {
+        let backend = project.backend(DockerOptions { always_use_helpers, ..project.options() }).await;
+        let link = folder.join("link");
+        for name in [link.to_str().unwrap(), "/dev/shm", &memory] {
+            let error = backend.check_exchangeable(name).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{name}: {error}");
+            assert!(error.hint_text().is_some(), "{name}: {error:?}");
+            let refused = backend.create_volume_beside("never", &[(RUN_LABEL.into(), "x".into())].into(), name).await;
+            assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unsupported, "{name}");
+        }
+        backend.check_exchangeable(&format!("{}_data", project.name)).await.unwrap();
+        backend.check_exchangeable(folder.join("data").to_str().unwrap()).await.unwrap();
+    }
+    assert!(project.docker(&["volume", "ls", "-q", "--filter", "name=^never$"]).is_empty());
 }

@@ -3,41 +3,25 @@
 use std::{
     path::Path,
     process::{Command, Output},
-    sync::Once,
 };
 
 use chom_recovery::System;
-use chom_recovery_tests::Stack;
+use chom_recovery_tests::{Stack, chaos, program::program};
 use serde_json::Value;
 use tempfile::TempDir;
 
 /// A folder with a configuration drafted from the stack.
 struct Bench {
+    stack: Stack,
     folder: TempDir,
-}
-
-/// The program that `tests/run.sh` compiled; without it, builds it once.
-fn program() -> std::path::PathBuf {
-    if let Some(program) = std::env::var_os("CHOM_TEST_PROGRAM") {
-        return program.into();
-    }
-    static BUILD: Once = Once::new();
-    BUILD.call_once(|| {
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--workspace", "--bin", "chom-recovery", "--manifest-path"])
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml"))
-            .status()
-            .unwrap();
-        assert!(built.success(), "the program does not compile");
-    });
-    assert_cmd::cargo::cargo_bin("chom-recovery")
 }
 
 impl Bench {
     /// Drafts a configuration and makes the repository.
     fn open(test: &str) -> Option<Self> {
         let stack = Stack::open(test)?;
-        let bench = Self { folder: tempfile::tempdir().unwrap() };
+        let bench = Self { stack, folder: tempfile::tempdir().unwrap() };
+        let stack = &bench.stack;
         let dir = bench.folder.path().display();
         let connect_to = format!("127.0.0.1:{}", stack.port);
         let drafted = bench.run(&[
@@ -188,4 +172,56 @@ fn nobody_there_to_confirm_means_that_nothing_begins() {
     }
     let (_, runs) = bench.query(&["--json", "runs", "list"]);
     assert_eq!(runs["items"], Value::Array(vec![]), "no run was begun");
+}
+
+/// Status and `Retry-After` that a user gets, asked with another client than the library's.
+fn outside(stack: &Stack) -> (u16, Option<String>) {
+    let resolve = format!("{}:{}:127.0.0.1", stack.host, stack.port);
+    let output = Command::new("curl")
+        .args(["--silent", "--show-error", "--max-time", "10", "--output", "/dev/null", "--dump-header", "-"])
+        .args(["--cacert", stack.ca.to_str().unwrap(), "--resolve", &resolve, &format!("{}/health", stack.url)])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let head = String::from_utf8(output.stdout).unwrap();
+    let status = head.split_whitespace().nth(1).unwrap().parse().unwrap();
+    let retry_after = head.lines().filter_map(|line| line.split_once(": "));
+    let retry_after = retry_after.filter(|(name, _)| name.eq_ignore_ascii_case("retry-after"));
+    (status, retry_after.map(|(_, value)| value.trim().to_owned()).next())
+}
+
+#[test]
+fn maintenance_is_switched_seen_from_outside_and_off_again_only_when_users_are_served() {
+    let Some(bench) = Bench::open("maintenance_is_switched_seen_from_outside_and_off_again_only_when_users_are_served")
+    else {
+        return;
+    };
+    chaos::mend(&bench.stack);
+    assert_eq!(outside(&bench.stack).0, 200);
+
+    let (exit, on) = bench.query(&["--json", "maintenance", "on"]);
+    assert_eq!((exit, &on["state"], &on["before"]), (0, &"on".into(), &"off".into()), "{on}");
+    assert_eq!(on["record"]["was_down_before"], false);
+    assert!(!on["record"]["seen_by"].as_array().unwrap().is_empty(), "{on}");
+    let (status, retry_after) = outside(&bench.stack);
+    assert_eq!(status, 503);
+    assert!(retry_after.is_some_and(|after| after.parse::<u32>().is_ok_and(|seconds| seconds > 0)));
+
+    // Again: nothing changes, and that it was on is said.
+    let (exit, again) = bench.query(&["--json", "maintenance", "on"]);
+    assert_eq!((exit, &again["before"], &again["record"]["was_down_before"]), (0, &"on".into(), &true.into()));
+
+    let (exit, off) = bench.query(&["--json", "maintenance", "off"]);
+    assert_eq!((exit, &off["state"], &off["before"]), (0, &"off".into(), &"on".into()), "{off}");
+    assert!(!off["served"].as_array().unwrap().is_empty(), "{off}");
+    assert_eq!(outside(&bench.stack).0, 200);
+
+    // Off is not the same as served.
+    bench.query(&["--json", "maintenance", "on"]);
+    chaos::compose(&bench.stack, &["stop", "redis", "mysql"]);
+    let (exit, off) = bench.query(&["--json", "maintenance", "off"]);
+    chaos::compose(&bench.stack, &["up", "-d", "--wait"]);
+    assert_eq!((exit, &off["state"]), (4, &"off".into()), "{off}");
+    assert!(off["served"].as_array().unwrap().is_empty() && !off["unserved"].as_array().unwrap().is_empty(), "{off}");
+    assert_eq!(outside(&bench.stack).0, 200);
 }

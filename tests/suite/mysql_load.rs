@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use chom_recovery::{
     Error, ErrorKind,
-    mysql::{Difference, Login, RowHash, Scope, Server, compare, dump, load},
+    mysql::{Difference, Login, RowHash, Scope, Server, Text, compare, dump, load},
     secret::Secret,
 };
 use chom_recovery_tests::mysql::{Image, MemoryDump, TestServer, incoming};
@@ -75,6 +75,41 @@ async fn a_chunk_is_loaded_whole_or_not_at_all() {
     late.number = 8;
     let error = loader.chunk(late).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unreachable, "{error:?}");
+}
+
+/// F50: the first statement that fails ends the load, with the name of what it was to make; nothing after it is made.
+#[tokio::test]
+async fn a_definition_that_the_server_refuses_ends_the_load() {
+    let Some(image) = Image::chosen("a_definition_that_the_server_refuses_ends_the_load") else { return };
+    let (source, candidate) = tokio::join!(TestServer::start(image, &[]), TestServer::candidate(image));
+    source.script(SMALL);
+    source.script(
+        "USE l; CREATE TABLE u (id int PRIMARY KEY); CREATE TABLE w (id int PRIMARY KEY);
+         CREATE PROCEDURE p() SELECT 1; CREATE VIEW v AS SELECT id FROM t;",
+    );
+    let (dump, _) = MemoryDump::of(&source.connect().await, &dump::Options::default()).await.unwrap();
+    let to = candidate.connect().await;
+    let spoil = |text: &mut Text| *text = Text::new([text.bytes(), b" THIS IS NO SQL"].concat());
+
+    let mut objects = dump.definitions().clone();
+    spoil(&mut objects.tables.iter_mut().find(|t| t.name == "u").unwrap().create);
+    let error = load::Loader::begin(&to, objects).await.map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Failed, "{error:?}");
+    assert!(error.to_string().contains("`l.u`"), "{error}");
+    let made = candidate
+        .script("SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = 'l' AND table_name = 'u'");
+    assert_eq!(made.trim(), "0");
+    candidate.script("DROP DATABASE l");
+
+    let mut objects = dump.definitions().clone();
+    spoil(&mut objects.routines[0].create);
+    let mut loader = load::Loader::begin(&to, objects).await.unwrap();
+    for chunk in &dump.chunks {
+        loader.chunk(incoming(chunk)).await.unwrap();
+    }
+    let error = loader.finish().await.map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Failed, "{error:?}");
+    assert!(error.to_string().contains("`l.p`"), "{error}");
 }
 
 #[tokio::test]

@@ -17,6 +17,15 @@ pub fn compose(stack: &Stack, arguments: &[&str]) -> Output {
     docker(&[&["compose", "-f", path(&stack.compose)], arguments].concat())
 }
 
+/// Runs `docker compose` on the stack's own file, which may fail.
+///
+/// # Panics
+/// There is no such program.
+pub fn try_compose(stack: &Stack, arguments: &[&str]) -> Output {
+    let all = [&["compose", "-f", path(&stack.compose)], arguments].concat();
+    Command::new("docker").args(all).output().expect("docker runs")
+}
+
 /// Runs `docker`.
 ///
 /// # Panics

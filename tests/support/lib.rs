@@ -4,8 +4,10 @@ pub mod chaos;
 pub mod engine;
 pub mod fake_engine;
 pub mod mysql;
+pub mod program;
 pub mod remote;
 pub mod sql;
+pub mod watch;
 
 use std::path::{Path, PathBuf};
 
@@ -69,8 +71,33 @@ impl Stack {
     }
 
     /// Describes the stack, with state and backups below `folder`.
+    ///
+    /// # Panics
+    /// The description is not valid.
     pub fn system(&self, folder: &Path) -> System {
-        let toml = format!(
+        System::parse(&self.configuration(folder, &[])).expect("the fixture's configuration is valid")
+    }
+
+    /// Writes the configuration of [`Stack::system`] as a file would have it, with these trusted signers.
+    pub fn configuration(&self, folder: &Path, signers: &[String]) -> String {
+        let checks = ["health", "api/status"].map(|path| {
+            format!(
+                r#"
+            [[http]]
+            name = "{name}"
+            url = "{url}/{path}"
+            contains = '"status":"ok"'
+            ca_file = "{ca}"
+            connect_to = "127.0.0.1:{port}"
+            slow_after = "10s"
+            "#,
+                name = path.trim_start_matches("api/"),
+                url = self.url,
+                ca = self.ca.display(),
+                port = self.port,
+            )
+        });
+        format!(
             r#"
             id = "chom"
             state_dir = "{folder}/state"
@@ -95,17 +122,31 @@ impl Stack {
             heartbeat_key = "scheduler:heartbeat"
             [repository]
             url = "file:{folder}/backups"
-            "#,
+            signers = {signers:?}
+            {checks}"#,
             folder = folder.display(),
             project = self.project,
             compose = self.compose.display(),
             env = self.env.display(),
             password = self.db_root_password_file.display(),
             prefix = self.redis_prefix,
-        );
-        let mut system = System::parse(&toml).expect("the fixture's configuration is valid");
-        system.http = vec![self.check("health", "/health"), self.check("status", "/api/status")];
-        system
+            checks = checks.concat(),
+        )
+    }
+
+    /// Reads the secrets that the project was made with.
+    ///
+    /// # Panics
+    /// A file of them cannot be read.
+    pub fn secrets(&self) -> Vec<String> {
+        let read = |path: &Path| std::fs::read_to_string(path).expect("a readable file");
+        let mut secrets: Vec<String> = ["db_root_password", "db_app_password", "synthetic_password"]
+            .map(|name| read(&self.site.join("secrets").join(name)).trim_end().to_owned())
+            .into();
+        let env = read(&self.env);
+        let key = env.lines().find_map(|line| line.strip_prefix("APP_KEY=base64:")).expect("an APP_KEY");
+        secrets.push(key.to_owned());
+        secrets
     }
 
     /// Makes a check of a path that wants status 200 and `ok` over verified TLS.

@@ -112,6 +112,14 @@ impl Backend for AbsentBackend {
         self.refuse()
     }
 
+    async fn create_volume_beside(&self, _name: &str, _labels: &Labels, _beside: &str) -> Result<()> {
+        self.refuse()
+    }
+
+    async fn check_exchangeable(&self, _name: &str) -> Result<()> {
+        self.refuse()
+    }
+
     async fn remove_volume(&self, _name: &str) -> Result<()> {
         self.refuse()
     }

@@ -57,6 +57,14 @@ impl Container {
             _ => None,
         })
     }
+
+    /// Returns what holds the data at `target`: the full name of a volume, or the path of a folder of the Engine's host.
+    pub fn data_at(&self, target: &str) -> Option<&str> {
+        self.mounts.iter().find(|m| m.target == target).and_then(|m| match &m.source {
+            MountSource::Volume(data) | MountSource::HostPath(data) => Some(data.as_str()),
+            MountSource::Tmpfs => None,
+        })
+    }
 }
 
 /// Engine's container states.

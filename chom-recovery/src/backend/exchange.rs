@@ -101,18 +101,20 @@ fn strange(seen: &Seen) -> Error {
         .hint("something else changed the volumes; look at both before going on")
 }
 
-/// Where a slot lies below the folder of all volumes.
-pub(crate) fn slot_path(root: &Path, first: &str, second: &str, slot: Slot) -> PathBuf {
-    match slot {
-        Slot::First => root.join(first).join(CONTENT),
-        Slot::Second => root.join(second).join(CONTENT),
-        Slot::Aside => root.join(first).join(ASIDE),
-    }
+/// Where the slots of two volumes lie below the folder of all volumes.
+pub(crate) fn volume_slots(first: &str, second: &str) -> [PathBuf; 3] {
+    let below = |volume: &str, folder: &str| Path::new(volume).join(folder);
+    [below(first, CONTENT), below(second, CONTENT), below(ordered(first, second).0, ASIDE)]
 }
 
 /// The slots' places; an exchange asked for in the other order finds what the first one set aside.
-pub(crate) fn ordered<'a>(first: &'a str, second: &'a str) -> (&'a str, &'a str) {
+fn ordered<'a>(first: &'a str, second: &'a str) -> (&'a str, &'a str) {
     if first <= second { (first, second) } else { (second, first) }
+}
+
+/// Names of the slots where the contents are folders beside each other.
+pub(crate) fn sibling_slots(first: &str, second: &str) -> [PathBuf; 3] {
+    [first.into(), second.into(), format!(".{}{ASIDE}", ordered(first, second).0).into()]
 }
 
 /// Folders that this process can rename itself.
@@ -121,15 +123,14 @@ pub(crate) struct LocalFolders {
 }
 
 impl LocalFolders {
+    /// The contents of two volumes of the `local` driver below the folder of all volumes.
     pub(crate) fn new(root: &Path, first: &str, second: &str) -> Self {
-        let home = ordered(first, second).0;
-        Self {
-            paths: [
-                slot_path(root, first, second, Slot::First),
-                slot_path(root, first, second, Slot::Second),
-                slot_path(root, home, second, Slot::Aside),
-            ],
-        }
+        Self::below(root, &volume_slots(first, second))
+    }
+
+    /// Slots by their paths below a folder.
+    pub(crate) fn below(root: &Path, slots: &[PathBuf; 3]) -> Self {
+        Self { paths: slots.each_ref().map(|slot| root.join(slot)) }
     }
 
     fn path(&self, slot: Slot) -> &Path {

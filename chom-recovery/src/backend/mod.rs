@@ -122,17 +122,33 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// `AlreadyExists`: a volume of that name with other labels.
     async fn create_volume(&self, name: &str, labels: &Labels) -> Result<()>;
 
-    /// Removes a volume that carries [`RUN_LABEL`]; an absent one is success.
+    /// Makes a volume whose content [`Backend::exchange_volumes`] can put in the place of another's: on the same
+    /// filesystem, and where `beside` is a folder of the Engine's host, in a folder of the volume's name beside it.
+    ///
+    /// # Errors
+    /// Those of [`Backend::create_volume`] and of [`Backend::check_exchangeable`].
+    async fn create_volume_beside(&self, name: &str, labels: &Labels, beside: &str) -> Result<()>;
+
+    /// Makes sure that the content behind a name can be exchanged without copying. `name` is that of a volume, or the
+    /// absolute path of a folder of the Engine's host that a container mounts (a bind mount).
+    ///
+    /// # Errors
+    /// `Unsupported`: another driver, a mount of something else, a folder that is a filesystem of its own or a link.
+    async fn check_exchangeable(&self, name: &str) -> Result<()>;
+
+    /// Removes a volume that carries [`RUN_LABEL`], with the folder that [`Backend::create_volume_beside`] made for
+    /// it; an absent one is success.
     ///
     /// # Errors
     /// `Denied`: it does not carry the label. `Conflict`: a container uses it.
     async fn remove_volume(&self, name: &str) -> Result<()>;
 
-    /// Measures the content of a volume: its root's identity, bytes and entries. Uses a helper container where the
-    /// volume's folder cannot be reached.
+    /// Measures the content of a volume, or of a folder of the Engine's host: its root's identity, bytes and entries.
+    /// Uses a helper container where the folder cannot be reached.
     async fn measure_volume(&self, name: &str) -> Result<VolumeContent>;
 
-    /// Puts the contents of two `local` volumes in each other's place, without copying.
+    /// Puts the contents of two `local` volumes, or of a folder of the Engine's host and a volume that was made beside
+    /// it, in each other's place, without copying.
     ///
     /// `first` and `second` are the identities that [`Backend::measure_volume`] (or [`Backend::volume_identity`])
     /// gave: with both already in the other's place nothing happens. No running container may use either.
@@ -141,7 +157,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// `Conflict`: the identities are neither as given nor exchanged, or a running container uses one of them.
     async fn exchange_volumes(&self, first: &VolumeIdentity, second: &VolumeIdentity) -> Result<()>;
 
-    /// Tells which content a volume's name leads to now. Cheap.
+    /// Tells which content the name of a volume, or the path of a folder of the Engine's host, leads to now. Cheap.
     async fn volume_identity(&self, name: &str) -> Result<VolumeIdentity>;
 
     /// Creates a container of ours and, unless the spec says otherwise, starts it.

@@ -36,7 +36,7 @@ pub struct Volume {
 /// Which content a volume's name leads to: the inode of its root folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeIdentity {
-    /// Full name of the volume.
+    /// Full name of the volume, or path of a folder of the Engine's host.
     pub volume: String,
     /// Device number of the root folder.
     pub device: u64,

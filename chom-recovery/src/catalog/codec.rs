@@ -235,6 +235,17 @@ pub(super) fn encode(
     level: Option<i32>,
     recipients: Option<&Recipients>,
 ) -> Result<Measure> {
+    encode_through(input, out, (compression, level, recipients), |stored| stored, Stored::finish)
+}
+
+/// Does that, with something between the last stage and what is stored: memory that fails, in a test.
+fn encode_through<'a, W: Write>(
+    input: &mut Input,
+    out: &'a Output,
+    (compression, level, recipients): (Compression, Option<i32>, Option<&Recipients>),
+    between: impl FnOnce(Stored<'a>) -> W,
+    finish: impl FnOnce(W) -> Result<(u64, Hash)>,
+) -> Result<Measure> {
     let (encryptor, opener) = recipients.map(crypt::lock).transpose()?.unzip();
     let (sender, receiver) = mpsc::sync_channel(QUEUE);
     let next = move || match receiver.recv() {
@@ -247,7 +258,8 @@ pub(super) fn encode(
             let plain = unpack(Pieces::new(next), compression, opener.as_ref(), Plain::new(u64::MAX, None))?;
             Ok((plain.length, plain.hash()))
         });
-        let written = write(input, Sealer::new(encryptor, Stored::new(sender, out)), compression, level);
+        let sealer = Sealer::new(encryptor, between(Stored::new(sender, out)));
+        let written = write(input, sealer, compression, level, finish);
         let proven =
             proof.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::Failed, "the proof of a part panicked")));
         let (proven, (given, stored_len, sha256)) = match (proven, written) {
@@ -267,11 +279,12 @@ pub(super) fn encode(
 /// Returns what was put in, where that is known, and what came out.
 type Written = (Option<(u64, Hash)>, u64, Hash);
 
-fn write(
+fn write<W: Write>(
     input: &mut Input,
-    sealer: io::Result<Sealer<Stored<'_>>>,
+    sealer: io::Result<Sealer<W>>,
     compression: Compression,
     level: Option<i32>,
+    finish: impl FnOnce(W) -> Result<(u64, Hash)>,
 ) -> Result<Written> {
     let mut sealer = sealer?;
     let mut given = None;
@@ -289,7 +302,7 @@ fn write(
             sealer.write_all(&piece)?;
         }
     }
-    let (length, hash) = sealer.finish()?.finish()?;
+    let (length, hash) = finish(sealer.finish()?)?;
     Ok((given, length, hash))
 }
 
@@ -583,6 +596,60 @@ mod tests {
             let mut changed = stored.clone();
             changed[at] ^= 1;
             assert!(prove(&changed).is_err(), "byte {at} of {}", stored.len());
+        }
+    }
+
+    /// Memory in which one bit of what the encoder writes falls over.
+    struct BadMemory<W> {
+        written: usize,
+        flip: usize,
+        out: W,
+    }
+
+    impl<W: Write> Write for BadMemory<W> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut bytes = bytes.to_vec();
+            if let Some(byte) = self.flip.checked_sub(self.written).and_then(|at| bytes.get_mut(at)) {
+                *byte ^= 1 << (self.flip % 8);
+            }
+            self.out.write_all(&bytes)?;
+            self.written += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.out.flush()
+        }
+    }
+
+    /// F24: what memory did to a part before it is stored is noticed before it is stored.
+    #[tokio::test]
+    async fn a_bit_that_falls_over_while_a_part_is_made_stops_the_part() {
+        let plain = Bytes::from((0..200).flat_map(|i| format!("{i}\tann\n").into_bytes()).collect::<Vec<_>>());
+        for compression in [Compression::Zstd, Compression::Gzip] {
+            let length = compress(compression, &plain).len();
+            let mut noticed = 0;
+            for flip in 0..length {
+                let (stored, measure) = pipe::transform(cut(&plain), move |input, out| {
+                    let memory = |out| BadMemory { written: 0, flip, out };
+                    let how = (compression, Some(compression.default_level()), None);
+                    encode_through(input, out, how, memory, |memory| memory.out.finish())
+                });
+                match stream::collect(stored, 1 << 20).await {
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::Corrupt, "{compression:?} at {flip}: {error}");
+                        assert!(measure.await.is_err(), "{compression:?} at {flip}: a part was recorded");
+                        noticed += 1;
+                    }
+                    // A bit that says nothing of the content, as those of gzip's time: the part is as good.
+                    Ok(stored) => {
+                        let measure = measure.await.unwrap();
+                        assert_eq!(try_measure(compression, &stored).await.unwrap(), measure);
+                        assert_eq!(measure.blake3.to_string(), blake3::hash(&plain).to_hex().to_string());
+                    }
+                }
+            }
+            assert!(noticed * 10 >= length * 9, "{compression:?}: {noticed} of {length}");
         }
     }
 }

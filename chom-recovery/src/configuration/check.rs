@@ -193,9 +193,9 @@ async fn check_services(system: &System, backend: &Arc<dyn Backend>, report: &mu
     let volume = backend.service_containers(&system.database.service).await.and_then(|found| {
         let data_dir = &system.database.data_dir;
         match found.as_slice() {
-            [one] => one.volume_at(data_dir).map(|v| format!("volume `{v}` at `{data_dir}`")).ok_or_else(|| {
-                Error::new(ErrorKind::Precondition, format!("`{}` has no volume at `{data_dir}`", one.name))
-                    .hint("set `database.data_dir` to the mount point of its volume; a bind mount cannot be swapped")
+            [one] => one.data_at(data_dir).map(str::to_owned).ok_or_else(|| {
+                Error::new(ErrorKind::Precondition, format!("`{}` has no volume or folder at `{data_dir}`", one.name))
+                    .hint("set `database.data_dir` to the path at which its data is mounted")
             }),
             several => Err(Error::new(
                 ErrorKind::Precondition,
@@ -204,6 +204,12 @@ async fn check_services(system: &System, backend: &Arc<dyn Backend>, report: &mu
             .hint("scale it to one: a recovery has to know which is production")),
         }
     });
+    let volume = match volume {
+        Ok(data) => {
+            backend.check_exchangeable(&data).await.map(|()| format!("`{data}` at `{}`", system.database.data_dir))
+        }
+        Err(error) => Err(error),
+    };
     report.tried("database.data_dir", volume);
     let deadline = system.limits.health_deadline;
     let probe: Arc<dyn HealthProbe> = Arc::new(MysqlProbe::new(system.database.clone(), backend.clone()));

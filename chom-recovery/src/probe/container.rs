@@ -49,11 +49,16 @@ impl HealthProbe for ContainerProbe {
     }
 }
 
+/// Fact: when each container of the service was last started. Two answers that differ here have a restart between them.
+pub(crate) const STARTS: &str = "starts";
+
 /// Judges the containers of a service: as bad as the worst of them, and down when there is none.
 fn judge(service: &str, role: Role, containers: &[Container], now: DateTime<Utc>) -> Health {
+    let starts = containers.iter().map(|c| c.started_at.map_or_else(|| "never".into(), |at| at.to_rfc3339()));
+    let starts = starts.collect::<Vec<_>>().join(" ");
     containers.iter().map(|c| judge_one(c, role, now)).max_by_key(|h| h.status).map_or_else(
         || Health::down(format!("service `{service}` has no container")).class(Class::Absent),
-        |worst| worst.fact("containers", containers.len()),
+        |worst| worst.fact("containers", containers.len()).fact(STARTS, starts),
     )
 }
 

@@ -66,13 +66,13 @@ impl DiskProbe {
         let volume = containers
             .iter()
             .filter(|c| c.service == self.database)
-            .find_map(|c| c.volume_at(&self.data_dir))
+            .find_map(|c| c.data_at(&self.data_dir))
             .ok_or_else(|| {
-                crate::Error::new(
-                    crate::ErrorKind::NotFound,
-                    format!("no container of service `{}` mounts a volume at `{}`", self.database, self.data_dir),
-                )
-            })?;
+            crate::Error::new(
+                crate::ErrorKind::NotFound,
+                format!("no container of service `{}` mounts anything at `{}`", self.database, self.data_dir),
+            )
+        })?;
         let content = self.backend.measure_volume(volume).await?;
         let space = Space {
             bytes: None,

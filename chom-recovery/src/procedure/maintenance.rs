@@ -167,6 +167,15 @@ pub async fn up(system: &System, backend: &dyn Backend, record: &MaintenanceReco
     verify_up(system).await
 }
 
+/// Looks from outside until every check is answered with success, at most 20 seconds. Returns those that are, and
+/// those that are not.
+pub async fn served(system: &System) -> (Vec<String>, Vec<String>) {
+    let checks = &system.http;
+    let (Ok(seen) | Err(seen)) = look_until(checks, |seen| seen.success.len() == checks.len()).await;
+    let unserved = checks.iter().map(|check| &check.name).filter(|name| !seen.success.contains(name));
+    (seen.success.clone(), unserved.cloned().collect())
+}
+
 async fn state_of(artisan: &Artisan<'_>, backend: &dyn Backend, containers: &[Container]) -> Result<MaintenanceState> {
     let mut on = 0;
     for container in containers {

@@ -31,6 +31,12 @@ pub struct MaintenanceSwitch {
     pub state: MaintenanceState,
     /// How it was switched on; `None` when it was switched off.
     pub record: Option<MaintenanceRecord>,
+    /// Where it stood before.
+    pub before: MaintenanceState,
+    /// Checks that are answered with success again, once it was switched off.
+    pub served: Vec<String>,
+    /// Checks that are not, although it was switched off.
+    pub unserved: Vec<String>,
 }
 
 impl Recovery {
@@ -151,16 +157,25 @@ impl Recovery {
     /// `Unhealthy`: the service still answers users.
     pub async fn maintenance_on(&self) -> Result<MaintenanceSwitch> {
         self.check_idle()?;
+        let before = self.maintenance_state().await?;
         let record = maintenance::down(&self.system, &*self.backend).await?;
-        Ok(MaintenanceSwitch { state: self.maintenance_state().await?, record: Some(record) })
+        Ok(MaintenanceSwitch {
+            state: self.maintenance_state().await?,
+            record: Some(record),
+            before,
+            served: Vec::new(),
+            unserved: Vec::new(),
+        })
     }
 
-    /// Switches maintenance mode off, whoever switched it on, and proves it from outside.
+    /// Switches maintenance mode off, whoever switched it on, and tells what is seen from outside then: a service that
+    /// is broken for another reason is not served, although the mode is off.
     ///
     /// # Errors
-    /// `Locked`: a run is going on. `Unhealthy`: it is still seen from outside.
+    /// `Locked`: a run is going on. `Unhealthy`: the mode is still seen from outside.
     pub async fn maintenance_off(&self) -> Result<MaintenanceSwitch> {
         self.check_idle()?;
+        let before = self.maintenance_state().await?;
         let record = MaintenanceRecord {
             was_down_before: false,
             method: Method::Application,
@@ -168,7 +183,8 @@ impl Recovery {
             still_served: Vec::new(),
         };
         maintenance::up(&self.system, &*self.backend, &record).await?;
-        Ok(MaintenanceSwitch { state: self.maintenance_state().await?, record: None })
+        let (served, unserved) = maintenance::served(&self.system).await;
+        Ok(MaintenanceSwitch { state: self.maintenance_state().await?, record: None, before, served, unserved })
     }
 
     /// Asks whether maintenance mode is on.

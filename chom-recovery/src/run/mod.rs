@@ -469,11 +469,17 @@ impl Inner {
         if !unwound {
             self.append(Entry::RunEnded { outcome, error: error.clone() }).await?;
         }
+        if let Err(error) = released {
+            // What the run did is done all the same. On this host the next run takes the lock over.
+            let text = format!("the lock that other hosts see was not given back (`runs prune` removes it): {error}");
+            tracing::warn!(run = %self.id, "{text}");
+            self.events.send(Event::Note { step: "lock".into(), text });
+        }
         self.events.send(Event::RunEnded { outcome, error });
         if self.ledger(Ledger::is_closed) {
             lock(&self.local_lock).take();
         }
-        released
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashSet,
+    fmt,
     fs::File,
     io::{self, Read, Seek, Write},
     ops::Range,
@@ -49,12 +50,19 @@ pub struct LocalStore {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     path: PathBuf,
     root: OwnedFd,
     /// Folders whose entry above them this process has synced.
     durable: Mutex<HashSet<String>>,
+    /// Makes the bytes of a new file durable; another one than the system's is a disk that fails, in a test.
+    sync: fn(&File) -> io::Result<()>,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 /// A file that vanishes unless it is published.
@@ -93,7 +101,7 @@ impl LocalStore {
                     _ => error,
                 }
             })?;
-        Ok(Self { inner: Arc::new(Inner { path: path.into(), root, durable: Mutex::default() }) })
+        Ok(Self { inner: Arc::new(Inner { path: path.into(), root, durable: Mutex::default(), sync: File::sync_all }) })
     }
 
     /// Opens a folder; makes it, with mode 0700, when only its last part is missing.
@@ -251,7 +259,7 @@ impl Inner {
         while let Some(piece) = input.next()? {
             temporary.file.write_all(&piece).map_err(|e| failed("write", key, e))?;
         }
-        let stat = Self::publish(temporary, name, true).map_err(|e| match e.kind() {
+        let stat = self.publish(temporary, name, true).map_err(|e| match e.kind() {
             io::ErrorKind::AlreadyExists => taken(key),
             _ => failed("write", key, e),
         })?;
@@ -262,8 +270,8 @@ impl Inner {
     ///
     /// After a failed sync the kernel may have dropped the pages, and a second sync would lie: the file goes away and
     /// the caller writes it anew.
-    fn publish(mut temporary: Temporary, name: &str, is_new: bool) -> io::Result<Stat> {
-        temporary.file.sync_all()?;
+    fn publish(&self, mut temporary: Temporary, name: &str, is_new: bool) -> io::Result<Stat> {
+        (self.sync)(&temporary.file)?;
         let stat = rustix::fs::fstat(&temporary.file)?;
         let (directory, from) = (&temporary.directory, temporary.name.as_str());
         if is_new {
@@ -354,7 +362,7 @@ impl Inner {
             if let Some(old) = &present {
                 set_later_than(old.modified, &temporary.file)?;
             }
-            Self::publish(temporary, name, present.is_none())
+            self.publish(temporary, name, present.is_none())
         };
         match swap() {
             Ok(stat) => Ok(version_of(&stat)),

@@ -326,8 +326,10 @@ pub async fn volumes_are_measured(f: &Fixture<'_>) {
 /// the contents are others than those named.
 pub async fn an_exchange_is_told_by_identities(f: &Fixture<'_>) {
     let (first, second) = (f.name("first"), f.name("second"));
+    f.backend.create_volume(&first, &f.labels()).await.unwrap();
+    f.backend.check_exchangeable(&first).await.unwrap();
+    f.backend.create_volume_beside(&second, &f.labels(), &first).await.unwrap();
     for name in [&first, &second] {
-        f.backend.create_volume(name, &f.labels()).await.unwrap();
         put_file(f, name, "who", name.as_bytes()).await;
     }
     let a = f.backend.volume_identity(&first).await.unwrap();

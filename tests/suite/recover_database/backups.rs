@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use chom_recovery::{
     Error, ErrorKind,
-    catalog::{BackupInfo, Selector},
+    catalog::{
+        BackupInfo, BackupWriter, ComponentKind, ComponentSpec, DatabaseFacts, Flavour, Repository, Selector, Signer,
+        TrustedSigners,
+    },
     procedure::database::Extent,
     system::SystemId,
 };
@@ -61,6 +64,50 @@ async fn backups_of_another_signer_or_system_are_no_backups_of_this_one() {
     assert!(error.to_string().contains("chom"), "{error}");
 
     assert_eq!(bench.footprint().await, footprint);
+}
+
+/// F39: a backup of a newer server, signed and whole.
+#[tokio::test]
+async fn a_backup_of_a_newer_server_is_refused_before_anything_is_touched() {
+    let Some(bench) = Bench::open("a_backup_of_a_newer_server_is_refused_before_anything_is_touched").await else {
+        return;
+    };
+    bench.back_up().await;
+    for (change, named) in [
+        ((|facts| facts.version = "99.1.0".into()) as fn(&mut DatabaseFacts), "99.1"),
+        (
+            |facts| facts.flavour = if facts.flavour == Flavour::Mysql { Flavour::Mariadb } else { Flavour::Mysql },
+            "flavour",
+        ),
+    ] {
+        let forged = forge(&bench, change).await;
+        let footprint = bench.footprint().await;
+        let wanted = request(Selector::Id(forged.id().to_string()), Extent::Restore);
+        let error = bench.refused(&bench.recovery, wanted).await;
+        assert!(matches!(error.kind(), ErrorKind::Precondition | ErrorKind::Unsupported), "{named}: {error:?}");
+        assert!(error.to_string().contains("server") && error.hint_text().is_some(), "{named}: {error:?}");
+        assert_eq!(bench.footprint().await, footprint, "{named}");
+    }
+}
+
+/// Writes the newest backup again, with other facts about its server.
+async fn forge(bench: &Bench, change: fn(&mut DatabaseFacts)) -> BackupInfo {
+    let parts = bench.recovery.parts().await.unwrap();
+    let newest = parts.catalog.select(&Selector::Latest).await.unwrap();
+    let reader = parts.catalog.open(&newest.place).await.unwrap();
+    let store = chom_recovery::store::open(&bench.system.repository.url).unwrap();
+    let trusted = TrustedSigners::parse(&bench.system.repository.signers).unwrap();
+    let repository = Repository::open(store, trusted).await.unwrap();
+    let signer = Signer::load(&bench.system.state_dir(), &bench.system.id).unwrap();
+    let mut writer = BackupWriter::begin(&repository, &signer, &newest.place.host, &bench.system.id).await.unwrap();
+    let component = writer.component(ComponentSpec::new("database", ComponentKind::Logical).unwrap()).unwrap();
+    let from = reader.component("database").await.unwrap();
+    for part in from.parts() {
+        component.put(part.index, part.meta.clone(), from.read_part(part).await.unwrap()).await.unwrap();
+    }
+    let mut facts = reader.manifest().facts.clone();
+    change(facts.database.as_mut().unwrap());
+    writer.finish(facts).await.unwrap()
 }
 
 fn assert_offers(error: &Error, previous: &BackupInfo) {

@@ -105,6 +105,13 @@ impl Bench {
         seen
     }
 
+    /// Tells what [`Bench::footprint`] does, without volumes of runs.
+    pub(crate) async fn production(&self) -> Vec<String> {
+        let mut seen = self.footprint().await;
+        seen.retain(|line| !line.contains("__r_"));
+        seen
+    }
+
     /// Full name of production's volume.
     pub(crate) fn volume(&self) -> String {
         format!("{}_mysql_data", self.stack.project)

@@ -48,7 +48,7 @@ async fn a_candidate_that_never_comes_up_is_told_with_its_log_and_leaves_product
         return;
     };
     bench.back_up().await;
-    let before = production(&bench).await;
+    let before = bench.production().await;
     // Too little for any server: the kernel kills it.
     let cramped = bench.reopen(|s| s.limits.candidate_memory = 16 << 20).await;
     let begun = Instant::now();
@@ -58,14 +58,7 @@ async fn a_candidate_that_never_comes_up_is_told_with_its_log_and_leaves_product
     assert_eq!(error.kind(), ErrorKind::Failed, "{error:?}");
     assert!(error.to_string().contains("candidate"), "{error}");
     assert!(begun.elapsed() < Duration::from_mins(2), "it was noticed after {:?}", begun.elapsed());
-    assert_eq!(production(&bench).await, before);
-}
-
-/// What [`Bench::footprint`] tells, without volumes of runs.
-async fn production(bench: &Bench) -> Vec<String> {
-    let mut seen = bench.footprint().await;
-    seen.retain(|line| !line.contains("__r_"));
-    seen
+    assert_eq!(bench.production().await, before);
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ enum In {
 }
 
 /// Every step with an effect, in the order in which they come.
-const DEATHS: [(In, &str); 18] = [
+const DEATHS: [(In, &str); 19] = [
     (In::End, "gather-evidence"),
     (In::End, "maintenance-on"),
     (In::End, "start-as-found"),
@@ -56,6 +56,7 @@ const DEATHS: [(In, &str); 18] = [
     (In::End, "maintenance-off"),
     (In::End, "start-workers"),
     (In::End, "put-restart-policies-back"),
+    (In::Work, "back-up-again"),
     (In::End, "back-up-again"),
 ];
 
@@ -89,6 +90,17 @@ async fn a_run_that_is_killed_in_each_of_its_steps_still_ends_well() {
     assert!(report.new_backup.is_some());
     assert_eq!(self::policies(&bench).await, policies);
     assert_eq!(bench.recovery.maintenance_state().await.unwrap().to_string(), "off");
+    // F1: the dump that was killed left files and no backup; a day later they are gone as well.
+    let listing = bench.recovery.backups().await.unwrap();
+    assert!(listing.damaged.is_empty() && listing.backups.iter().all(|b| b.level.is_some()), "{listing:?}");
+    let manifest = bench.folder.path().join("backups").join(backup.place.manifest().to_string());
+    let backups = manifest.ancestors().nth(2).unwrap();
+    assert_ne!(unfinished(backups), 0, "the dump was not killed in its middle");
+    let touch = ["-type", "f", "-exec", "touch", "-d", "25 hours ago", "{}", "+"];
+    assert!(Command::new("find").arg(backups).args(touch).status().unwrap().success());
+    bench.back_up().await;
+    assert_eq!(unfinished(backups), 0);
+    assert_eq!(bench.recovery.backups().await.unwrap().backups.len(), listing.backups.len() + 1);
     let runs = bench.recovery.runs().unwrap().0;
     assert_eq!(runs.iter().filter(|r| r.procedure == PROCEDURE).count(), 1, "one run from the first kill to the end");
 }
@@ -209,6 +221,17 @@ async fn has_inode(bench: &Bench, inode: u64) -> bool {
         }
     }
     false
+}
+
+/// Counts the files of backups that have no manifest.
+fn unfinished(backups: &Path) -> usize {
+    let folders = fs::read_dir(backups).unwrap().map(|entry| entry.unwrap().path());
+    folders.filter(|folder| !folder.join("manifest").exists()).map(|folder| files(&folder)).sum()
+}
+
+fn files(folder: &Path) -> usize {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.map(|path| if path.is_dir() { files(&path) } else { 1 }).sum()
 }
 
 async fn policies(bench: &Bench) -> Vec<String> {

@@ -3,11 +3,15 @@
 
 mod backups;
 mod bench;
+mod bound;
+mod deployment;
 mod disturbed;
 mod drill;
+mod flapping;
 mod found;
 mod kill;
 mod people;
 mod rollback;
+mod signals;
 mod space;
 mod unmounted;

@@ -1,16 +1,6 @@
 //! People: who says yes, and what they must never get to see.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::Path,
-    process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::fs;
 
 use chom_recovery::{
     ErrorKind,
@@ -20,7 +10,10 @@ use chom_recovery::{
     recovery::RunOptions,
     run::RunId,
 };
-use chom_recovery_tests::chaos;
+use chom_recovery_tests::{
+    chaos,
+    watch::{Watch, assert_clean},
+};
 
 use crate::bench::{Bench, database, request};
 
@@ -55,15 +48,10 @@ async fn a_run_waits_for_approval_and_no_secret_is_ever_seen() {
     assert_eq!(bench.fingerprint().await, before);
 
     let seen = watch.end();
-    let mut secrets = seen.passwords.clone();
-    assert!(!secrets.is_empty(), "the candidate's password was never there to be looked for");
-    for file in [&bench.stack.db_root_password_file, &bench.stack.db_app_password_file] {
-        secrets.insert(fs::read_to_string(file).unwrap().trim_end().to_owned());
-    }
+    assert!(!seen.passwords.is_empty(), "the candidate's password was never there to be looked for");
+    let secrets: Vec<_> = seen.passwords.iter().cloned().chain(bench.stack.secrets()).collect();
+    seen.assert_clean(&secrets);
     for secret in &secrets {
-        for (place, text) in &seen.texts {
-            assert!(!text.contains(secret), "a secret is in {place}");
-        }
         assert_clean(&bench.run_directory(run), secret);
         assert!(!format!("{report:?}").contains(secret));
     }
@@ -88,78 +76,6 @@ async fn a_restore_while_somebody_keeps_users_out_leaves_them_out() {
     assert_eq!(off.state, MaintenanceState::Off);
     let health = bench.recovery.health(HealthMode::PostRecovery).await;
     assert!(health.overall <= Status::Degraded, "{health:#?}");
-}
-
-/// Looks at what every user of the host can see, again and again.
-struct Watch {
-    stop: Arc<AtomicBool>,
-    thread: std::thread::JoinHandle<Seen>,
-}
-
-#[derive(Default)]
-struct Seen {
-    /// Place and text.
-    texts: BTreeSet<(String, String)>,
-    /// One-time passwords of candidates.
-    passwords: BTreeSet<String>,
-}
-
-impl Watch {
-    fn begin(project: &str) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, project) = (stop.clone(), project.to_owned());
-        let thread = std::thread::spawn(move || {
-            let mut seen = Seen::default();
-            while !stopped.load(Ordering::Relaxed) {
-                seen.look(&project);
-                std::thread::sleep(Duration::from_millis(300));
-            }
-            seen
-        });
-        Self { stop, thread }
-    }
-
-    fn end(self) -> Seen {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap()
-    }
-}
-
-impl Seen {
-    fn look(&mut self, project: &str) {
-        for entry in fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
-            // A process may end while it is looked at.
-            if let Ok(line) = fs::read(entry.path().join("cmdline")) {
-                self.texts.insert(("an argument list".into(), String::from_utf8_lossy(&line).into_owned()));
-            }
-        }
-        let mine = format!("name={project}-");
-        for name in output(&["ps", "-a", "--filter", &mine, "--format", "{{.Names}}"]).lines() {
-            self.texts.insert((format!("`docker inspect {name}`"), output(&["inspect", name])));
-            if name.contains("-candidate-") {
-                let password = output(&["exec", name, "cat", "/run/chom-recovery-password"]);
-                self.passwords.extend(Some(password.trim_end().to_owned()).filter(|p| p.len() > 8));
-            }
-        }
-    }
-}
-
-/// Containers come and go: what cannot be asked is empty.
-fn output(arguments: &[&str]) -> String {
-    let output = Command::new("docker").args(arguments).output().unwrap();
-    if output.status.success() { String::from_utf8_lossy(&output.stdout).into_owned() } else { String::new() }
-}
-
-fn assert_clean(folder: &Path, secret: &str) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            assert_clean(&path, secret);
-        } else {
-            let text = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
-            assert!(!text.contains(secret), "a secret is in {}", path.display());
-        }
-    }
 }
 
 /// Tells whether the run left a journal and evidence: an empty directory would be clean as well.

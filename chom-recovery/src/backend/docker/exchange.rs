@@ -9,18 +9,19 @@ use async_trait::async_trait;
 
 use super::{
     client::Connection,
+    data::DataFolder,
     helper::{HELPER_MOUNT, Helper, folder_mount},
 };
 use crate::{
     backend::{
-        ContainerState, MountSource, Volume, VolumeIdentity,
-        exchange::{CONTENT, Folders, LocalFolders, SLOTS, Seen, Slot, exchange, ordered, slot_path},
+        ContainerState, VolumeIdentity,
+        exchange::{Folders, LocalFolders, Seen, Slot, exchange, sibling_slots, volume_slots},
     },
     error::{Error, ErrorKind, Result},
 };
 
 impl Connection {
-    /// Exchanges the contents of two volumes.
+    /// Exchanges the contents of two volumes, or of a folder and the volume that was made beside it.
     pub(super) async fn exchange_volumes(
         self: &Arc<Self>,
         project: &str,
@@ -31,33 +32,29 @@ impl Connection {
             return Err(Error::new(ErrorKind::InvalidInput, "a volume cannot be exchanged with itself")
                 .with("volume", &first.volume));
         }
-        let volumes = (self.volume(&first.volume).await?, self.volume(&second.volume).await?);
-        let root = common_root(&volumes.0, &volumes.1)?;
-        for volume in [&first.volume, &second.volume] {
-            self.refuse_in_use(volume).await?;
+        let contents = [self.data_folder(&first.volume).await?, self.data_folder(&second.volume).await?];
+        let places = Places::of(&contents[0], &contents[1])?;
+        for content in &contents {
+            self.refuse_in_use(content).await?;
         }
         let (before_first, before_second) = ((first.device, first.inode), (second.device, second.inode));
-        if self.reaches(&volumes.0.mount_point).await? {
-            let folders = LocalFolders::new(&root, &first.volume, &second.volume);
+        if self.reaches(&contents[0].path.to_string_lossy()).await? {
+            let folders = LocalFolders::below(&places.root, &places.slots);
             return exchange(&folders, before_first, before_second).await;
         }
-        let root = root.to_string_lossy();
-        let helper = self.working_helper(project, folder_mount(&root)).await?;
-        let folders = HelperFolders { helper: &helper, first: &first.volume, second: &second.volume };
+        let helper = self.working_helper(project, folder_mount(&places.root.to_string_lossy())).await?;
+        let folders = HelperFolders { helper: &helper, slots: &places.slots };
         let result = exchange(&folders, before_first, before_second).await;
         let removed = helper.remove().await;
         result.and(removed)
     }
 
-    async fn refuse_in_use(&self, volume: &str) -> Result<()> {
-        for container in self.matching(&[("volume", volume)]).await? {
-            let uses = container.mounts.iter().any(|m| m.source == MountSource::Volume(volume.to_owned()));
-            let runs =
-                !matches!(container.state, ContainerState::Created | ContainerState::Exited | ContainerState::Dead);
-            if uses && runs {
+    async fn refuse_in_use(&self, content: &DataFolder) -> Result<()> {
+        for container in self.users_of(content).await? {
+            if !matches!(container.state, ContainerState::Created | ContainerState::Exited | ContainerState::Dead) {
                 return Err(Error::new(
                     ErrorKind::Conflict,
-                    format!("volume `{volume}` is in use by container `{}`", container.name),
+                    format!("volume `{}` is in use by container `{}`", content.name, container.name),
                 )
                 .hint(format!("stop container `{}` first", container.name)));
             }
@@ -66,49 +63,43 @@ impl Connection {
     }
 }
 
-/// The folder that holds both volumes, `<data root>/volumes`.
-fn common_root(first: &Volume, second: &Volume) -> Result<PathBuf> {
-    let mut roots = Vec::new();
-    for volume in [first, second] {
-        let unsupported = |why: String| {
-            Error::new(
+/// Where both contents lie, and the slots of their exchange below that.
+#[derive(Debug, PartialEq, Eq)]
+struct Places {
+    root: PathBuf,
+    slots: [PathBuf; 3],
+}
+
+impl Places {
+    fn of(first: &DataFolder, second: &DataFolder) -> Result<Self> {
+        let places = [first, second]
+            .map(|content| if content.is_plain { content.parent().parent() } else { Some(content.parent()) });
+        match places {
+            [Some(root), Some(other)] if root == other && first.is_plain == second.is_plain => Ok(Self {
+                root: root.into(),
+                slots: if first.is_plain {
+                    volume_slots(&first.name, &second.name)
+                } else {
+                    sibling_slots(&first.file_name(), &second.file_name())
+                },
+            }),
+            _ => Err(Error::new(
                 ErrorKind::Unsupported,
-                format!("the content of volume `{}` cannot be exchanged: {why}", volume.name),
-            )
-            .hint("only plain volumes of the `local` driver can be exchanged without copying")
-        };
-        if volume.driver != "local" {
-            return Err(unsupported(format!("its driver is `{}`", volume.driver)));
+                format!("`{}` and `{}` do not lie in the same folder of the Engine's host", first.name, second.name),
+            )),
         }
-        if !volume.options.is_empty() {
-            let keys: Vec<_> = volume.options.keys().map(String::as_str).collect();
-            return Err(unsupported(format!("it is a mount of something else (driver options {})", keys.join(", "))));
-        }
-        let folder = Path::new(&volume.mount_point);
-        let root = folder
-            .parent()
-            .filter(|parent| folder.ends_with(CONTENT) && parent.ends_with(&volume.name))
-            .and_then(Path::parent)
-            .ok_or_else(|| unsupported(format!("its folder `{}` is not the usual one", volume.mount_point)))?;
-        roots.push(root.to_owned());
     }
-    if roots[0] == roots[1] {
-        return Ok(roots.swap_remove(0));
-    }
-    Err(Error::new(ErrorKind::Unsupported, "the two volumes do not lie in the same folder of the Engine's host"))
 }
 
 /// Folders of the Engine's host, seen through a helper container.
 struct HelperFolders<'a> {
     helper: &'a Helper,
-    first: &'a str,
-    second: &'a str,
+    slots: &'a [PathBuf; 3],
 }
 
 impl HelperFolders<'_> {
     fn path(&self, slot: Slot) -> String {
-        let first = if slot == Slot::Aside { ordered(self.first, self.second).0 } else { self.first };
-        slot_path(Path::new(HELPER_MOUNT), first, self.second, slot).to_string_lossy().into_owned()
+        Path::new(HELPER_MOUNT).join(&self.slots[slot as usize]).to_string_lossy().into_owned()
     }
 }
 
@@ -117,7 +108,7 @@ impl Folders for HelperFolders<'_> {
     async fn look(&self) -> Result<Seen> {
         const SCRIPT: &str =
             "for path; do if [ -e \"$path\" ]; then stat -c '%d %i' \"$path\" || exit 1; else echo none; fi; done";
-        let paths = SLOTS.map(|slot| self.path(slot));
+        let paths = [Slot::First, Slot::Second, Slot::Aside].map(|slot| self.path(slot));
         let mut argv = vec!["sh", "-c", SCRIPT, "sh"];
         argv.extend(paths.iter().map(String::as_str));
         let printed = self.helper.run(&argv).await?;
@@ -158,19 +149,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn other_drivers_and_mounts_of_something_else_are_refused() {
-        let volume = |name: &str, driver: &str, option: Option<&str>| Volume {
-            name: name.into(),
-            driver: driver.into(),
-            mount_point: format!("/var/lib/docker/volumes/{name}/_data"),
-            options: option.map(|key| (key.into(), "x".into())).into_iter().collect(),
-            labels: crate::backend::Labels::default(),
-            created_at: None,
-        };
-        let plain = volume("a", "local", None);
-        assert!(common_root(&plain, &volume("b", "local", None)).is_ok());
-        for other in [volume("b", "nfs", None), volume("b", "local", Some("device"))] {
-            assert_eq!(common_root(&plain, &other).unwrap_err().kind(), ErrorKind::Unsupported);
+    fn contents_that_do_not_lie_together_are_refused() {
+        let folder = |name: &str, path: &str, is_plain| DataFolder { name: name.into(), path: path.into(), is_plain };
+        let plain = |name: &str| folder(name, &format!("/var/lib/docker/volumes/{name}/_data"), true);
+        let places = Places::of(&plain("b"), &plain("a")).unwrap();
+        assert_eq!(places.root, Path::new("/var/lib/docker/volumes"));
+        assert_eq!(places.slots[..2], [PathBuf::from("b/_data"), PathBuf::from("a/_data")]);
+        // The third place is the same in whichever order the two are named.
+        assert_eq!(places.slots[2], Places::of(&plain("a"), &plain("b")).unwrap().slots[2]);
+
+        let (bind, beside) = (folder("/srv/data", "/srv/data", false), folder("v", "/srv/v", false));
+        let places = Places::of(&bind, &beside).unwrap();
+        assert_eq!((places.root.as_path(), &places.slots[1]), (Path::new("/srv"), &PathBuf::from("v")));
+        assert_eq!(places.slots[2], Places::of(&beside, &bind).unwrap().slots[2]);
+        for other in [folder("w", "/mnt/w", false), plain("a")] {
+            assert_eq!(Places::of(&bind, &other).unwrap_err().kind(), ErrorKind::Unsupported);
         }
     }
 }

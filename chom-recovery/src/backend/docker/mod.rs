@@ -18,6 +18,7 @@ use crate::{
 pub mod address;
 mod archive;
 mod client;
+mod data;
 mod error;
 mod exchange;
 mod exec;
@@ -194,11 +195,19 @@ impl Backend for DockerBackend {
     }
 
     async fn create_volume(&self, name: &str, labels: &Labels) -> Result<()> {
-        self.connection.create_volume(name, labels).await
+        self.connection.create_volume(name, labels, &[]).await
+    }
+
+    async fn create_volume_beside(&self, name: &str, labels: &Labels, beside: &str) -> Result<()> {
+        self.connection.create_volume_beside(&self.compose.project, name, labels, beside).await
+    }
+
+    async fn check_exchangeable(&self, name: &str) -> Result<()> {
+        self.connection.check_exchangeable(&self.compose.project, name).await
     }
 
     async fn remove_volume(&self, name: &str) -> Result<()> {
-        self.connection.remove_volume(name).await
+        self.connection.remove_volume(&self.compose.project, name).await
     }
 
     async fn measure_volume(&self, name: &str) -> Result<VolumeContent> {

@@ -55,29 +55,34 @@ impl Connection {
     }
 
     /// Makes a volume of the `local` driver.
-    pub(super) async fn create_volume(&self, name: &str, labels: &Labels) -> Result<()> {
+    pub(super) async fn create_volume(&self, name: &str, labels: &Labels, options: &[(&str, &str)]) -> Result<()> {
         checked_name(name)?;
+        let options: HashMap<String, String> =
+            options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let is_wanted =
+            |there: &Volume| there.labels == *labels && there.options == options.clone().into_iter().collect();
         let taken = |there: &Volume| {
             Error::new(ErrorKind::AlreadyExists, format!("volume `{name}` exists and has other labels"))
                 .with("labels", format!("{:?}", there.labels))
         };
         if let Some(there) = optional(self.volume(name).await)? {
-            return if there.labels == *labels { Ok(()) } else { Err(taken(&there)) };
+            return if is_wanted(&there) { Ok(()) } else { Err(taken(&there)) };
         }
         let request = VolumeCreateRequest {
             name: Some(name.into()),
             driver: Some("local".into()),
+            driver_opts: Some(options.clone()).filter(|options| !options.is_empty()),
             labels: Some(labels.clone().into_iter().collect()),
             ..Default::default()
         };
         self.change(format!("create volume `{name}`"), self.control.create_volume(request)).await?;
         // Creating is silent about a volume that somebody else made in between.
         let there = self.volume(name).await?;
-        if there.labels == *labels { Ok(()) } else { Err(taken(&there)) }
+        if is_wanted(&there) { Ok(()) } else { Err(taken(&there)) }
     }
 
     /// Removes a volume of ours.
-    pub(super) async fn remove_volume(&self, name: &str) -> Result<()> {
+    pub(super) async fn remove_volume(self: &Arc<Self>, project: &str, name: &str) -> Result<()> {
         let Some(there) = optional(self.volume(name).await)? else { return Ok(()) };
         if !there.labels.contains_key(RUN_LABEL) {
             return Err(Error::new(
@@ -85,6 +90,7 @@ impl Connection {
                 format!("volume `{name}` does not carry the label `{RUN_LABEL}`: it is not ours to remove"),
             ));
         }
+        self.remove_folder_of(project, &there).await?;
         let request = self.control.remove_volume(name, None::<RemoveVolumeOptions>);
         match self.change(format!("remove volume `{name}`"), request).await {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -102,6 +108,14 @@ impl Connection {
 
     /// Tells which content a volume's name leads to.
     pub(super) async fn volume_identity(self: &Arc<Self>, project: &str, name: &str) -> Result<VolumeIdentity> {
+        if let Some(folder) = self.host_folder(name).await? {
+            if self.reaches(&folder.path.to_string_lossy()).await? {
+                return identity_of(name, &folder.path);
+            }
+            let printed = self.in_parent(project, &folder, &["stat", "-c", "%d %i", &folder.in_helper()]).await?;
+            let [device, inode] = numbers(&printed)?;
+            return Ok(VolumeIdentity { volume: name.into(), device, inode });
+        }
         let there = self.volume(name).await?;
         if self.reaches(&there.mount_point).await? {
             return identity_of(name, Path::new(&there.mount_point));
@@ -115,16 +129,26 @@ impl Connection {
 
     /// Measures what a volume holds.
     pub(super) async fn measure_volume(self: &Arc<Self>, project: &str, name: &str) -> Result<VolumeContent> {
-        let there = self.volume(name).await?;
-        if self.reaches(&there.mount_point).await? {
-            let (volume, folder) = (name.to_owned(), there.mount_point);
-            return tokio::task::spawn_blocking(move || measure_folder(&volume, Path::new(&folder)))
+        let bound = self.host_folder(name).await?;
+        let folder = match &bound {
+            Some(folder) => folder.path.clone(),
+            None => self.volume(name).await?.mount_point.into(),
+        };
+        if self.reaches(&folder.to_string_lossy()).await? {
+            let volume = name.to_owned();
+            return tokio::task::spawn_blocking(move || measure_folder(&volume, &folder))
                 .await
                 .map_err(|e| Error::new(ErrorKind::Failed, format!("measuring a volume was cut short: {e}")))?;
         }
-        let helper = self.working_helper(project, volume_mount(name, true)).await?;
-        let printed = helper.run(&["sh", "-c", MEASURE, "sh", HELPER_MOUNT]).await;
-        helper.remove().await?;
+        let printed = match &bound {
+            Some(folder) => self.in_parent(project, folder, &["sh", "-c", MEASURE, "sh", &folder.in_helper()]).await,
+            None => {
+                let helper = self.working_helper(project, volume_mount(name, true)).await?;
+                let printed = helper.run(&["sh", "-c", MEASURE, "sh", HELPER_MOUNT]).await;
+                helper.remove().await?;
+                printed
+            }
+        };
         let [device, inode, uid, gid, mode, kilobytes, entries, free_blocks, block, free_inodes] = numbers(&printed?)?;
         let small = |number: u64| u32::try_from(number).map_err(|_| odd_output());
         Ok(VolumeContent {

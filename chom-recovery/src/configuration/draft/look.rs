@@ -134,7 +134,7 @@ async fn look_at_database<'a>(
     for container in containers {
         let environment = backend.environment(&container.name).await?;
         let mut score = 0;
-        score += 4 * u32::from(container.volume_at(DATA_DIR).is_some());
+        score += 4 * u32::from(container.data_at(DATA_DIR).is_some());
         score += 2 * u32::from(has_any(&container.image.to_ascii_lowercase(), &["mysql", "mariadb", "percona"]));
         score += 2 * u32::from(PASSWORD_FILES.iter().chain(&PASSWORDS).any(|v| environment.get(v).is_some()));
         if score >= 2 && best.as_ref().is_none_or(|(most, ..)| score > *most) {
@@ -150,7 +150,7 @@ async fn look_at_database<'a>(
         .hint("write the configuration by hand: README, section \"Configuration\""));
     };
     found.guessed.push(format!("database.service = {}: image `{}`", container.service, container.image));
-    let mounted = container.volume_at(DATA_DIR).map(|_| DATA_DIR.to_owned());
+    let mounted = container.data_at(DATA_DIR).map(|_| DATA_DIR.to_owned());
     let data_dir = mounted.unwrap_or_else(|| {
         let volumes = container.mounts.iter().filter(|m| matches!(m.source, MountSource::Volume(_)));
         volumes.map(|m| m.target.clone()).next().unwrap_or_else(|| {

@@ -134,6 +134,14 @@ impl Backend for Told {
         unsupported("create_volume")
     }
 
+    async fn create_volume_beside(&self, _name: &str, _labels: &Labels, _beside: &str) -> Result<()> {
+        unsupported("create_volume_beside")
+    }
+
+    async fn check_exchangeable(&self, _name: &str) -> Result<()> {
+        unsupported("check_exchangeable")
+    }
+
     async fn remove_volume(&self, _name: &str) -> Result<()> {
         unsupported("remove_volume")
     }

@@ -37,7 +37,7 @@ pub(in crate::procedure) const DRILL_ROLE: &str = "drill";
 
 /// How the names of drills' candidates and of their volumes begin.
 pub(in crate::procedure) fn drill_prefixes(site: &Site) -> (String, String) {
-    (format!("{}-{DRILL_ROLE}-", site.backend.project()), format!("{}__{DRILL_ROLE}_", site.original.volume))
+    (format!("{}-{DRILL_ROLE}-", site.backend.project()), format!("{}__{DRILL_ROLE}_", site.base_name()))
 }
 
 impl Purpose {
@@ -88,8 +88,17 @@ impl Site {
     /// Name of the candidate's volume. After the swap it holds what production had.
     pub(in crate::procedure) fn volume_name(&self) -> String {
         match self.purpose {
-            Purpose::Swap => format!("{}__r_{}", self.original.volume, self.run_id),
-            Purpose::Drill => format!("{}__{DRILL_ROLE}_{}", self.original.volume, self.run_id),
+            Purpose::Swap => format!("{}__r_{}", self.base_name(), self.run_id),
+            Purpose::Drill => format!("{}__{DRILL_ROLE}_{}", self.base_name(), self.run_id),
+        }
+    }
+
+    /// What the names of candidates' volumes begin with: a folder of the host is known by its path, which is no name.
+    fn base_name(&self) -> String {
+        let original = &self.original.volume;
+        match original.rsplit_once('/') {
+            Some((_, folder)) => format!("{}_{}", self.backend.project(), folder.replace(|c| !is_of_name(c), "-")),
+            None => original.clone(),
         }
     }
 
@@ -134,10 +143,14 @@ impl Site {
         self.backend.remove_container(&container).await?;
         self.backend.remove_volume(&volume).await?;
 
-        self.backend.create_volume(&volume, &self.labels(self.purpose.role())).await?;
+        let labels = self.labels(self.purpose.role());
+        match self.purpose {
+            Purpose::Swap => self.backend.create_volume_beside(&volume, &labels, &self.original.volume).await?,
+            Purpose::Drill => self.backend.create_volume(&volume, &labels).await?,
+        }
         let password = Secret::random();
         let mut spec = self.ops.candidate(&self.production, backup, &container, &volume, &password)?;
-        spec.labels = self.labels(self.purpose.role());
+        spec.labels = labels;
         self.backend.one_off(&spec).await?;
         let loaded = self.ops.load(&container, &password, backup, progress).await?;
         let volume = self.backend.volume_identity(&volume).await?;
@@ -173,4 +186,8 @@ impl Site {
             .hint("start the recovery again; it builds a new candidate")),
         }
     }
+}
+
+fn is_of_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-')
 }

@@ -95,6 +95,8 @@ pub async fn recover(run: &Run, parts: &Parts, request: &Request) -> Result<Data
     let run = run.scope("database").budget(parts.system.objectives.database.rto);
     let began = moment(&run, "began").await?;
     let site = Arc::new(survey(&run, parts).await?);
+    // Now: where this cannot be done, nothing must be stopped for it.
+    run.decide("check-exchangeable", parts.backend.check_exchangeable(&site.original.volume)).await?;
 
     if request.extent == Extent::Recover {
         checklist(&run, parts).await?;
@@ -149,11 +151,13 @@ async fn replace(
     let candidate = verify_candidate(run, site, candidate, &backup).await?;
     let approval = run
         .approve::<ReplaceProductionDatabase>(&format!(
-            "replace the database of project `{}` on {} with backup {}, whose data is of {}",
+            "replace the database of project `{}` on {}, in `{}`, with backup {} of {} ({} MiB); what it holds now is kept",
             parts.backend.project(),
             parts.backend.engine_address(),
+            site.original.volume,
             backup.info().id(),
             backup.info().point.format("%F %T UTC"),
+            backup.info().plain_len >> 20,
         ))
         .await?;
     let quiesced = quiesce(run, parts, site).await?;
@@ -163,7 +167,7 @@ async fn replace(
     service::start_database(run, parts, &swapped).await?;
     let since = service::prove_database(run, parts).await?;
     let raised = service::raise_counters(run, parts, site, next_ids).await?;
-    let held = service::hold_jobs(run, parts).await?;
+    let held = service::hold_jobs(run, parts, quiesced.writers()).await?;
     let kept = restore::measure_kept(run, parts, &swapped).await?;
     let newest_rows = restore::newest_rows(run, parts, site).await?;
     let writers = swapped.server().iter().chain(quiesced.writers()).cloned().collect();
@@ -187,7 +191,8 @@ fn moment_step(run: &Run, name: &str) -> Step<DateTime<Utc>> {
 /// Finds the database container and its volume, once: a resumed run works on what the first one saw.
 ///
 /// # Errors
-/// `NotFound`: the service has no container. `Precondition`: it has several. `Unsupported`: no volume holds its data.
+/// `NotFound`: the service has no container. `Precondition`: it has several. `Unsupported`: its data lies in the container
+/// itself.
 pub async fn survey(run: &Run, parts: &Parts) -> Result<Site> {
     let (production, original): (Production, VolumeIdentity) = run
         .decide("survey", async {
@@ -201,14 +206,14 @@ pub async fn survey(run: &Run, parts: &Parts) -> Result<Site> {
                 .hint("scale it to one"));
             }
             let container = containers.remove(0);
-            let Some(volume) = container.volume_at(&database.data_dir) else {
+            let Some(data) = container.data_at(&database.data_dir) else {
                 return Err(Error::new(
                     ErrorKind::Unsupported,
-                    format!("`{}` has no volume at `{}`", container.name, database.data_dir),
+                    format!("`{}` has no volume or folder at `{}`", container.name, database.data_dir),
                 )
-                .hint("set `database.data_dir` to the mount point of its volume; a bind mount cannot be swapped"));
+                .hint("set `database.data_dir` to the path at which its data is mounted"));
             };
-            let original = parts.backend.volume_identity(volume).await?;
+            let original = parts.backend.volume_identity(data).await?;
             let environment = parts.backend.environment(&container.name).await?;
             let mut production = Production::of(&container, &database.data_dir);
             production.time_zone = environment.get("TZ").map(str::to_owned);

@@ -214,3 +214,44 @@ async fn a_writer_that_is_killed_leaves_whole_objects_only() {
         assert!(files(folder.path()).iter().all(|f| !f.starts_with(TEMPORARY)), "{:?}", files(folder.path()));
     }
 }
+
+thread_local! {
+    /// Inodes of the files that a failing disk was asked to sync.
+    static SYNCED: std::cell::RefCell<Vec<u64>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+/// Fails as a disk that lost what it was given: the kernel drops the pages, and a second sync would succeed.
+fn lost_pages(file: &File) -> io::Result<()> {
+    let inode = rustix::fs::fstat(file)?.st_ino;
+    let is_first = SYNCED.with_borrow_mut(|synced| {
+        synced.push(inode);
+        synced.len() == 1
+    });
+    if is_first { Err(Errno::IO.into()) } else { file.sync_all() }
+}
+
+/// F33.
+#[test]
+fn after_a_failed_sync_the_file_goes_away_and_the_next_attempt_writes_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = LocalStore::open(folder.path()).unwrap();
+    Arc::get_mut(&mut store.inner).unwrap().sync = lost_pages;
+    let (inner, wanted) = (store.inner.clone(), key("a/b"));
+    // On this very thread, so that it can be told which files were synced.
+    let write = || {
+        let mut temporary = inner.temporary("a", "b").map_err(|e| failed("write", &wanted, e))?;
+        temporary.file.write_all(b"whole").map_err(|e| failed("write", &wanted, e))?;
+        inner.publish(temporary, "b", true).map_err(|e| failed("write", &wanted, e))
+    };
+    let error = write().unwrap_err();
+    assert!(error.to_string().contains("cannot write `a/b`"), "{error}");
+    assert_eq!(SYNCED.with_borrow(Vec::len), 1, "the same file is not synced again");
+    assert_eq!(files(folder.path()), Vec::<String>::new(), "nothing is left of it, and nothing is visible");
+    assert!(inner.stat(&wanted).unwrap().is_none());
+
+    write().unwrap();
+    let synced = SYNCED.take();
+    assert_eq!(files(folder.path()), ["b"]);
+    assert_eq!(synced.len(), 2);
+    assert_eq!(inner.stat(&wanted).unwrap().unwrap().length, 5);
+}

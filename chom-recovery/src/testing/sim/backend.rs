@@ -255,6 +255,16 @@ impl Backend for SimBackend {
         .await
     }
 
+    async fn create_volume_beside(&self, name: &str, labels: &Labels, beside: &str) -> Result<()> {
+        self.check_exchangeable(beside).await?;
+        self.create_volume(name, labels).await
+    }
+
+    async fn check_exchangeable(&self, name: &str) -> Result<()> {
+        // All of its volumes lie in one folder.
+        self.look(Op::Volume, name, || self.existing_volume(name).map(drop)).await
+    }
+
     async fn remove_volume(&self, name: &str) -> Result<()> {
         self.act(Op::RemoveVolume, name, || {
             let Some(there) = self.world.volume(name)? else { return Ok(()) };

@@ -84,6 +84,8 @@ type Hook = Arc<dyn Fn(Moment) + Send + Sync>;
 #[derive(Default)]
 pub(super) struct Faults {
     planned: Mutex<VecDeque<(Op, Fault)>>,
+    /// Calls that still go well, and what becomes of the one after them, whichever it is.
+    counted: Mutex<Option<(u32, Fault)>>,
     hook: Mutex<Option<Hook>>,
 }
 
@@ -99,7 +101,33 @@ impl Faults {
         planned.extend(std::iter::repeat_n((op, fault), times));
     }
 
+    pub(super) fn count_down(&self, calls: u32, fault: Fault) {
+        *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = Some((calls, fault));
+    }
+
+    pub(super) fn is_counting(&self) -> bool {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    fn take_counted(&self) -> Option<Fault> {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        match counted.as_mut()? {
+            (0, fault) => {
+                let fault = *fault;
+                *counted = None;
+                Some(fault)
+            }
+            (left, _) => {
+                *left -= 1;
+                None
+            }
+        }
+    }
+
     pub(super) fn take(&self, op: Op) -> Option<Fault> {
+        if let Some(fault) = self.take_counted() {
+            return Some(fault);
+        }
         let mut planned = self.planned.lock().unwrap_or_else(PoisonError::into_inner);
         let at = planned.iter().position(|(other, _)| *other == op)?;
         planned.remove(at).map(|(_, fault)| fault)

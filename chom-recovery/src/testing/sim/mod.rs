@@ -162,6 +162,16 @@ impl SimBackend {
         self.faults.plan(op, times, fault);
     }
 
+    /// Lets one call go wrong, whatever it asks for: the one after `calls` more.
+    pub fn fault_after(&self, calls: u32, fault: Fault) {
+        self.faults.count_down(calls, fault);
+    }
+
+    /// Tells whether the fault of [`SimBackend::fault_after`] is still to come.
+    pub fn fault_is_to_come(&self) -> bool {
+        self.faults.is_counting()
+    }
+
     /// Calls `hook` before and after every effect, for example to kill the process there.
     pub fn watch(&self, hook: impl Fn(Moment) + Send + Sync + 'static) {
         self.faults.watch(Arc::new(hook));

@@ -28,6 +28,8 @@ mod raise;
 const PASSWORD_FILE: &str = "/run/chom-recovery-password";
 /// Longest time for a server's first start.
 const FIRST_START: Duration = Duration::from_mins(5);
+/// Age at which an interrupted backup counts as given up.
+const UNFINISHED: Duration = Duration::from_hours(24);
 /// User and group of the server in the official images.
 const MYSQL_UID: u32 = 999;
 
@@ -327,6 +329,10 @@ impl DatabaseOps for MySqlOps {
         let verified = catalog::verify_written(&reader, &|_| {}).await?;
         catalog::record(&self.repository, &signer, &info.place, verified.clone(), request.run.clone()).await?;
         let verified = verified.into_result()?;
+        // What interrupted backups left. This one is whole, whether or not that can be removed now.
+        if let Err(error) = catalog::sweep_unfinished(&self.repository, &self.system.id, UNFINISHED).await {
+            tracing::warn!(%error, "files of interrupted backups are left over");
+        }
         Ok(BackupInfo {
             level: Some(verified.level),
             verified: Some(verified.ended),
