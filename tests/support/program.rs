@@ -15,10 +15,13 @@ use serde_json::Value;
 /// # Panics
 /// It does not compile.
 pub fn program() -> PathBuf {
+    if let Some(program) = std::env::var_os("CHOM_TEST_PROGRAM") {
+        return program.into();
+    }
     static BUILD: Once = Once::new();
     BUILD.call_once(|| {
         let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "-p", "chom-recovery-cli", "--manifest-path"])
+            .args(["build", "--quiet", "--workspace", "--bin", "chom-recovery", "--manifest-path"])
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml"))
             .status()
             .expect("cargo runs");
