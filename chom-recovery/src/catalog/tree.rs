@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, stream::FuturesUnordered};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -341,11 +341,15 @@ pub async fn restore_tree(
         pipe::blocking(move || {
             let stage = Stage::new(&target)?;
             stage.demand_room(expected.allocated, expected.entries, keep_free)?;
-            Ok(stage)
+            Ok(Arc::new(stage))
         })
         .await?
     };
-    let unpacked = fill(component, &layout, stage.root(), options, progress).await?;
+    let unpacker = Unpacker::new(stage.root().clone(), options.policy);
+    let filling = Filling { component, layout: &layout, unpacker, stage: Some(stage.clone()) };
+    let unpacked = filling.fill(options.lanes, progress).await?;
+    let stage = Arc::into_inner(stage)
+        .ok_or_else(|| Error::new(ErrorKind::Failed, "somebody still writes to what was restored"))?;
     let path = pipe::blocking(move || stage.publish()).await?;
     Ok((unpacked, path))
 }
@@ -363,7 +367,8 @@ pub async fn restore_into(
 ) -> Result<Unpacked> {
     let layout = Layout::of(component)?;
     stage::demand_room(root, layout.expected.allocated, layout.expected.entries, options.keep_free)?;
-    fill(component, &layout, root, options, progress).await
+    let unpacker = Unpacker::new(root.clone(), options.policy);
+    Filling { component, layout: &layout, unpacker, stage: None }.fill(options.lanes, progress).await
 }
 
 /// Reads what was wrong with a tree when it was stored.
@@ -471,69 +476,85 @@ fn chain(component: &ComponentReader, parts: Vec<PartRecord>) -> ByteStream {
     Box::pin(streams.try_flatten())
 }
 
-/// Reads parts on a blocking thread. Only when all of them were read to their end, and so checked, is the result
-/// given.
-async fn with_archive<T: Send + 'static>(
-    component: &ComponentReader,
-    parts: Vec<PartRecord>,
-    limits: Limits,
-    work: impl FnOnce(&mut TarReader<&mut pipe::Input>) -> Result<T> + Send + 'static,
-) -> Result<T> {
-    pipe::consume(chain(component, parts), move |input| {
-        let result = work(&mut TarReader::new(&mut *input, Dialect::Ours, limits))?;
-        while input.next()?.is_some() {}
-        Ok(result)
-    })
-    .await
+/// A folder that is being filled.
+struct Filling<'a> {
+    component: &'a ComponentReader,
+    layout: &'a Layout,
+    unpacker: Unpacker,
+    /// Held by every thread that writes: what was staged is removed when the last of them has ended.
+    stage: Option<Arc<Stage>>,
 }
 
-async fn fill(
-    component: &ComponentReader,
-    layout: &Layout,
-    root: &Root,
-    options: &RestoreOptions,
-    progress: OnProgress,
-) -> Result<Unpacked> {
-    let unpacker = Unpacker::new(root.clone(), options.policy);
-    let limits = Limits { entries: layout.expected.entries, bytes: layout.expected.bytes };
-    for part in &layout.folders {
-        let unpacker = unpacker.clone();
-        with_archive(component, vec![part.clone()], limits, move |a| unpacker.make_folders(a)).await?;
-    }
+type Archive<'a> = TarReader<&'a mut pipe::Input>;
 
-    let total = layout.expected.bytes;
-    let groups = layout.groups.clone();
-    let mut done = Unpacked::default();
-    let mut filled = futures::stream::iter(groups)
-        .map(|group| {
-            let unpacker = unpacker.clone();
-            let Expected { entries, bytes, .. } = group.expected;
-            with_archive(component, group.parts, Limits { entries, bytes }, move |a| unpacker.put_files(a))
+impl Filling<'_> {
+    /// Reads parts on a blocking thread. Only when all of them were read to their end, and so checked, is the result
+    /// given.
+    async fn with_archive<T: Send + 'static>(
+        &self,
+        parts: Vec<PartRecord>,
+        expected: Expected,
+        work: impl FnOnce(&Unpacker, &mut Archive<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (unpacker, stage) = (self.unpacker.clone(), self.stage.clone());
+        let limits = Limits { entries: expected.entries, bytes: expected.bytes };
+        pipe::consume(chain(self.component, parts), move |input| {
+            let _stage = stage;
+            let result = work(&unpacker, &mut TarReader::new(&mut *input, Dialect::Ours, limits))?;
+            while input.next()?.is_some() {}
+            Ok(result)
         })
-        .buffer_unordered(options.lanes.max(1));
-    while let Some(put) = filled.try_next().await? {
-        done.merge(put);
-        progress(done.bytes, Some(total));
+        .await
     }
-    drop(filled);
 
-    for part in &layout.hard_links {
-        let unpacker = unpacker.clone();
-        done.merge(with_archive(component, vec![part.clone()], limits, move |a| unpacker.put_hard_links(a)).await?);
+    async fn each<T: Send + 'static>(
+        &self,
+        parts: impl Iterator<Item = &PartRecord>,
+        work: fn(&Unpacker, &mut Archive<'_>) -> Result<T>,
+        mut done: impl FnMut(T),
+    ) -> Result<()> {
+        for part in parts {
+            done(self.with_archive(vec![part.clone()], self.layout.expected, work).await?);
+        }
+        Ok(())
     }
-    for part in &layout.symlinks {
-        let unpacker = unpacker.clone();
-        done.merge(with_archive(component, vec![part.clone()], limits, move |a| unpacker.put_symlinks(a)).await?);
+
+    async fn fill(self, lanes: usize, progress: OnProgress) -> Result<Unpacked> {
+        let layout = self.layout;
+        self.each(layout.folders.iter(), |u, a| u.make_folders(a), drop).await?;
+        let mut done = self.put_files(lanes.max(1), progress).await?;
+        self.each(layout.hard_links.iter(), |u, a| u.put_hard_links(a), |put| done.merge(put)).await?;
+        self.each(layout.symlinks.iter(), |u, a| u.put_symlinks(a), |put| done.merge(put)).await?;
+        self.each(layout.folders.iter().rev(), |u, a| u.finish_folders(a), |put| done.merge(put)).await?;
+        if (done.entries(), done.bytes) != (layout.expected.entries, layout.expected.bytes) {
+            return Err(broken(self.component, "holds other entries than its index says")
+                .with("entries", done.entries())
+                .with("promised", layout.expected.entries));
+        }
+        let unpacker = self.unpacker.clone();
+        pipe::blocking(move || unpacker.sync()).await?;
+        Ok(done)
     }
-    for part in layout.folders.iter().rev() {
-        let unpacker = unpacker.clone();
-        done.merge(with_archive(component, vec![part.clone()], limits, move |a| unpacker.finish_folders(a)).await?);
+
+    /// Writes files from several parts at the same time. After a failure no more are begun, but those that were are
+    /// waited for: who removes what was written must be alone with it.
+    async fn put_files(&self, lanes: usize, progress: OnProgress) -> Result<Unpacked> {
+        let (mut done, mut failure) = (Unpacked::default(), None);
+        let mut waiting = self.layout.groups.iter();
+        let mut running = FuturesUnordered::new();
+        loop {
+            while running.len() < lanes && failure.is_none() {
+                let Some(group) = waiting.next() else { break };
+                running.push(self.with_archive(group.parts.clone(), group.expected, |u, a| u.put_files(a)));
+            }
+            match running.next().await {
+                Some(Ok(put)) => {
+                    done.merge(put);
+                    progress(done.bytes, Some(self.layout.expected.bytes));
+                }
+                Some(Err(error)) => failure = failure.or(Some(error)),
+                None => return failure.map_or(Ok(done), Err),
+            }
+        }
     }
-    if (done.entries(), done.bytes) != (layout.expected.entries, layout.expected.bytes) {
-        return Err(broken(component, "holds other entries than its index says")
-            .with("entries", done.entries())
-            .with("promised", layout.expected.entries));
-    }
-    pipe::blocking(move || unpacker.sync()).await?;
-    Ok(done)
 }
