@@ -14,6 +14,7 @@
 //! | [`run`] | runs and steps: journal, plan, approval, undo |
 //! | [`catalog`] | backups: manifest, parts, selection, verification |
 //! | [`mysql`] | MySQL and MariaDB: dump, load, check |
+//! | [`files`] | file trees: archive, safe extraction |
 //! | [`probe`] | questions about health |
 //! | [`backend`] | what runs and how to act on it |
 //! | [`store`] | where backups lie |
@@ -26,6 +27,7 @@ pub mod backend;
 pub mod catalog;
 pub mod configuration;
 pub mod error;
+pub mod files;
 pub mod mysql;
 pub mod objective;
 pub mod probe;

@@ -64,6 +64,7 @@ mod sign;
 mod statement;
 mod sweep;
 mod tombstone;
+pub mod tree;
 mod verify;
 mod writer;
 

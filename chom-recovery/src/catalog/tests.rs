@@ -24,6 +24,7 @@ mod probe;
 mod pruning;
 mod sharing;
 mod standard;
+mod tree;
 mod volume;
 mod writing;
 

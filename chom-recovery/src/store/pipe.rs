@@ -23,14 +23,23 @@ enum Message {
 }
 
 /// The blocking side of a stream that is read.
-pub(crate) struct Input(mpsc::Receiver<Message>);
+pub(crate) struct Input {
+    messages: mpsc::Receiver<Message>,
+    has_ended: bool,
+}
 
 impl Input {
-    /// Returns the next piece, or `None` when the producer said that it is done.
+    /// Returns the next piece, or `None`, from then on, when the producer said that it is done.
     pub(crate) fn next(&mut self) -> Result<Option<Bytes>> {
-        match self.0.blocking_recv() {
+        if self.has_ended {
+            return Ok(None);
+        }
+        match self.messages.blocking_recv() {
             Some(Message::Data(piece)) => Ok(Some(piece)),
-            Some(Message::End) => Ok(None),
+            Some(Message::End) => {
+                self.has_ended = true;
+                Ok(None)
+            }
             Some(Message::Failed(error)) => Err(error),
             None => Err(Error::new(ErrorKind::Cancelled, "the producer of a stream went away before its end")),
         }
@@ -67,7 +76,7 @@ fn feed(mut stream: ByteStream) -> (Input, AbortOnDropHandle<()>) {
             }
         }
     });
-    (Input(receiver), AbortOnDropHandle::new(pump))
+    (Input { messages: receiver, has_ended: false }, AbortOnDropHandle::new(pump))
 }
 
 async fn join<T>(task: JoinHandle<Result<T>>) -> Result<T> {

@@ -1,0 +1,189 @@
+//! File trees stored and restored.
+
+use std::{os::unix::fs::PermissionsExt, path::Path};
+
+use super::*;
+use crate::{
+    catalog::tree::{self, RestoreOptions, StoreOptions, Stored},
+    files::{Root, Rules, unpack::Policy, walk::TroubleKind},
+};
+
+fn sample(root: &Path) {
+    for folder in ["app/Http", "storage/logs", "public", "empty"] {
+        std::fs::create_dir_all(root.join(folder)).unwrap();
+    }
+    std::fs::write(root.join("app/Http/Kernel.php"), "<?php // kernel\n".repeat(500)).unwrap();
+    std::fs::write(root.join(".env"), "APP_KEY=base64:AAAA\n").unwrap();
+    std::fs::set_permissions(root.join(".env"), PermissionsExt::from_mode(0o640)).unwrap();
+    std::fs::hard_link(root.join(".env"), root.join("env-linked")).unwrap();
+    std::os::unix::fs::symlink("../storage/app/public", root.join("public/storage")).unwrap();
+    for i in 0..2000 {
+        std::fs::write(root.join(format!("storage/logs/{i}.log")), format!("line {i}\n").repeat(i % 50)).unwrap();
+    }
+    std::fs::write(root.join("large.bin"), noise(70 << 20, 1)).unwrap();
+}
+
+fn policy() -> Policy {
+    Policy { own_everything: !rustix::process::geteuid().is_root(), keep_setid: false }
+}
+
+fn options() -> RestoreOptions {
+    RestoreOptions::new(policy(), 0)
+}
+
+fn quiet() -> tree::OnProgress {
+    Arc::new(|_, _| {})
+}
+
+/// Everything that `find` tells of a tree.
+fn list(root: &Path) -> String {
+    let mut find = std::process::Command::new("find");
+    let output = find.arg(".").args(["-printf", "%p %y %m %U %G %s %T@ %l %n\n"]).current_dir(root).output().unwrap();
+    assert!(output.status.success());
+    let mut lines: Vec<_> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        // The size of a folder and its number of names are the filesystem's affair.
+        .map(|line| if line.contains(" d ") { line.rsplitn(4, ' ').nth(3).unwrap().to_owned() } else { line.to_owned() })
+        .collect();
+    lines.sort();
+    lines.join("\n")
+}
+
+impl World {
+    async fn store(&self, source: &Path, rules: Rules) -> (BackupReader, Stored) {
+        let mut writer = self.begin().await;
+        let component = writer.component(ComponentSpec::new("app", ComponentKind::Files).unwrap().level(1)).unwrap();
+        let root = Root::open(source).unwrap();
+        let stored = tree::store_tree(&component, &root, &StoreOptions::new(rules), quiet()).await.unwrap();
+        let info = writer.finish(self.facts()).await.unwrap();
+        (BackupReader::open(&self.repository, info.place).await.unwrap(), stored)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_is_restored_as_it_was() {
+    let (world, folder) = (World::new().await, tempfile::tempdir().unwrap());
+    let (source, target) = (folder.path().join("source"), folder.path().join("target"));
+    sample(&source);
+    let (reader, stored) = world.store(&source, Rules::none()).await;
+    assert!(stored.troubles.list.is_empty(), "{:?}", stored.troubles);
+    assert!(verify(&reader, Level::L2, &silent()).await.unwrap().passed());
+    let component = reader.component("app").await.unwrap();
+    assert_eq!(tree::read_troubles(&component).await.unwrap(), stored.troubles);
+    let (unpacked, path) = tree::restore_tree(&component, &target, &options(), quiet()).await.unwrap();
+    assert_eq!(path, target);
+    assert_eq!((unpacked.entries(), unpacked.bytes), (stored.entries, stored.bytes));
+    assert_eq!((unpacked.hard_links, unpacked.symlinks, unpacked.outward_links), (1, 1, 0));
+    assert_eq!(list(&source), list(&target));
+    assert_eq!(std::fs::read(source.join("large.bin")).unwrap(), std::fs::read(target.join("large.bin")).unwrap());
+
+    // And the parts together are one tar.
+    let whole = stream::collect(tree::read_tar(&component).unwrap(), 1 << 30).await.unwrap();
+    std::fs::write(folder.path().join("whole.tar"), whole).unwrap();
+    std::fs::create_dir(folder.path().join("by-hand")).unwrap();
+    let by_hand = folder.path().join("by-hand");
+    let tar = std::process::Command::new("tar").args(["-xpf", "../whole.tar"]).current_dir(&by_hand).status().unwrap();
+    assert!(tar.success());
+    assert_eq!(list(&source), list(&by_hand));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_folder_is_a_tree_too() {
+    let (world, folder) = (World::new().await, tempfile::tempdir().unwrap());
+    let source = folder.path().join("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::set_permissions(&source, PermissionsExt::from_mode(0o2750)).unwrap();
+    let (reader, _) = world.store(&source, Rules::none()).await;
+    let component = reader.component("app").await.unwrap();
+    let target = folder.path().join("target");
+    tree::restore_tree(&component, &target, &options(), quiet()).await.unwrap();
+    assert_eq!(list(&source), list(&target));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn excluded_is_what_the_rules_say() {
+    let (world, folder) = (World::new().await, tempfile::tempdir().unwrap());
+    let source = folder.path().join("source");
+    sample(&source);
+    let rules = Rules::new(&["/.env", "/app/"], &["*.bak"]).unwrap();
+    std::fs::write(source.join("app/x.bak"), "old").unwrap();
+    let (reader, _) = world.store(&source, rules).await;
+    let target = folder.path().join("target");
+    let component = reader.component("app").await.unwrap();
+    tree::restore_tree(&component, &target, &options(), quiet()).await.unwrap();
+    let mut found: Vec<String> = list(&target).lines().map(|l| l.split(' ').next().unwrap().to_owned()).collect();
+    found.sort();
+    assert_eq!(found, [".", "./.env", "./app", "./app/Http", "./app/Http/Kernel.php"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_restored_over_anything() {
+    let (world, folder) = (World::new().await, tempfile::tempdir().unwrap());
+    let source = folder.path().join("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("a"), "new").unwrap();
+    let (reader, _) = world.store(&source, Rules::none()).await;
+    let component = reader.component("app").await.unwrap();
+    for name in ["file", "folder", "link"] {
+        let target = folder.path().join(name);
+        match name {
+            "file" => std::fs::write(&target, "live").unwrap(),
+            "folder" => std::fs::create_dir(&target).unwrap(),
+            _ => std::os::unix::fs::symlink("nowhere", &target).unwrap(),
+        }
+        let error = tree::restore_tree(&component, &target, &options(), quiet()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists, "{name}");
+    }
+    let no_room = RestoreOptions { keep_free: u64::MAX / 2, ..options() };
+    let error = tree::restore_tree(&component, &folder.path().join("x"), &no_room, quiet()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoSpace);
+    let error = tree::restore_tree(&component, &folder.path().join("no/x"), &options(), quiet()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    let mut left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["file", "folder", "link", "source"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_damaged_backup_nothing_is_left_at_the_target() {
+    let (world, folder) = (World::new().await, tempfile::tempdir().unwrap());
+    let (source, target) = (folder.path().join("source"), folder.path().join("target"));
+    sample(&source);
+    let (reader, _) = world.store(&source, Rules::none()).await;
+    let component = reader.component("app").await.unwrap();
+    for part in component.parts().iter().filter(|p| p.meta.what != "troubles") {
+        let key = reader.place().part(component.name(), part.index);
+        let good = world.object(&key).await;
+        let mut bad = good.to_vec();
+        let middle = bad.len() / 2;
+        bad[middle] ^= 1;
+        world.replace(&key, bad).await;
+        let error = tree::restore_tree(&component, &target, &options(), quiet()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "part {}: {error}", part.index);
+        world.replace(&key, good).await;
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "part {}", part.index);
+    }
+    tree::restore_tree(&component, &target, &options(), quiet()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_component_that_is_no_tree_is_refused() {
+    let world = World::new().await;
+    let info = world.backup(&["1\tann\n"]).await;
+    let reader = BackupReader::open(&world.repository, info.place).await.unwrap();
+    let component = reader.component("database").await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let error = tree::restore_tree(&component, &folder.path().join("x"), &options(), quiet()).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Corrupt), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_is_listed_in_the_backup() {
+    let (world, folder) = (World::new().await, tempfile::tempdir().unwrap());
+    let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("php.sock")).unwrap();
+    let (reader, stored) = world.store(folder.path(), Rules::none()).await;
+    let told = tree::read_troubles(&reader.component("app").await.unwrap()).await.unwrap();
+    assert_eq!(told, stored.troubles);
+    assert_eq!((told.list[0].kind, told.list[0].path.as_str()), (TroubleKind::Skipped, "php.sock"));
+}

@@ -1,0 +1,130 @@
+//! Opening what lies below a folder, and nothing else: no symbolic link is followed and no path leads out.
+
+use std::{
+    ffi::OsStr,
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustix::{
+    fs::{Mode, OFlags, ResolveFlags},
+    io::Errno,
+};
+
+use super::entry::TreePath;
+use crate::error::{Error, ErrorKind, Result};
+
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// The root folder of a tree, held open: what its path leads to later does not matter.
+#[derive(Debug, Clone)]
+pub struct Root {
+    path: Arc<PathBuf>,
+    fd: Arc<OwnedFd>,
+}
+
+impl Root {
+    /// Opens a folder.
+    ///
+    /// # Errors
+    /// `NotFound`: it does not exist. `InvalidInput`: it is no folder. `Precondition`: it may not be read.
+    pub fn open(path: &Path) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| {
+            let error = Error::from(io::Error::from(e)).during(format!("cannot open folder `{}`", path.display()));
+            if e == Errno::NOTDIR { error.of_kind(ErrorKind::InvalidInput) } else { error }
+        })?;
+        Ok(Self { path: Arc::new(path.into()), fd: Arc::new(fd) })
+    }
+
+    /// Returns the path that it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Opens a folder below it.
+    pub(super) fn folder(&self, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+        if path.is_empty() {
+            return rustix::fs::openat(self.fd(), ".", FOLDER, Mode::empty());
+        }
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        match rustix::fs::openat2(self.fd(), OsStr::from_bytes(path), FOLDER, Mode::empty(), resolve) {
+            // Kernels before 5.6, and sandboxes that know no such call: the same promise, a name at a time.
+            Err(Errno::NOSYS | Errno::PERM) => self.folder_by_steps(path),
+            result => result,
+        }
+    }
+
+    fn folder_by_steps(&self, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+        let mut at = rustix::fs::openat(self.fd(), ".", FOLDER, Mode::empty())?;
+        for name in path.split(|b| *b == b'/') {
+            if matches!(name, b"" | b"." | b"..") {
+                return Err(Errno::INVAL);
+            }
+            at = rustix::fs::openat(&at, OsStr::from_bytes(name), FOLDER, Mode::empty())?;
+        }
+        Ok(at)
+    }
+}
+
+/// Remembers the folder that was opened last: neighbours come one after the other.
+#[derive(Debug)]
+pub(super) struct Folders<'a> {
+    root: &'a Root,
+    last: Option<(Vec<u8>, OwnedFd)>,
+}
+
+impl<'a> Folders<'a> {
+    pub(super) fn new(root: &'a Root) -> Self {
+        Self { root, last: None }
+    }
+
+    /// Gives the folder that holds `path`, and the name in it.
+    ///
+    /// # Errors
+    /// What opening the folder gives; `EINVAL` for the root, which lies in no folder.
+    pub(super) fn of<'p>(&mut self, path: &'p TreePath) -> rustix::io::Result<(BorrowedFd<'_>, &'p OsStr)> {
+        let (folder, name) = path.split().ok_or(Errno::INVAL)?;
+        if self.last.as_ref().is_none_or(|(open, _)| open != folder) {
+            self.last = None;
+            self.last = Some((folder.to_vec(), self.root.folder(folder)?));
+        }
+        let (_, fd) = self.last.as_ref().ok_or(Errno::INVAL)?;
+        Ok((fd.as_fd(), OsStr::from_bytes(name)))
+    }
+}
+
+/// Says which entry a call failed for.
+pub(super) fn failed(what: &str, path: &TreePath, error: impl Into<io::Error>) -> Error {
+    Error::from(error.into()).during(format!("cannot {what} {path:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neither_links_nor_dots_lead_out() {
+        let outside = tempfile::tempdir().unwrap();
+        let inside = outside.path().join("inside");
+        std::fs::create_dir_all(inside.join("a/b")).unwrap();
+        std::os::unix::fs::symlink("..", inside.join("up")).unwrap();
+        std::os::unix::fs::symlink("a", inside.join("link")).unwrap();
+        let root = Root::open(&inside).unwrap();
+        for open in [Root::folder, Root::folder_by_steps] {
+            assert!(open(&root, b"a/b").is_ok());
+            for bad in [&b".."[..], b"a/../..", b"up", b"link/b", b"/etc", b"a/b/c"] {
+                assert!(open(&root, bad).is_err(), "{}", String::from_utf8_lossy(bad));
+            }
+        }
+    }
+}

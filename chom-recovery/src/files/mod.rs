@@ -1,0 +1,24 @@
+//! File trees: packed as tar, read back without trust, put in place without harm.
+//!
+//! [`walk`] looks at a tree and cuts it into pieces of work, [`pack`] turns each into bytes of a tar, [`tar`] writes
+//! and reads headers, and [`unpack`] puts entries into a new folder. Nothing here follows a symbolic link, and nothing
+//! of an archive is believed before it was checked. The catalogue's [`tree`](crate::catalog::tree) joins this with
+//! backups.
+
+mod beneath;
+mod check;
+mod entry;
+mod exclude;
+pub mod pack;
+mod sparse;
+pub mod stage;
+pub mod tar;
+pub mod unpack;
+pub mod walk;
+
+pub use beneath::Root;
+pub use entry::{Attributes, Entry, Extent, Kind, Time, TreePath, Xattr};
+pub use exclude::Rules;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+"""Measures backup and restore of a file tree: ours, the runbook's tar and gzip, and restic.
+
+Every run is a process of its own, so that wall time, CPU and peak memory are the kernel's word. Runs alternate; the
+median counts. The tree is in the page cache for all of them. Ours makes everything durable before it ends; tar does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+MIB = 1 << 20
+SMALL = 100_000
+LARGE = [(96, 0.0), (64, 0.0), (64, 1.0), (48, 1.0), (48, 0.5), (32, 0.5), (32, 0.0), (24, 1.0), (24, 0.5), (16, 0.0), (16, 1.0)]
+
+
+@dataclass
+class Cost:
+    """What a process took."""
+
+    wall: float
+    cpu: float
+    peak_mb: float
+
+
+def make_tree(root: Path, scale: float) -> None:
+    """Makes the same tree every time: code and logs that compress, pictures and archives that do not."""
+    dice = random.Random(20260301)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["".join(dice.choices(letters, k=dice.randint(2, 11))) for _ in range(6000)]
+    glue = [" ", " ", " ", "\n    ", "->", "::", "('", "');\n", " = $", ", ", " {\n", "}\n\n", " // ", "\t"]
+    weights = [1 / (rank + 3) for rank in range(len(words))]
+    chosen = dice.choices(words, weights, k=5_000_000)
+    between = dice.choices(glue, k=len(chosen))
+    text = "".join(word + space for word, space in zip(chosen, between)).encode()
+    noise = dice.randbytes(32 * MIB)
+
+    def content(size: int, share_of_noise: float) -> bytes:
+        pool = noise if dice.random() < share_of_noise else text
+        parts = []
+        while size > 0:
+            piece = min(size, 4 * MIB)
+            begin = dice.randrange(len(pool) - piece)
+            parts.append(pool[begin : begin + piece])
+            size -= piece
+        return b"".join(parts)
+
+    for number in range(int(SMALL * scale)):
+        folder = root / f"vendor/package-{number // 400:03d}/src/{number // 40 % 10}"
+        if number % 40 == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+        size = min(int(dice.lognormvariate(8.8, 1.1)), 400_000)
+        (folder / f"Class{number:06d}.php").write_bytes(content(size, 0.12))
+    (root / "storage/app/uploads").mkdir(parents=True)
+    for number, (size, share) in enumerate(LARGE):
+        (root / f"storage/app/uploads/large-{number:02d}.bin").write_bytes(content(int(size * MIB * scale), share))
+    (root / ".env").write_text("APP_KEY=base64:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n")
+
+
+def run(argv: list[str], **environment: str) -> Cost:
+    """Runs a program to its end."""
+    os.sync()
+    begun = time.monotonic()
+    pid = os.posix_spawnp(argv[0], argv, {**os.environ, **environment}, file_actions=[(os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0)])
+    _, status, usage = os.wait4(pid, 0)
+    wall = time.monotonic() - begun
+    if os.waitstatus_to_exitcode(status) != 0:
+        sys.exit(f"{' '.join(argv)}: exit status {status}")
+    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+def stored_mb(path: Path) -> float:
+    """Bytes of a file or of all files below a folder, in MB."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files) / 1e6
+
+
+def median(costs: list[Cost]) -> Cost:
+    return Cost(
+        statistics.median(c.wall for c in costs),
+        statistics.median(c.cpu for c in costs),
+        max(c.peak_mb for c in costs),
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--program", required=True)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--scale", type=float, default=100, help="size of the tree, in percent")
+    parser.add_argument("--folder", type=Path, default=None, help="where to work; needs about four times the tree")
+    arguments = parser.parse_args()
+    program = str(Path(arguments.program).resolve())
+
+    with tempfile.TemporaryDirectory(prefix="bench-files-", dir=arguments.folder) as name:
+        work = Path(name)
+        tree = work / "tree"
+        tree.mkdir()
+        print("making the tree", file=sys.stderr)
+        make_tree(tree, arguments.scale / 100)
+        plain_mb = stored_mb(tree)
+        files = sum(1 for file in tree.rglob("*") if file.is_file())
+        restic = {"RESTIC_PASSWORD": "bench", "RESTIC_CACHE_DIR": str(work / "restic-cache")}
+        costs: dict[str, list[Cost]] = {}
+        sizes: dict[str, float] = {}
+
+        def note(what: str, cost: Cost) -> None:
+            costs.setdefault(what, []).append(cost)
+            print(f"{what:24} {cost.wall:7.2f} s wall {cost.cpu:7.2f} s CPU {cost.peak_mb:7.0f} MB peak", file=sys.stderr)
+
+        for _ in range(arguments.runs):
+            ours, theirs, archive, target = work / "ours", work / "restic", work / "tree.tar.gz", work / "target"
+            for path in (ours, theirs, target):
+                shutil.rmtree(path, ignore_errors=True)
+            run([program, "init", str(ours)])
+            run(["restic", "init", "-q", "-r", str(theirs)], **restic)
+
+            note("ours backup", run([program, "backup", str(ours), str(tree)]))
+            note("tar czf", run(["tar", "czf", str(archive), "-C", str(tree), "."]))
+            note("restic backup", run(["restic", "backup", "-q", "-r", str(theirs), str(tree)], **restic))
+            sizes |= {"ours": stored_mb(ours), "tar": stored_mb(archive), "restic": stored_mb(theirs)}
+            note("ours backup again", run([program, "backup", str(ours), str(tree)]))
+            note("restic backup again", run(["restic", "backup", "-q", "-r", str(theirs), str(tree)], **restic))
+            sizes["ours again"] = stored_mb(ours) - sizes["ours"]
+
+            note("ours restore", run([program, "restore", str(ours), str(target)]))
+            check_same(tree, target)
+            shutil.rmtree(target)
+            target.mkdir()
+            note("tar xzf", run(["tar", "xzf", str(archive), "-C", str(target)]))
+            shutil.rmtree(target)
+            note("restic restore", run(["restic", "restore", "-q", "-r", str(theirs), "latest", "--target", str(target)], **restic))
+
+    best = {what: median(some) for what, some in costs.items()}
+    rows = []
+
+    def row(work: str, ours: str, peer: str, stored: float, goal: float) -> None:
+        mine, other = best[ours], best[peer]
+        ratio = other.wall / mine.wall
+        rows.append(
+            {
+                "work": work,
+                "engine": "files",
+                "ours_s": round(mine.wall, 2),
+                "ours_cpu_s": round(mine.cpu, 2),
+                "peer": peer,
+                "peer_s": round(other.wall, 2),
+                "peer_cpu_s": round(other.cpu, 2),
+                "peer_peak_mb": round(other.peak_mb),
+                "ratio": round(ratio, 2),
+                "peak_mb": round(mine.peak_mb),
+                "stored_mb": round(stored, 1),
+                "goal": f"ratio >= {goal}, peak < 150 MB",
+                "met": ratio >= goal and mine.peak_mb < 150,
+            }
+        )
+
+    row("backup of a tree", "ours backup", "tar czf", sizes["ours"], 4)
+    row("backup of a tree", "ours backup", "restic backup", sizes["ours"], 1.5)
+    row("restore of a tree", "ours restore", "tar xzf", sizes["ours"], 1)
+    row("restore of a tree", "ours restore", "restic restore", sizes["ours"], 1)
+    row("backup of an unchanged tree", "ours backup again", "restic backup again", sizes["ours again"], 0)
+
+    print(f"{files} files, {plain_mb:.0f} MB; stored: ours {sizes['ours']:.0f} MB, tar {sizes['tar']:.0f} MB, restic {sizes['restic']:.0f} MB; median of {arguments.runs}")
+    print(f"{'work':28} {'ours s':>8} {'peer':22} {'peer s':>8} {'ratio':>6} {'peak MB':>8} {'stored MB':>10}  goal")
+    for r in rows:
+        verdict = "met" if r["met"] else "MISSED"
+        print(
+            f"{r['work']:28} {r['ours_s']:8.2f} {r['peer']:22} {r['peer_s']:8.2f} {r['ratio']:6.2f} {r['peak_mb']:8} {r['stored_mb']:10.1f}  {r['goal']}: {verdict}"
+        )
+    write(rows)
+    return 0 if all(r["met"] for r in rows) else 1
+
+
+def check_same(tree: Path, target: Path) -> None:
+    """A fast restore of something else would be worth nothing."""
+    for file in tree.rglob("*"):
+        other = target / file.relative_to(tree)
+        mine, theirs = file.lstat(), other.lstat()
+        same = (mine.st_mode, mine.st_mtime_ns, mine.st_uid) == (theirs.st_mode, theirs.st_mtime_ns, theirs.st_uid)
+        if not same or (file.is_file() and file.read_bytes() != other.read_bytes()):
+            sys.exit(f"{other} differs from {file}")
+
+
+def write(rows: list[dict[str, object]]) -> None:
+    """Keeps what other benchmarks measured."""
+    file = Path("target/bench.json")
+    kept = json.loads(file.read_text()) if file.exists() else []
+    kept = [r for r in kept if r.get("engine") != "files"]
+    file.write_text(json.dumps(kept + rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
