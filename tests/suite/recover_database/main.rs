@@ -7,6 +7,7 @@ mod disturbed;
 mod drill;
 mod found;
 mod kill;
+mod legacy;
 mod people;
 mod rollback;
 mod space;
