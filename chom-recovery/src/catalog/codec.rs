@@ -560,7 +560,7 @@ mod tests {
             counter.fetch_add(line.len(), std::sync::atomic::Ordering::SeqCst);
             Ok(line.clone())
         });
-        let body: ByteStream = Box::pin(futures::StreamExt::chain(begin, rest.take(2_000)));
+        let body: ByteStream = Box::pin(futures::StreamExt::chain(begin, futures::StreamExt::take(rest, 2_000)));
         let result = pipe::consume(body, move |input| measure(input, Compression::Zstd, Some(&opener))).await;
         assert_eq!(result.unwrap_err().kind(), ErrorKind::Corrupt);
         assert!(pulled.load(std::sync::atomic::Ordering::SeqCst) < 1 << 20);
