@@ -121,9 +121,20 @@ recoveries() {
   esac
 }
 
+# The judge of metrics and alerting rules; unpacked, so that no service is installed.
+promtool() {
+  local tools=$root/target/tools/prometheus
+  command -v promtool >/dev/null || [ -x "$tools/usr/bin/promtool" ] || {
+    mkdir -p "$tools"
+    (cd "$tools" && apt-get download -qq prometheus && dpkg -x prometheus_*.deb . && rm prometheus_*.deb) 2>/dev/null ||
+      echo "run.sh: promtool is missing, its tests are skipped: apt-get install prometheus" >&2
+  }
+}
+
 # What needs the processor and no Engine; it gives way to the tests that wait for servers.
 checks() {
   renice -n 10 -p "$BASHPID" >/dev/null
+  promtool
   phase "unit tests, simulation, kill matrices" unit_tests
   phase "dependencies" deny
   phase "lints" cargo clippy --quiet --workspace --all-targets --all-features -- -D warnings
@@ -143,7 +154,7 @@ containers() {
     [ "$db" != mariadb-11.8 ] || cases=core
     [ "$depth" != all ] || cases=slow
     phase "dump and load on $db ($cases)" real CHOM_TEST_STACK=1 CHOM_TEST_DB=$db CHOM_TEST_DB_CASES=$cases -- \
-      mysql_roundtrip mysql_load mysql_consistency mysql_settings mysql_scale format_by_hand
+      mysql_roundtrip mysql_load mysql_consistency mysql_settings mysql_scale format_by_hand sqlfile
   done
 }
 

@@ -173,6 +173,18 @@ pub(crate) enum Command {
     Config(Config),
     /// Print the quick-reference card of this system
     Card,
+    /// Measure backups and drills for Prometheus
+    Metrics {
+        /// Write them to this file at once, for the textfile collector; its name ends in .prom
+        #[arg(short, long, value_name = "FILE", conflicts_with = "rules")]
+        output: Option<PathBuf>,
+        /// Print alerting rules for the objectives of this system instead
+        #[arg(long)]
+        rules: bool,
+    },
+    /// Run backups, verification, drills and metrics on time
+    #[command(subcommand)]
+    Schedule(Schedule),
 }
 
 /// What became of a step.
@@ -289,7 +301,7 @@ pub(crate) struct Which {
     /// The newest taken at or before this time (RFC 3339)
     #[arg(long, value_name = "TIME")]
     pub(crate) timestamp: Option<DateTime<Utc>>,
-    /// By id, or its unique beginning
+    /// By id, or its unique beginning; `legacy:PATH` or `legacy:latest` for a backup of another program
     #[arg(long, value_name = "ID")]
     pub(crate) backup: Option<String>,
     /// The newest with this tag
@@ -428,6 +440,25 @@ pub(crate) enum EncryptionChoice {
     Age,
     /// Stored bytes can be read by everybody who reaches the store
     None,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Schedule {
+    /// Write systemd units for this system
+    Install {
+        /// Only print them
+        #[arg(long)]
+        print: bool,
+        /// Folder for the units
+        #[arg(long, value_name = "DIR", default_value = "/etc/systemd/system", conflicts_with = "print")]
+        directory: PathBuf,
+        /// Program that the units call [default: this one]
+        #[arg(long, value_name = "FILE")]
+        program: Option<PathBuf>,
+        /// File that the metrics are written to; none: no timer writes them
+        #[arg(long, value_name = "FILE")]
+        textfile: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -37,6 +37,8 @@ use crate::{
 
 mod keeping;
 mod leftovers;
+mod legacy;
+mod metrics;
 mod overview;
 mod upkeep;
 

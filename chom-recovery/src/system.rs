@@ -15,6 +15,12 @@ use crate::{
     secret::SecretSource,
 };
 
+mod legacy;
+mod schedule;
+
+pub use legacy::{Legacy, LegacyAccount};
+pub use schedule::Schedule;
+
 /// One protected system.
 ///
 /// # Examples
@@ -59,9 +65,15 @@ pub struct System {
     /// How long they are kept.
     #[serde(default)]
     pub retention: Retention,
+    /// Backups of other programs that count as well, where there are some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub legacy: Option<Legacy>,
     /// RTO and RPO.
     #[serde(default)]
     pub objectives: Objectives,
+    /// When what is done. Only `schedule install` reads it.
+    #[serde(default)]
+    pub schedule: Schedule,
     /// Limits of the host.
     #[serde(default)]
     pub limits: Limits,
@@ -519,6 +531,10 @@ impl System {
                 return bad(format!("`application.newest_row`: `{row}` is not `schema.table.column`"));
             }
         }
+        if let Some(legacy) = &self.legacy {
+            legacy.check()?;
+        }
+        self.schedule.check()?;
         let mut names = std::collections::BTreeSet::new();
         for http in &self.http {
             if !names.insert(&http.name) {

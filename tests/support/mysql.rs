@@ -168,6 +168,12 @@ impl TestServer {
         Server::connect(self.login(), Duration::from_secs(10)).await.expect("the server answers")
     }
 
+    /// Connects with the password of another server, whose accounts were put here.
+    pub async fn connect_as(&self, other: &Self) -> Server {
+        let login = Login { password: other.password.clone(), ..self.login() };
+        Server::connect(login, Duration::from_secs(10)).await.expect("the server answers")
+    }
+
     /// Name of the container.
     pub fn container(&self) -> &str {
         &self.container
@@ -225,6 +231,16 @@ impl TestServer {
             .collect();
         lines.sort();
         lines
+    }
+
+    /// Dumps with the server's own tool, as a script would.
+    ///
+    /// # Panics
+    /// The tool fails.
+    pub fn dump(&self, arguments: &[&str]) -> Vec<u8> {
+        let output = self.tool(self.image.dumper(), arguments, b"");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
     }
 
     fn tool(&self, tool: &str, args: &[&str], input: &[u8]) -> Output {

@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-/// Builds the program once and returns its path; cargo does nothing when it is up to date.
+/// The program that `tests/run.sh` compiled; without it, builds it once.
 ///
 /// # Panics
 /// It does not compile.

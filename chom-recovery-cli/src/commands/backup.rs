@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use chom_recovery::{
     Result,
-    catalog::{BackupInfo, Compression, Level, Listing, VerifyReport},
+    catalog::{BackupInfo, Compression, Level, Listing, Selector, VerifyReport, legacy::LegacyListing},
     probe::Status,
     procedure::database::ops::BackUp,
     recovery::BackupStatus,
 };
 use comfy_table::{Cell, Color};
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::health;
+use super::{health, legacy};
 use crate::{
     args::{Backup, Component, CompressionChoice, Depth},
     consent::login_name,
@@ -30,26 +31,29 @@ pub(crate) async fn run(session: &Session, command: Backup) -> Result<Exit> {
             let Component::Database = what.component;
             create(session, BackUp { tags, run: None, compression: compression.into() }).await
         }
-        Backup::List { tag } => {
-            let mut listing = session.open_without_engine()?.backups().await?;
-            if let Some(tag) = tag {
-                listing.backups.retain(|b| b.tags.iter().any(|t| t.as_str() == tag));
-            }
-            output.show("backups", &listing, |output| print_list(output, &listing));
-            let is_whole = listing.problems.is_empty();
-            Ok(if is_whole { Exit::Ok } else { Exit::Incomplete })
-        }
+        Backup::List { tag } => list(session, tag.as_deref()).await,
         Backup::Show { which } => {
-            let info = session.open_without_engine()?.backup(&which.selector()?).await?;
+            let recovery = session.open_without_engine()?;
+            let which = which.selector()?;
+            if let Selector::Legacy(name) = &which {
+                let backup = recovery.legacy_backup(name).await?;
+                output.show("legacy_backup", &backup, |output| legacy::print_one(output, &backup));
+                return Ok(Exit::Ok);
+            }
+            let info = recovery.backup(&which).await?;
             output.show("backup", &info, |output| print_one(output, &info));
             Ok(Exit::Ok)
         }
         Backup::Verify { which, depth } => {
             let recovery = session.open_without_engine()?;
+            let which = which.selector()?;
+            if let Selector::Legacy(name) = &which {
+                return legacy::verify(session, &recovery, name, depth).await;
+            }
             let terminal = output.terminal.clone();
             terminal.begin("verifying");
             let progress = |p: chom_recovery::catalog::Progress| terminal.advance(p.done, Some(p.total));
-            let report = recovery.verify_backup(&which.selector()?, depth.into(), &progress).await;
+            let report = recovery.verify_backup(&which, depth.into(), &progress).await;
             terminal.end();
             let report = report?;
             output.show("verification", &report, |output| print_verification(output, &report));
@@ -79,6 +83,47 @@ pub(crate) async fn run(session: &Session, command: Backup) -> Result<Exit> {
             Ok(if status.status == Status::Healthy { Exit::Ok } else { health::exit(Status::Down) })
         }
     }
+}
+
+/// Lists the repository, and the legacy backups beside it.
+async fn list(session: &Session, tag: Option<&str>) -> Result<Exit> {
+    #[derive(Serialize)]
+    struct Shown<'a> {
+        #[serde(flatten)]
+        listing: &'a Listing,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        legacy: Option<&'a LegacyListing>,
+    }
+    let output = &session.output;
+    let recovery = session.open_without_engine()?;
+    let legacy = recovery.legacy_backups().await;
+    let mut listing = match recovery.backups().await {
+        // Without a repository there may be all the more beside it.
+        Err(error) => {
+            if let (Ok(Some(legacy)), false) = (&legacy, output.json) {
+                legacy::print_list(output, legacy);
+            }
+            return Err(error);
+        }
+        Ok(listing) => listing,
+    };
+    let (legacy, legacy_error) = match legacy {
+        Ok(legacy) => (legacy.filter(|_| tag.is_none()), None),
+        Err(error) => (None, Some(error)),
+    };
+    if let Some(tag) = tag {
+        listing.backups.retain(|b| b.tags.iter().any(|t| t.as_str() == tag));
+    }
+    listing.problems.extend(legacy_error.map(|e| e.to_record()));
+    let shown = Shown { listing: &listing, legacy: legacy.as_ref() };
+    output.show("backups", &shown, |output| {
+        print_list(output, &listing);
+        if let Some(legacy) = &legacy {
+            legacy::print_list(output, legacy);
+        }
+    });
+    let is_whole = listing.problems.is_empty() && legacy.is_none_or(|l| l.problems.is_empty());
+    Ok(if is_whole { Exit::Ok } else { Exit::Incomplete })
 }
 
 async fn create(session: &Session, request: BackUp) -> Result<Exit> {

@@ -11,13 +11,16 @@ mod config;
 mod diagnose;
 mod drill;
 mod health;
+mod legacy;
 mod maintenance;
+mod metrics;
 mod plan;
 mod prune;
 mod recover;
 mod repo;
 mod resolve;
 pub(crate) mod runs;
+mod schedule;
 mod status;
 mod which;
 
@@ -52,6 +55,8 @@ pub(crate) async fn run(session: &Session, command: Option<Command>) -> Result<E
         }
         Some(Command::Maintenance(command)) => maintenance::run(session, command).await,
         Some(Command::Config(command)) => config::run(session, command).await,
+        Some(Command::Metrics { output, rules }) => metrics::metrics(session, output.as_deref(), rules).await,
+        Some(Command::Schedule(command)) => schedule::run(session, command),
         Some(Command::Card) => card::card(session),
     }
 }

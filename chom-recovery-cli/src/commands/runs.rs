@@ -164,7 +164,7 @@ pub(crate) fn print_report(output: &Output, report: &RunReport) {
                 let verified = &restored.verified;
                 format!(
                     "restored from backup {}: {} tables, {} rows and {} definitions compared before the swap",
-                    restored.backup.id(),
+                    restored.backup.name(),
                     verified.tables,
                     verified.rows,
                     verified.definitions

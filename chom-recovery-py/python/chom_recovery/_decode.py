@@ -6,6 +6,7 @@ and the JSON lacks is an error.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import functools
@@ -42,9 +43,13 @@ def _decode(kind: Any, value: Any, at: str) -> Any:
     if kind is Any:
         return value
     if origin is types.UnionType or origin is typing.Union:
-        # The only unions of models are those with `None`.
-        (inner,) = (a for a in arguments if a is not types.NoneType)
-        return None if value is None else _decode(inner, value, at)
+        if value is None and types.NoneType in arguments:
+            return None
+        *others, last = (a for a in arguments if a is not types.NoneType)
+        for inner in others:
+            with contextlib.suppress(TypeError):
+                return _decode(inner, value, at)
+        return _decode(last, value, at)
     if origin is tuple:
         items = _expect(list, value, at)
         if arguments[-1] is Ellipsis:

@@ -145,7 +145,8 @@ class Recovery:
         safe point, see the package.
 
         Args:
-            backup: `"latest"`, `"previous"`, an id or the begin of one, `"tag:NAME"` for the newest with a tag, an
+            backup: `"latest"`, `"previous"`, an id or the begin of one, `"tag:NAME"` for the newest with a tag,
+                `"legacy:PATH"` for a dump of another program, an
                 aware `datetime` for the newest whose data is not later, or an item of `backups.list()`.
             extent: `"recover"` is the whole runbook, with checklist, triage, maintenance mode and soak; `"restore"`
                 only replaces the data, whatever state it is in.
@@ -302,6 +303,8 @@ def _selector(which: Which) -> str | dict[str, Any]:
         return "latest"
     if which == "previous":
         return {"previous": 1}
+    if which.startswith("legacy:"):
+        return {"legacy": which.removeprefix("legacy:")}
     if which.startswith("tag:"):
         return {"tag": which.removeprefix("tag:")}
     return {"id": which}

@@ -28,6 +28,7 @@ __all__ = [
     "HeldKey",
     "Initialized",
     "KeptVolume",
+    "LegacyBackup",
     "Listing",
     "Place",
     "Plan",
@@ -232,6 +233,26 @@ class BackupInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class LegacyBackup:
+    """A backup that another program made.
+
+    Attributes:
+        legacy: Path below the configured directory; `"legacy:" + legacy` names it.
+        point: The moment whose data it holds, as far as it is known.
+        told_by: What tells that moment: `name`, `content` or `file`.
+    """
+
+    legacy: str
+    kind: str
+    is_increment: bool
+    point: datetime
+    told_by: str
+    stored_len: int
+    warnings: tuple[str, ...]
+    plain_len: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Damaged:
     """A backup that is there and cannot be used."""
 
@@ -346,7 +367,7 @@ class HeldJobs:
 class Restored:
     """What took the place of the old data."""
 
-    backup: BackupInfo
+    backup: BackupInfo | LegacyBackup
     verified: Verified
     kept: KeptVolume
     newest_rows: Mapping[str, str]

@@ -52,6 +52,7 @@ mod id;
 mod index;
 mod json;
 mod layout;
+pub mod legacy;
 pub mod logical;
 mod manifest;
 mod probe;

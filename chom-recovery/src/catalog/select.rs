@@ -50,6 +50,9 @@ pub enum Selector {
     Id(String),
     /// The newest with this tag.
     Tag(Name),
+    /// A backup of another program, by its path below [`Legacy::directory`](crate::system::Legacy) or its file name;
+    /// `latest` is the newest dump. No repository holds it: see [`legacy`](crate::catalog::legacy).
+    Legacy(String),
 }
 
 /// A backup that is there and cannot be used as it is.
@@ -327,6 +330,13 @@ impl Listing {
         if let Selector::Id(prefix) = selector {
             return self.by_id(prefix);
         }
+        if let Selector::Legacy(name) = selector {
+            return Err(Error::new(
+                ErrorKind::NotFound,
+                format!("legacy backup `{}` is in no repository", name.escape_debug()),
+            )
+            .hint("this needs a backup of the repository: leave out `legacy:`"));
+        }
         if let Some(problem) = self.problems.first() {
             return Err(Error::new(ErrorKind::Incomplete, "the repository could not be listed completely")
                 .with("problems", self.problems.len())
@@ -339,7 +349,10 @@ impl Listing {
             (Selector::Timestamp(at), Entry::Usable(b)) => b.point <= *at,
             (Selector::Timestamp(at), Entry::Damaged(d)) => d.place.id.time() <= *at,
             (Selector::Tag(tag), Entry::Usable(b)) => b.tags.contains(tag),
-            (Selector::Latest | Selector::Previous(_) | Selector::Tag(_) | Selector::Id(_), _) => true,
+            (
+                Selector::Latest | Selector::Previous(_) | Selector::Tag(_) | Selector::Id(_) | Selector::Legacy(_),
+                _,
+            ) => true,
         });
         let skip = if let Selector::Previous(n) = selector { *n as usize } else { 0 };
         match matching.by_ref().nth(skip) {
@@ -418,6 +431,7 @@ impl Listing {
             Selector::Timestamp(at) => format!("no backup with data from {} or earlier", at.format("%F %T UTC")),
             Selector::Id(id) => format!("no backup {}", id.escape_debug()),
             Selector::Tag(tag) => format!("no backup tagged `{tag}`"),
+            Selector::Legacy(name) => format!("no backup `{}`", name.escape_debug()),
         };
         if self.backups.is_empty()
             && self.damaged.is_empty()

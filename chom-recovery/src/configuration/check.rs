@@ -13,7 +13,7 @@ use crate::{
         Backend, BackendExt, Engine,
         docker::{DockerBackend, DockerOptions},
     },
-    catalog::{Recipient, Repository, Signer},
+    catalog::{Recipient, Repository, Signer, legacy::LegacyCatalog},
     error::{Error, ErrorKind, Result},
     probe::{Answer, HealthProbe, Status, ask, http::HttpProbe, mysql::MysqlProbe, redis::RedisProbe},
     store,
@@ -121,6 +121,7 @@ pub async fn check(system: &System) -> CheckReport {
     let engine = check_engine(system, &mut report).await;
     check_state_dir(system, engine.as_ref().map(|(_, engine)| engine), &mut report).await;
     check_repository(system, &mut report).await;
+    check_legacy(system, &mut report).await;
     let secret = system.database.password.resolve().await.map(|_| format!("read from {}", system.database.password));
     report.tried("database.password", secret);
     match &engine {
@@ -218,6 +219,19 @@ async fn check_services(system: &System, backend: &Arc<dyn Backend>, report: &mu
         let probe: Arc<dyn HealthProbe> = Arc::new(RedisProbe::new(redis.clone(), backend.clone()));
         report.answered("redis", &ask(&probe, deadline).await);
     }
+}
+
+async fn check_legacy(system: &System, report: &mut CheckReport) {
+    let Some(settings) = &system.legacy else { return };
+    let listed = LegacyCatalog::new(settings).list().await;
+    for link in listed.iter().flat_map(|l| &l.links) {
+        if let Some(problem) = &link.problem {
+            let detail = format!("`{}` -> `{}`: {problem}", link.link, link.target);
+            report.add("legacy link", Verdict::Warning, detail, Some("do not rely on it; name backups instead".into()));
+        }
+    }
+    report
+        .tried("legacy.directory", listed.map(|l| format!("{} backups in {}", l.backups.len(), l.directory.display())));
 }
 
 async fn check_repository(system: &System, report: &mut CheckReport) {

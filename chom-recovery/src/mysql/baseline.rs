@@ -120,8 +120,7 @@ impl Objects {
             add("schema", s.name.clone(), &[s.create.bytes()]);
         }
         for t in &self.tables {
-            let create = without_repeated_charset(&without_auto_increment(t.create.bytes()));
-            add("table", format!("{}.{}", t.schema, t.name), &[&create]);
+            add("table", format!("{}.{}", t.schema, t.name), &[&normal(t.create.bytes())]);
         }
         for s in &self.sequences {
             add("sequence", format!("{}.{}", s.schema, s.name), &[s.create.bytes()]);
@@ -164,6 +163,15 @@ impl Objects {
             })
             .collect()
     }
+}
+
+/// Hashes a `CREATE TABLE` statement as a server writes it, without what moves with the data.
+pub(super) fn definition_hash(create: &[u8]) -> String {
+    hash_of(&[&normal(create.trim_ascii())])
+}
+
+fn normal(create: &[u8]) -> Vec<u8> {
+    without_repeated_charset(&without_auto_increment(create))
 }
 
 /// Hashes parts so that no two divisions of the same bytes are equal.

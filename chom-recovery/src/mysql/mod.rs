@@ -21,6 +21,7 @@ mod objects;
 mod quote;
 mod server;
 mod session;
+pub mod sqlfile;
 
 #[doc = include_str!("../docs/database.md")]
 pub mod preserved {}

@@ -5,8 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    dump::objects::collect_accounts,
     info::{Flavour, Position, ServerInfo},
     login::Login,
+    objects::Account,
     quote,
     session::{PROGRAM, Role, Session, server_code},
 };
@@ -253,6 +255,22 @@ impl Server {
             ));
         }
         Ok(after)
+    }
+
+    /// Reads accounts and roles with their grants; the server's own are left out.
+    pub async fn accounts(&self) -> Result<Vec<Account>> {
+        collect_accounts(self).await
+    }
+
+    /// Returns the statement that makes a schema as it is here; `None`: there is none of this name.
+    pub async fn schema_definition(&self, schema: &str) -> Result<Option<Vec<u8>>> {
+        let mut session = self.session(Role::Read).await?;
+        let row = match session.row(format!("SHOW CREATE DATABASE {}", quote::ident(schema))).await {
+            Err(e) if e.kind() == ErrorKind::NotFound => None,
+            row => row?,
+        };
+        session.close().await;
+        Ok(row.and_then(|r| r.bytes(1).map(<[u8]>::to_vec)))
     }
 
     /// Returns the current binary log position; `None` when there is no binary log.

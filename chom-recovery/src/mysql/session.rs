@@ -78,6 +78,8 @@ pub(super) struct Session {
 #[derive(Debug, Clone)]
 pub(super) struct Done {
     pub(super) warnings: u16,
+    /// Rows that were added, changed or removed.
+    pub(super) affected: u64,
     pub(super) info: String,
 }
 
@@ -213,7 +215,11 @@ impl Session {
     pub(super) async fn run(&mut self, sql: impl Into<Statement>) -> Result<Done> {
         let Statement(sql) = sql.into();
         self.conn.query_drop(sql).await.map_err(|e| self.failed(e))?;
-        Ok(Done { warnings: self.conn.get_warnings(), info: self.conn.info().into_owned() })
+        Ok(Done {
+            warnings: self.conn.get_warnings(),
+            affected: self.conn.affected_rows(),
+            info: self.conn.info().into_owned(),
+        })
     }
 
     /// Returns the warnings of the last statement, as `code: message`.

@@ -76,14 +76,15 @@ async fn rehearse_in(run: &Run, parts: &Parts, request: &Request) -> Result<Dril
     let site = Arc::new(database::survey(run, parts).await?.for_drill());
     sweep(run, &site).await?;
     let backup = database::check_backup(run, parts, &site, &request.backup).await?;
+    let (info, proof) = backup.in_repository()?;
     database::check_space(run, parts, &site, &backup).await?;
     match prove(run, parts, &site, &backup).await {
         Ok(verified) => {
             let proven_at = database::moment(run, "proven").await?;
-            let report = VerifyReport { level: Level::L3, ended: proven_at, ..backup.report().clone() };
-            let record = record(run, parts, &backup, "record-result", report).await?;
+            let report = VerifyReport { level: Level::L3, ended: proven_at, ..proof.clone() };
+            let record = record(run, parts, info, "record-result", report).await?;
             discard(run, &site).await?;
-            Ok(conclude(parts, &backup, verified, (began, proven_at), record))
+            Ok(conclude(parts, info, verified, (began, proven_at), record))
         }
         Err(error) if error.kind() == ErrorKind::Corrupt => {
             let failed_at = database::moment(run, "failed").await?;
@@ -93,9 +94,9 @@ async fn rehearse_in(run: &Run, parts: &Parts, request: &Request) -> Result<Dril
                 ended: failed_at,
                 findings: vec![finding],
                 findings_total: 1,
-                ..backup.report().clone()
+                ..proof.clone()
             };
-            record(run, parts, &backup, "record-failure", report).await?;
+            record(run, parts, info, "record-failure", report).await?;
             Err(error)
         }
         Err(error) => Err(error),
@@ -172,14 +173,8 @@ async fn discard(run: &Run, site: &Arc<Site>) -> Result<()> {
 }
 
 /// Keeps the result with the backup, signed.
-async fn record(
-    run: &Run,
-    parts: &Parts,
-    backup: &CheckedBackup,
-    name: &str,
-    report: VerifyReport,
-) -> Result<BackupId> {
-    let (catalog, system, place) = (parts.catalog.clone(), parts.system.clone(), backup.info().place.clone());
+async fn record(run: &Run, parts: &Parts, backup: &BackupInfo, name: &str, report: VerifyReport) -> Result<BackupId> {
+    let (catalog, system, place) = (parts.catalog.clone(), parts.system.clone(), backup.place.clone());
     let id = run.id().to_string();
     run.step(name)
         .effect(Effect::Idempotent)
@@ -197,17 +192,16 @@ async fn record(
 
 fn conclude(
     parts: &Parts,
-    backup: &CheckedBackup,
+    info: &BackupInfo,
     verified: Verified,
     (began, proven_at): (DateTime<Utc>, DateTime<Utc>),
     record: BackupId,
 ) -> DrillReport {
     let objective = parts.system.objectives.database;
-    let info = backup.info().clone();
     DrillReport {
         rto: Achieved::new(objective.rto, proven_at - began),
         rpo: Achieved::new(objective.rpo, (began - info.point).max(TimeDelta::zero())),
-        backup: BackupInfo { level: Some(Level::L3), verified: Some(proven_at), ..info },
+        backup: BackupInfo { level: Some(Level::L3), verified: Some(proven_at), ..info.clone() },
         verified,
         record,
     }

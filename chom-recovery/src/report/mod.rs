@@ -4,9 +4,13 @@
 //! Whoever prints it decides nothing: every verdict is in it.
 
 mod card;
+mod metrics;
+mod publish;
 mod unresolved;
 
 pub use card::{Card, CardLine, card};
+pub use metrics::{ComponentMetrics, DrillMetrics, LegacyMetrics, Metrics, alert_rules, exposition};
+pub use publish::publish;
 pub use unresolved::{Answers, Commands, Unresolved, unresolved};
 
 use chrono::{DateTime, Utc};

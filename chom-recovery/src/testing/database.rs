@@ -25,6 +25,7 @@ use crate::{
     },
     error::{Error, ErrorKind, Result},
     probe::{Health, HealthProbe, SharedProbe},
+    procedure::database::Source,
     procedure::database::ops::{
         Assessment, BackUp, DatabaseOps, Finding, Loaded, NextIds, Production, Progress, RaisedCounter, Verified,
     },
@@ -138,6 +139,14 @@ pub(super) fn change(what: &str, change: impl FnOnce() -> io::Result<()>) -> io:
     change()?;
     failpoint::hit(&format!("after {what}"));
     Ok(())
+}
+
+/// A simulated server speaks no SQL.
+fn of_repository(backup: &Source) -> Result<&BackupReader> {
+    match backup {
+        Source::Repository(reader) => Ok(reader),
+        Source::Legacy(_) => Err(Error::new(ErrorKind::Unsupported, "the simulated server reads no dumps")),
+    }
 }
 
 /// The database of a simulated system.
@@ -271,16 +280,17 @@ impl DatabaseOps for SimDatabase {
         Arc::new(Ready(self.clone()))
     }
 
-    async fn check_compatible(&self, backup: &BackupReader, _production: &Production) -> Result<()> {
-        let from = backup.manifest().facts.database.as_ref();
+    async fn check_compatible(&self, backup: &Source, _production: &Production) -> Result<Vec<String>> {
+        let from = of_repository(backup)?.manifest().facts.database.as_ref();
         let from = from.ok_or_else(|| Error::new(ErrorKind::Unsupported, "this backup holds no database"))?;
-        catalog::compatible(ComponentKind::Logical, (from.flavour, &from.version), (Flavour::Mariadb, VERSION))
+        catalog::compatible(ComponentKind::Logical, (from.flavour, &from.version), (Flavour::Mariadb, VERSION))?;
+        Ok(Vec::new())
     }
 
     fn candidate(
         &self,
         production: &Production,
-        _backup: &BackupReader,
+        _backup: &Source,
         name: &str,
         volume: &str,
         password: &Secret,
@@ -302,13 +312,8 @@ impl DatabaseOps for SimDatabase {
         })
     }
 
-    async fn load(
-        &self,
-        candidate: &str,
-        password: &Secret,
-        backup: &BackupReader,
-        progress: Progress,
-    ) -> Result<Loaded> {
+    async fn load(&self, candidate: &str, password: &Secret, backup: &Source, progress: Progress) -> Result<Loaded> {
+        let backup = of_repository(backup)?;
         let folder = self.served(candidate).await?;
         let place = crate::backend::Place::Container(candidate.to_owned());
         let packed = stream::collect(self.backend.read_archive(&place, PASSWORD).await?, 1 << 20).await?;
@@ -326,7 +331,8 @@ impl DatabaseOps for SimDatabase {
         })
     }
 
-    async fn verify(&self, container: &str, backup: &BackupReader, _progress: Progress) -> Result<Verified> {
+    async fn verify(&self, container: &str, backup: &Source, _progress: Progress) -> Result<Verified> {
+        let backup = of_repository(backup)?;
         let data = Data::read(&self.served(container).await?)?;
         let baselines = &backup.private().await?.baselines;
         let mut differences = Vec::new();

@@ -39,7 +39,7 @@ async fn a_damaged_backup_is_refused_and_the_one_before_it_works() {
 
     let wanted = request(Selector::Id(previous.id().to_string()), Extent::Recover);
     let report = database(bench.recovery.recover_database(wanted, yes()).await.unwrap().finish().await).unwrap();
-    assert_eq!(report.restored.expect("data was replaced").backup.id(), previous.id());
+    assert_eq!(report.restored.expect("data was replaced").backup.id(), Some(previous.id()));
     assert_eq!(bench.fingerprint().await, before);
 }
 

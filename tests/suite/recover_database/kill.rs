@@ -83,7 +83,7 @@ async fn a_run_that_is_killed_in_each_of_its_steps_still_ends_well() {
     let report = bench.resume(run.expect("a run")).await.unwrap();
 
     let restored = report.restored.expect("data was replaced");
-    assert_eq!(restored.backup.id(), backup.id());
+    assert_eq!(restored.backup.id(), Some(backup.id()));
     let kept = bench.recovery.backend().volume_identity(&restored.kept.volume).await.unwrap();
     assert_eq!(kept.inode, old.inode, "the kept volume holds what production had");
     assert_eq!(bench.fingerprint().await, before);

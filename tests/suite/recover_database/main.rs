@@ -10,6 +10,7 @@ mod drill;
 mod flapping;
 mod found;
 mod kill;
+mod legacy;
 mod people;
 mod rollback;
 mod signals;

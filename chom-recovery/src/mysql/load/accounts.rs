@@ -35,6 +35,14 @@ pub struct AccountsReport {
 /// # Errors
 /// `Failed`: an account is not as it was dumped, or the one-time login still works.
 pub async fn replace_accounts(server: &Server, objects: &Objects) -> Result<AccountsReport> {
+    replace_accounts_by(server, &objects.accounts).await
+}
+
+/// Does the same with accounts that are not part of a dump.
+///
+/// # Errors
+/// Those of [`replace_accounts`].
+pub async fn replace_accounts_by(server: &Server, accounts: &[Account]) -> Result<AccountsReport> {
     // Accounts are dropped and made by one that is neither: the one-time account may bear the name of a dumped one.
     let name = format!("chom_{}", hex::encode(rand::random::<[u8; 8]>()));
     let password = Secret::new(format!("Aa1-{}", Secret::random().expose()));
@@ -54,16 +62,64 @@ pub async fn replace_accounts(server: &Server, objects: &Objects) -> Result<Acco
     };
     let present = dump::objects::collect_accounts(&steward).await?;
     work.drop_all(present.iter().filter(|a| a.user != name)).await?;
-    work.make_all(&objects.accounts).await?;
+    work.make_all(accounts).await?;
     work.session.run("FLUSH PRIVILEGES").await?;
 
     let present = dump::objects::collect_accounts(&steward).await?;
-    work.compare(&objects.accounts, present.into_iter().filter(|a| a.user != name))?;
+    work.compare(accounts, present.into_iter().filter(|a| a.user != name))?;
     work.session.run(format!("DROP USER {me}")).await?;
     work.session.close().await;
     refuse_old_login(server).await?;
-    let accounts = objects.accounts.len() - work.incomplete.len();
+    let accounts = accounts.len() - work.incomplete.len();
     Ok(AccountsReport { accounts, warnings: work.warnings })
+}
+
+/// An account to be made from nothing but its password.
+#[derive(Debug, Clone)]
+pub struct NewAccount {
+    /// User name.
+    pub user: String,
+    /// Host that it may come from.
+    pub host: String,
+    /// Password.
+    pub password: Secret,
+    /// Schemas on which it gets all privileges.
+    pub schemas: Vec<String>,
+}
+
+/// Makes accounts on a candidate where nothing tells how they were: `admin` gets every privilege and takes the place of
+/// the one-time login, whose end is tried.
+///
+/// # Errors
+/// `Failed`: an account cannot be made, or the one-time login still works. Discard the candidate then.
+pub async fn make_accounts(server: &Server, admin: &NewAccount, others: &[NewAccount]) -> Result<()> {
+    let mut session = server.session(Role::Load).await?;
+    let by = |account: &NewAccount| format!("IDENTIFIED BY {}", quote::text(account.password.expose()));
+    for account in others.iter().filter(|a| a.user != admin.user) {
+        let name = quote::account(&account.user, &account.host);
+        session.run(format!("CREATE USER {name} {}", by(account))).await?;
+        for schema in &account.schemas {
+            // `_` and `%` in a grant stand for other characters.
+            let schema = quote::ident(&schema.replace('_', "\\_").replace('%', "\\%"));
+            session.run(format!("GRANT ALL PRIVILEGES ON {schema}.* TO {name}")).await?;
+        }
+    }
+    let present = dump::objects::collect_accounts(server).await?;
+    let (own, mut left): (Vec<_>, Vec<_>) = present.iter().partition(|a| a.user == admin.user);
+    if own.is_empty() {
+        let name = quote::account(&admin.user, &admin.host);
+        session.run(format!("CREATE USER {name} {}", by(admin))).await?;
+        session.run(format!("GRANT ALL PRIVILEGES ON *.* TO {name} WITH GRANT OPTION")).await?;
+        left.retain(|a| a.user == server.login().user);
+        for account in left {
+            session.run(format!("DROP USER {}", quote::account(&account.user, &account.host))).await?;
+        }
+    }
+    for account in own {
+        session.run(format!("ALTER USER {} {}", quote::account(&account.user, &account.host), by(admin))).await?;
+    }
+    session.close().await;
+    refuse_old_login(server).await
 }
 
 /// Proves that the login that loaded is over.

@@ -24,7 +24,7 @@ use crate::{
     stream::ByteStream,
 };
 
-pub use accounts::{AccountsReport, replace_accounts};
+pub use accounts::{AccountsReport, NewAccount, make_accounts, replace_accounts, replace_accounts_by};
 
 /// A chunk to be loaded: what it must hold, and its bytes.
 #[expect(missing_debug_implementations, reason = "a stream has nothing to show")]
@@ -181,24 +181,35 @@ impl Loader {
 }
 
 async fn check_candidate(server: &Server, session: &mut Session, objects: &Objects) -> Result<()> {
-    let refuse =
-        |what: String| Err(Error::new(ErrorKind::Precondition, format!("this server is no candidate: {what}")));
+    check_empty(server, session).await?;
     let info = server.info();
-    if info.log_bin {
-        return refuse("it writes a binary log".into());
-    }
-    if info.event_scheduler {
-        return refuse("its event scheduler is on, so restored events would fire".into());
-    }
     if info.flavour != objects.flavour {
         let what = format!("the dump is of {} {}, the server is {}", objects.flavour, objects.version, info.flavour);
         return Err(Error::new(ErrorKind::Unsupported, what).hint("restore into the same kind of server"));
     }
     if info.lower_case_table_names != objects.lower_case_table_names {
-        return refuse(format!(
+        return Err(no_candidate(&format!(
             "lower_case_table_names is {}, and was {} at the source",
             info.lower_case_table_names, objects.lower_case_table_names
-        ));
+        )));
+    }
+    let local = session.row("SELECT @@global.local_infile").await?.map_or(Ok(None), |r| r.number(0))?;
+    if local != Some(1) {
+        return Err(no_candidate("local_infile is off")
+            .hint("start it with --local-infile=ON; it stays off on the production server"));
+    }
+    Ok(())
+}
+
+/// Refuses a server that anything but a load could be going on with: one that holds tables, writes a binary log or
+/// runs events. Production is never let through.
+pub(in crate::mysql) async fn check_empty(server: &Server, session: &mut Session) -> Result<()> {
+    let info = server.info();
+    if info.log_bin {
+        return Err(no_candidate("it writes a binary log"));
+    }
+    if info.event_scheduler {
+        return Err(no_candidate("its event scheduler is on, so restored events would fire"));
     }
     let found = session
         .row(format!(
@@ -208,12 +219,7 @@ async fn check_candidate(server: &Server, session: &mut Session, objects: &Objec
         .await?;
     let found = found.map_or_else(|| Ok(String::new()), |r| r.text(0))?;
     if !found.is_empty() {
-        return refuse(format!("it has tables already, for example `{found}`"));
-    }
-    let local = session.row("SELECT @@global.local_infile").await?.map_or(Ok(None), |r| r.number(0))?;
-    if local != Some(1) {
-        return Err(Error::new(ErrorKind::Precondition, "this server is no candidate: local_infile is off")
-            .hint("start it with --local-infile=ON; it stays off on the production server"));
+        return Err(no_candidate(&format!("it has tables already, for example `{found}`")));
     }
     Ok(())
 }
@@ -234,6 +240,10 @@ fn explain(error: Error, objects: &Objects, create: &Text) -> Error {
             .hint(format!("restore into the version that was backed up: {} {}", objects.flavour, objects.version)),
         _ => error,
     }
+}
+
+fn no_candidate(why: &str) -> Error {
+    Error::new(ErrorKind::Precondition, format!("this server is no candidate: {why}"))
 }
 
 /// Tells whether rows of a table are expected at all.

@@ -4,10 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::ops::{DatabaseOps, Loaded, Production, Progress};
+use super::{
+    ops::{DatabaseOps, Loaded, Production, Progress},
+    source::Source,
+};
 use crate::{
     backend::{Backend, Labels, ROLE_LABEL, RUN_LABEL, VolumeIdentity},
-    catalog::BackupReader,
     error::{Error, ErrorKind, Result},
     secret::Secret,
 };
@@ -137,7 +139,7 @@ impl Site {
     }
 
     /// Builds the candidate from nothing, whatever an earlier attempt left.
-    pub(super) async fn build(&self, backup: &BackupReader, progress: Progress) -> Result<CandidateRecord> {
+    pub(super) async fn build(&self, backup: &Source, progress: Progress) -> Result<CandidateRecord> {
         self.prove_not_swapped().await?;
         let (container, volume) = (self.container_name(), self.volume_name());
         self.backend.remove_container(&container).await?;

@@ -30,12 +30,14 @@ use crate::{
 
 pub mod candidate;
 pub mod jobs;
+mod legacy;
 pub mod mysql_ops;
 pub mod ops;
 pub mod quiesce;
 pub(super) mod report;
 mod restore;
 mod service;
+pub mod source;
 mod space;
 pub mod swap;
 
@@ -45,6 +47,7 @@ pub use restore::{
     Candidate, CheckedBackup, Quiesced, Swapped, VerifiedCandidate, check_backup, quiesce, restore_beside, swap_in,
     verify_candidate,
 };
+pub use source::{LegacyDump, Origin, Source};
 pub use space::check_space;
 
 /// Name of the procedure in journals.
@@ -151,13 +154,12 @@ async fn replace(
     let candidate = verify_candidate(run, site, candidate, &backup).await?;
     let approval = run
         .approve::<ReplaceProductionDatabase>(&format!(
-            "replace the database of project `{}` on {}, in `{}`, with backup {} of {} ({} MiB); what it holds now is kept",
+            "replace the database of project `{}` on {}, in `{}`, with backup {}, {}; what it holds now is kept",
             parts.backend.project(),
             parts.backend.engine_address(),
             site.original.volume,
-            backup.info().id(),
-            backup.info().point.format("%F %T UTC"),
-            backup.info().plain_len >> 20,
+            backup.origin().name(),
+            described(backup.origin()),
         ))
         .await?;
     let quiesced = quiesce(run, parts, site).await?;
@@ -171,8 +173,17 @@ async fn replace(
     let kept = restore::measure_kept(run, parts, &swapped).await?;
     let newest_rows = restore::newest_rows(run, parts, site).await?;
     let writers = swapped.server().iter().chain(quiesced.writers()).cloned().collect();
-    let restored = Restored { backup: backup.info().clone(), verified, kept, newest_rows, raised, held };
+    let restored = Restored { backup: backup.origin().clone(), verified, kept, newest_rows, raised, held };
     Ok((restored, writers, since))
+}
+
+/// Tells of what time the data is; for a legacy backup also what nobody signed for.
+fn described(origin: &Origin) -> String {
+    let point = origin.point().format("%F %T UTC");
+    match origin {
+        Origin::Repository(_) => point.to_string(),
+        Origin::Legacy(backup) => format!("{point}; a legacy backup: {}", backup.warnings.join("; ")),
+    }
 }
 
 /// Notes the time, once: a resumed run gets the time of the first.
@@ -388,7 +399,7 @@ async fn back_up_again(
     let request = BackUp { tags: vec!["after-recovery".into()], run: Some(run.id().to_string()), ..BackUp::default() };
     let mut step = run.step("back-up-again");
     if let Some(restored) = restored {
-        step = step.work(Work::new(restored.backup.plain_len, restore::DUMP_RATE).fixed(Duration::from_secs(5)));
+        step = step.work(Work::new(restored.backup.plain_len(), restore::DUMP_RATE).fixed(Duration::from_secs(5)));
     }
     step.effect(Effect::Idempotent)
         .undo(Undo::Unnecessary("a backup harms nobody"))

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use super::source::Source;
 use crate::{
     backend::{Container, Mount, OneOff},
     catalog::{BackupInfo, BackupReader, Compression},
@@ -60,33 +61,29 @@ pub trait DatabaseOps: fmt::Debug + Send + Sync + 'static {
     /// Makes the probe that tells a serving database from one that is still being set up.
     fn ready(&self) -> SharedProbe;
 
-    /// Refuses a backup that this server cannot take: other flavour, newer version.
-    async fn check_compatible(&self, backup: &BackupReader, production: &Production) -> Result<()>;
+    /// Refuses a backup that this server cannot take: other flavour, newer version. Returns what a person should know
+    /// before it takes production's place.
+    async fn check_compatible(&self, backup: &Source, production: &Production) -> Result<Vec<String>>;
 
     /// Describes the candidate server: production's image, isolated, on `volume`, open to `password` alone.
     fn candidate(
         &self,
         production: &Production,
-        backup: &BackupReader,
+        backup: &Source,
         name: &str,
         volume: &str,
         password: &Secret,
     ) -> Result<OneOff>;
 
     /// Waits until the candidate answers as itself, then loads the backup into it, accounts last.
-    async fn load(
-        &self,
-        candidate: &str,
-        password: &Secret,
-        backup: &BackupReader,
-        progress: Progress,
-    ) -> Result<Loaded>;
+    async fn load(&self, candidate: &str, password: &Secret, backup: &Source, progress: Progress) -> Result<Loaded>;
 
-    /// Compares a server, with the accounts of the backup, with the backup's manifest and rows.
+    /// Compares a server, with the accounts of the backup, with the backup's manifest and rows, or with what a legacy
+    /// dump promises.
     ///
     /// # Errors
     /// `Corrupt`: they differ; the differences are named.
-    async fn verify(&self, container: &str, backup: &BackupReader, progress: Progress) -> Result<Verified>;
+    async fn verify(&self, container: &str, backup: &Source, progress: Progress) -> Result<Verified>;
 
     /// Counts the client connections of others.
     async fn clients(&self, container: &str) -> Result<Vec<String>>;

@@ -9,11 +9,9 @@ use super::{
     jobs::HeldJobs,
     ops::{Assessment, RaisedCounter, Verified},
     service::Proven,
+    source::Origin,
 };
-use crate::{
-    catalog::{BackupId, BackupInfo},
-    procedure::Parts,
-};
+use crate::{catalog::BackupId, procedure::Parts};
 
 /// Result of a database recovery.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,7 +38,7 @@ pub struct DatabaseReport {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Restored {
     /// Backup.
-    pub backup: BackupInfo,
+    pub backup: Origin,
     /// What was compared with the backup before the swap.
     pub verified: Verified,
     /// Volume that now holds the old data.
@@ -111,11 +109,11 @@ pub(super) fn conclude(parts: &Parts, facts: Facts) -> DatabaseReport {
                 key.jobs, key.held_as, key.key,
             ));
         }
-        to_review.extend(restored.backup.warnings.iter().map(|w| format!("the backup says: {w}")));
+        to_review.extend(restored.backup.warnings().iter().map(|w| format!("the backup says: {w}")));
     }
     DatabaseReport {
         rto: Achieved::new(objective.rto, facts.proven.service_at - facts.began),
-        rpo: facts.restored.as_ref().map(|r| Achieved::new(objective.rpo, incident - r.backup.point)),
+        rpo: facts.restored.as_ref().map(|r| Achieved::new(objective.rpo, incident - r.backup.point())),
         database_at: facts.proven.database_at,
         service_at: facts.proven.service_at,
         assessment: facts.assessment,

@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::{
     KeptVolume, ReplaceProductionDatabase,
     candidate::{CandidateRecord, Site},
-    mins,
+    legacy, mins,
     ops::{Assessment, Loaded, NextIds, Verified},
     quiesce::{self, Remembered},
+    source::{LegacyDump, Opener, Origin, Source},
     swap::Exchange,
 };
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
 // it in 29 s, on two cores with MariaDB 11.8 (`cargo test -p chom-recovery-tests --test mysql_memory`); half of that
 // leaves room for slower disks.
 /// Bytes of a backup that are decompressed and hashed.
-const VERIFY_RATE: u64 = 50_000_000;
+pub(super) const VERIFY_RATE: u64 = 50_000_000;
 /// Bytes of rows that a server loads.
 const LOAD_RATE: u64 = 17_000_000;
 /// Bytes of rows that a server reads to compare them.
@@ -37,28 +38,44 @@ const FIRST_START: Duration = Duration::from_secs(20);
 /// A backup whose bytes were all hashed, decompressed and parsed to their end, and which fits this system.
 #[derive(Debug)]
 pub struct CheckedBackup {
-    catalog: Arc<Catalog>,
-    info: BackupInfo,
+    origin: Origin,
+    opener: Opener,
     contents: Contents,
 }
 
 /// What a checked backup lets expect. Kept with the run, so that a rollback needs no backup.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Contents {
-    report: VerifyReport,
-    loaded: Loaded,
-    verified: Verified,
+pub(super) struct Contents {
+    /// For a backup of the repository.
+    pub(super) report: Option<VerifyReport>,
+    /// For a legacy backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) legacy: Option<LegacyDump>,
+    pub(super) loaded: Loaded,
+    pub(super) verified: Verified,
 }
 
 impl CheckedBackup {
-    /// Tells what the catalogue knows of it.
-    pub fn info(&self) -> &BackupInfo {
-        &self.info
+    /// Tells what is known of it.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
     }
 
-    /// Tells what reading every byte of it found.
-    pub fn report(&self) -> &VerifyReport {
-        &self.contents.report
+    /// Tells what the catalogue knows of it, and what reading every byte of it found.
+    ///
+    /// # Errors
+    /// `Unsupported`: it is in no repository.
+    pub fn in_repository(&self) -> Result<(&BackupInfo, &VerifyReport)> {
+        match (&self.origin, &self.contents.report) {
+            (Origin::Repository(info), Some(report)) => Ok((info, report)),
+            _ => Err(Error::new(ErrorKind::Unsupported, format!("{} is in no repository", self.origin.name()))
+                .hint("only a backup of the repository keeps a record of what was proven of it")),
+        }
+    }
+
+    pub(super) fn legacy(contents: Contents) -> Result<Self> {
+        let dump = contents.legacy.clone().ok_or_else(|| Error::new(ErrorKind::Failed, "the dump was not kept"))?;
+        Ok(Self { origin: Origin::Legacy(dump.backup.clone()), opener: Opener::Legacy(Arc::new(dump)), contents })
     }
 }
 
@@ -153,6 +170,9 @@ pub(super) async fn check_identity(run: &Run, parts: &Parts, wanted: &Selector) 
 /// `Corrupt`: it cannot be trusted; the hint names the one before it and what falling back to it would cost.
 /// `Conflict`: it belongs to another system. `Unsupported`: this server cannot take it.
 pub async fn check_backup(run: &Run, parts: &Parts, site: &Site, wanted: &Selector) -> Result<CheckedBackup> {
+    if let Selector::Legacy(name) = wanted {
+        return legacy::check_backup(run, parts, site, name).await;
+    }
     // Kept: a resumed run must not slide to a backup that was taken in between.
     let place = run.decide("choose-backup", async { Ok(parts.catalog.select(wanted).await?.place) }).await?;
     let (catalog, id) = (parts.catalog.clone(), place.id.to_string());
@@ -178,15 +198,18 @@ pub async fn check_backup(run: &Run, parts: &Parts, site: &Site, wanted: &Select
         .run(async move |cx| {
             let reader = catalog.open(&place).await?;
             reader.check_identity()?;
-            ops.check_compatible(&reader, &production).await?;
+            ops.check_compatible(&Source::Repository(reader.clone()), &production).await?;
             let progress = |p: catalog::Progress| cx.progress(p.done, Some(p.total));
             let report = catalog::verify(&reader, Level::L2, &progress).await?.into_result()?;
             let (loaded, verified) = (Loaded::expected(&reader).await?, Verified::expected(&reader).await?);
-            Ok(Contents { report, loaded, verified })
+            Ok(Contents { report: Some(report), legacy: None, loaded, verified })
         })
         .await;
     match checked {
-        Ok(contents) => Ok(CheckedBackup { catalog: parts.catalog.clone(), info, contents }),
+        Ok(contents) => {
+            let opener = Opener::Repository(parts.catalog.clone(), info.place.clone());
+            Ok(CheckedBackup { origin: Origin::Repository(Box::new(info)), opener, contents })
+        }
         Err(e) if e.kind() == ErrorKind::Corrupt => Err(offer_previous(&parts.catalog, &info, e).await),
         Err(e) => Err(e),
     }
@@ -211,8 +234,7 @@ async fn offer_previous(catalog: &Catalog, bad: &BackupInfo, error: Error) -> Er
 /// # Errors
 /// `Corrupt`: the backup was damaged since it was checked; the hint names the one before it.
 pub async fn restore_beside(run: &Run, site: &Arc<Site>, backup: &CheckedBackup) -> Result<Candidate> {
-    let (building, clearing) = (site.clone(), site.clone());
-    let (catalog, place) = (backup.catalog.clone(), backup.info.place.clone());
+    let (building, clearing, opener) = (site.clone(), site.clone(), backup.opener.clone());
     let expected = CandidateRecord {
         container: site.container_name(),
         volume: VolumeIdentity { volume: site.volume_name(), device: 0, inode: 0 },
@@ -222,9 +244,9 @@ pub async fn restore_beside(run: &Run, site: &Arc<Site>, backup: &CheckedBackup)
         .step("restore-beside")
         // Building begins by removing what an earlier attempt left, so doing it again is harmless.
         .effect(Effect::Idempotent)
-        .input(&backup.info.id())
+        .input(&backup.origin.name())
         .predict(move || expected)
-        .work(Work::new(backup.info.plain_len, LOAD_RATE).fixed(FIRST_START))
+        .work(Work::new(backup.origin.plain_len(), LOAD_RATE).fixed(FIRST_START))
         .budget(mins(10))
         .timeout(mins(240))
         // A candidate that died may have been killed for memory; one more is built from nothing.
@@ -232,13 +254,16 @@ pub async fn restore_beside(run: &Run, site: &Arc<Site>, backup: &CheckedBackup)
         .undo_text(site.purpose.undo_text())
         .undo_with(async move |_, _| clearing.clear().await)
         .run(async move |cx| {
-            let reader = catalog.open(&place).await?;
-            building.build(&reader, Arc::new(move |done, total| cx.progress(done, total))).await
+            let source = opener.open().await?;
+            building.build(&source, Arc::new(move |done, total| cx.progress(done, total))).await
         })
         .await;
     match built {
         Ok(record) => Ok(Candidate { record }),
-        Err(e) if e.kind() == ErrorKind::Corrupt => Err(offer_previous(&backup.catalog, &backup.info, e).await),
+        Err(e) if e.kind() == ErrorKind::Corrupt => Err(match (&backup.origin, &backup.opener) {
+            (Origin::Repository(info), Opener::Repository(catalog, _)) => offer_previous(catalog, info, e).await,
+            _ => e.during(format!("backup {} cannot be trusted", backup.origin.name())),
+        }),
         Err(e) => Err(e),
     }
 }
@@ -254,7 +279,7 @@ pub async fn verify_candidate(
     backup: &CheckedBackup,
 ) -> Result<VerifiedCandidate> {
     let (comparing, container) = (site.clone(), candidate.record.container.clone());
-    let (catalog, place) = (backup.catalog.clone(), backup.info.place.clone());
+    let opener = backup.opener.clone();
     let expected = backup.contents.verified.clone();
     let verified = run
         .step("verify-candidate")
@@ -263,13 +288,13 @@ pub async fn verify_candidate(
         .undo(Undo::Unnecessary("it only reads"))
         .input(&candidate.record.volume)
         .predict(move || expected)
-        .work(Work::new(backup.info.plain_len, COMPARE_RATE).fixed(Duration::from_secs(2)))
+        .work(Work::new(backup.origin.plain_len(), COMPARE_RATE).fixed(Duration::from_secs(2)))
         .budget(mins(5))
         .timeout(mins(120))
         .run(async move |cx| {
-            let reader = catalog.open(&place).await?;
+            let source = opener.open().await?;
             let progress = Arc::new(move |done, total| cx.progress(done, total));
-            comparing.ops.verify(&container, &reader, progress).await
+            comparing.ops.verify(&container, &source, progress).await
         })
         .await?;
     Ok(VerifiedCandidate { record: candidate.record, verified })

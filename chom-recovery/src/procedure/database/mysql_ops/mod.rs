@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use super::{
     COMPONENT,
     ops::{Assessment, BackUp, DatabaseOps, Loaded, NextIds, Production, Progress, RaisedCounter, Verified},
+    source::Source,
 };
 use crate::{
     backend::{Backend, Endpoint, Mount, MountSource, Network, OneOff, OneOffFile},
@@ -22,6 +23,7 @@ use crate::{
 };
 
 mod assess;
+mod legacy;
 mod raise;
 
 /// Folder in every image, for the candidate's one-time password.
@@ -116,13 +118,17 @@ impl MySqlOps {
         &self,
         candidate: &str,
         password: &Secret,
-        backup: &BackupReader,
+        backup: &Source,
         progress: Progress,
     ) -> Result<Loaded> {
         let endpoint = self.candidate_endpoint(candidate, FIRST_START).await?;
         let reached = match self.reach(endpoint, "root", password.clone(), FIRST_START).await {
             Ok(reached) => reached,
             Err(e) => return Err(e.with("log", self.last_lines(candidate).await)),
+        };
+        let backup = match backup {
+            Source::Repository(backup) => backup,
+            Source::Legacy(dump) => return self.load_dump(&reached.server, dump, progress).await,
         };
         if let Some(from) = &backup.manifest().facts.database {
             check_version(from, reached.server.info())?;
@@ -161,31 +167,39 @@ impl DatabaseOps for MySqlOps {
         Arc::new(MysqlProbe::new(self.system.database.clone(), self.backend.clone()))
     }
 
-    async fn check_compatible(&self, backup: &BackupReader, production: &Production) -> Result<()> {
+    async fn check_compatible(&self, backup: &Source, production: &Production) -> Result<Vec<String>> {
+        let backup = match backup {
+            Source::Repository(backup) => backup,
+            Source::Legacy(dump) => return self.check_dump(dump, production).await,
+        };
         let Some(from) = &backup.manifest().facts.database else {
             return Err(Error::new(ErrorKind::Unsupported, "this backup holds no database"));
         };
         // A server that does not answer is judged when the candidate, made from its image, has started.
         match self.production(&production.container).await {
-            Ok(reached) => check_version(from, reached.server.info()),
-            Err(_) => Ok(()),
+            Ok(reached) => check_version(from, reached.server.info()).map(|()| Vec::new()),
+            Err(_) => Ok(Vec::new()),
         }
     }
 
     fn candidate(
         &self,
         production: &Production,
-        backup: &BackupReader,
+        backup: &Source,
         name: &str,
         volume: &str,
         password: &Secret,
     ) -> Result<OneOff> {
-        let Some(from) = &backup.manifest().facts.database else {
-            return Err(Error::new(ErrorKind::Unsupported, "this backup holds no database"));
-        };
-        let flavour = match from.flavour {
-            catalog::Flavour::Mysql => mysql::Flavour::Mysql,
-            catalog::Flavour::Mariadb => mysql::Flavour::Mariadb,
+        let arguments = match (backup.flavour(), backup) {
+            (Some(flavour), _) => candidate_args(flavour),
+            // The dump does not say: each server passes over what only the other knows.
+            (None, Source::Legacy(_)) => {
+                let both = [mysql::Flavour::Mysql, mysql::Flavour::Mariadb].into_iter().flat_map(candidate_args);
+                both.map(|argument| argument.replacen("--", "--loose-", 1)).collect()
+            }
+            (None, Source::Repository(_)) => {
+                return Err(Error::new(ErrorKind::Unsupported, "this backup holds no database"));
+            }
         };
         let data = Mount {
             source: MountSource::Volume(volume.to_owned()),
@@ -199,7 +213,7 @@ impl DatabaseOps for MySqlOps {
             .filter(|m| m.target.starts_with("/etc/"))
             .map(|m| Mount { read_only: true, ..m.clone() });
         let mut command = production.command.clone();
-        command.extend(candidate_args(flavour));
+        command.extend(arguments);
         Ok(OneOff {
             name: name.to_owned(),
             image: production.image_id.clone(),
@@ -222,22 +236,14 @@ impl DatabaseOps for MySqlOps {
         })
     }
 
-    async fn load(
-        &self,
-        candidate: &str,
-        password: &Secret,
-        backup: &BackupReader,
-        progress: Progress,
-    ) -> Result<Loaded> {
+    async fn load(&self, candidate: &str, password: &Secret, backup: &Source, progress: Progress) -> Result<Loaded> {
         tokio::select! {
             ended = self.candidate_ended(candidate) => Err(ended),
             loaded = self.load_into(candidate, password, backup, progress) => loaded,
         }
     }
 
-    async fn verify(&self, container: &str, backup: &BackupReader, _progress: Progress) -> Result<Verified> {
-        let component = backup.component(COMPONENT).await?;
-        let baseline = logical::read_baseline(&component).await?;
+    async fn verify(&self, container: &str, backup: &Source, _progress: Progress) -> Result<Verified> {
         let endpoint = self.backend.endpoint(container, self.system.database.port).await?;
         let database = &self.system.database;
         let reached = self
@@ -249,6 +255,12 @@ impl DatabaseOps for MySqlOps {
                     .hint("the password was changed after the backup: configure the one of that time, then resume"),
                 _ => e,
             })?;
+        let backup = match backup {
+            Source::Repository(backup) => backup,
+            Source::Legacy(dump) => return self.verify_dump(&reached.server, dump).await,
+        };
+        let component = backup.component(COMPONENT).await?;
+        let baseline = logical::read_baseline(&component).await?;
         let comparison = compare(&reached.server, &baseline, Scope::Everything).await?;
         comparison.require_equal()?;
         Ok(Verified {

@@ -1,0 +1,214 @@
+//! Dumps that the servers' own programs wrote come back whole: dumped by the real client in several ways, read, loaded
+//! into a candidate, and compared row by row with the source.
+
+use std::{io::Write, path::PathBuf};
+
+use chom_recovery::{
+    ErrorKind,
+    mysql::{
+        Scope, compare, dump,
+        sqlfile::{self, Completion, Limits, LoadOptions, SqlFile},
+    },
+};
+use chom_recovery_tests::mysql::{Image, MemoryDump, TestServer, fixture};
+
+fn fixtures(image: Image) -> &'static [&'static str] {
+    match image {
+        Image::Mysql => &["types.sql", "schema.sql", "objects.sql", "mysql.sql"],
+        Image::Mariadb118 => &["types.sql", "schema.sql", "objects.sql", "mariadb.sql", "mariadb-11.8.sql"],
+        Image::Mariadb1011 => &["types.sql", "schema.sql", "objects.sql", "mariadb.sql"],
+    }
+}
+
+/// Ways in which people dump: name, arguments, compression.
+const WAYS: [(&str, &[&str], &str); 6] = [
+    ("databases", &["--single-transaction"], "gz"),
+    ("hex", &["--single-transaction", "--hex-blob", "--complete-insert"], "zst"),
+    ("lines", &["--skip-extended-insert", "--skip-comments", "--hex-blob"], "sql"),
+    ("small-packets", &["--net-buffer-length=4096", "--hex-blob", "--order-by-primary"], "gz"),
+    ("no-create-db", &["--no-create-db", "--skip-lock-tables", "--hex-blob"], "gz"),
+    ("drop-database", &["--add-drop-database", "--skip-dump-date", "--skip-set-charset", "--hex-blob"], "gz"),
+];
+/// Those that run unless all cases are wanted.
+const CORE: usize = 2;
+
+struct Source {
+    server: TestServer,
+    schemas: Vec<String>,
+    expected: dump::Summary,
+    folder: tempfile::TempDir,
+}
+
+impl Source {
+    async fn start(image: Image) -> Self {
+        let server = TestServer::start(image, &[]).await;
+        for name in fixtures(image) {
+            server.script(fixture(name));
+        }
+        let (taken, expected) = MemoryDump::of(&server.connect().await, &dump::Options::default()).await.unwrap();
+        let schemas = taken.definitions().schemas.iter().map(|s| s.name.clone()).collect();
+        Self { server, schemas, expected, folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// Dumps as a script would.
+    fn dump(&self, name: &str, arguments: &[&str], compression: &str) -> PathBuf {
+        let path = self.folder.path().join(format!("{name}.sql.{compression}"));
+        let text = self.server.dump(arguments);
+        let bytes = match compression {
+            "gz" => {
+                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                encoder.write_all(&text).unwrap();
+                encoder.finish().unwrap()
+            }
+            "zst" => zstd::encode_all(&text[..], 1).unwrap(),
+            _ => text,
+        };
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    fn all_schemas<'a>(&'a self, arguments: &[&'a str]) -> Vec<&'a str> {
+        let mut all = vec!["--routines", "--triggers", "--events"];
+        if self.server.image == Image::Mysql {
+            all.push("--set-gtid-purged=OFF");
+        }
+        all.extend(arguments);
+        all.push("--databases");
+        all.extend(self.schemas.iter().map(String::as_str));
+        all
+    }
+}
+
+async fn read(path: &std::path::Path) -> SqlFile {
+    let file = sqlfile::read(path, Limits { split: 2_000, ..Limits::default() }, |_, _| {}).await.unwrap();
+    assert_eq!(file.contents.problems, [], "{}", path.display());
+    file
+}
+
+/// Loads into a new candidate, and compares with the file and with the source.
+async fn comes_back(source: &Source, path: &std::path::Path, file: &SqlFile, options: &LoadOptions) -> TestServer {
+    let candidate = TestServer::candidate(source.server.image).await;
+    let to = candidate.connect().await;
+    let report = sqlfile::load(&to, path, file, options, |_, _| {}).await.unwrap();
+    assert_eq!(report.rows, file.contents.rows, "{report:?}");
+    println!("{}: {} statements, {} rows, {:?}", path.display(), report.statements, report.rows, report.warnings);
+
+    let to = if options.with_system { candidate.connect_as(&source.server).await } else { to };
+    let comparison = sqlfile::compare(&to, &file.contents, None).await.unwrap();
+    assert_eq!(comparison.differences, [], "with the file");
+    assert!(comparison.rows > 100 && comparison.tables > 20, "{comparison:?}");
+
+    // A dump writes floats as decimals, which is not always exact: their table is compared as text below.
+    let comparison = compare(&to, &source.expected.baseline, Scope::WithoutAccounts).await.unwrap();
+    let other: Vec<_> = comparison.differences.iter().filter(|d| !d.to_string().contains("float")).collect();
+    assert!(other.is_empty(), "with the source: {other:?}");
+    candidate
+}
+
+#[tokio::test]
+async fn dumps_of_the_servers_own_program_come_back_row_by_row() {
+    let test = "dumps_of_the_servers_own_program_come_back_row_by_row";
+    let Some(image) = Image::chosen(test) else { return };
+    let source = Source::start(image).await;
+    let wanted = if Image::all_cases(test) { WAYS.len() } else { CORE };
+    for (name, arguments, compression) in &WAYS[..wanted] {
+        let path = source.dump(name, &source.all_schemas(arguments), compression);
+        let file = read(&path).await;
+        if *name == "lines" {
+            assert_eq!(file.contents.completion, Completion::Settings);
+        } else {
+            assert!(matches!(file.contents.completion, Completion::Trailer(_)), "{:?}", file.contents.completion);
+            assert_eq!(file.contents.header.flavour(), Some(image.flavour()), "{:?}", file.contents.header);
+        }
+        assert_eq!(file.contents.rows, source.expected.rows);
+        let candidate = comes_back(&source, &path, &file, &LoadOptions::default()).await;
+        if *name == "databases" {
+            let (want, found) = (source.server.foreign_dump(&source.schemas), candidate.foreign_dump(&source.schemas));
+            let missing: Vec<_> = want.iter().filter(|l| !found.contains(l)).collect();
+            assert!(missing.is_empty() && want.len() == found.len(), "missing {missing:#?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_dump_of_all_databases_brings_its_accounts() {
+    let Some(image) = Image::chosen("a_dump_of_all_databases_brings_its_accounts") else { return };
+    let source = Source::start(image).await;
+    source
+        .server
+        .script("CREATE USER 'reader'@'%' IDENTIFIED BY 'reader-password-1'; GRANT SELECT ON *.* TO 'reader'@'%'");
+    let mut arguments = vec!["--all-databases", "--routines", "--events", "--hex-blob", "--single-transaction"];
+    if image == Image::Mysql {
+        arguments.push("--set-gtid-purged=OFF");
+    }
+    let path = source.dump("all", &arguments, "gz");
+    let file = read(&path).await;
+    assert!(file.contents.system_schemas.contains("mysql"), "{:?}", file.contents.system_schemas);
+
+    let options = LoadOptions { with_system: true, ..LoadOptions::default() };
+    let candidate = comes_back(&source, &path, &file, &options).await;
+    let mut login = candidate.login();
+    assert!(chom_recovery::mysql::Server::connect(login.clone(), std::time::Duration::ZERO).await.is_err());
+    login.user = "reader".into();
+    login.password = chom_recovery::secret::Secret::new("reader-password-1");
+    chom_recovery::mysql::Server::connect(login, std::time::Duration::ZERO).await.unwrap();
+
+    // Without them, the rest comes all the same.
+    let candidate = comes_back(&source, &path, &file, &LoadOptions::default()).await;
+    candidate.connect().await;
+}
+
+#[tokio::test]
+async fn one_schema_goes_where_it_is_told_and_production_is_no_candidate() {
+    let Some(image) = Image::chosen("one_schema_goes_where_it_is_told_and_production_is_no_candidate") else { return };
+    let source = TestServer::start(image, &[]).await;
+    source.script("CREATE DATABASE shop; CREATE TABLE shop.t (id int PRIMARY KEY, v blob); INSERT INTO shop.t VALUES (1, x'00ff27'), (2, NULL)");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("shop.sql");
+    std::fs::write(&path, source.dump(&["shop"])).unwrap();
+    let file = read(&path).await;
+    assert!(file.contents.needs_schema() && file.contents.header.database.as_deref() == Some("shop"));
+
+    let candidate = TestServer::candidate(image).await;
+    let server = candidate.connect().await;
+    let load = async |server: &chom_recovery::mysql::Server, schema: Option<&str>, file: &SqlFile| {
+        let options = LoadOptions { default_schema: schema.map(|s| (s.to_owned(), None)), ..LoadOptions::default() };
+        sqlfile::load(server, &path, file, &options, |_, _| {}).await
+    };
+    assert_eq!(load(&server, None, &file).await.unwrap_err().kind(), ErrorKind::Unsupported);
+    load(&server, Some("elsewhere"), &file).await.unwrap();
+    assert_eq!(candidate.script("SELECT id, HEX(v) FROM elsewhere.t ORDER BY id"), "1\t00FF27\n2\tNULL\n");
+    assert!(sqlfile::compare(&server, &file.contents, Some("elsewhere")).await.unwrap().is_equal());
+    assert!(!sqlfile::compare(&server, &file.contents, Some("shop")).await.unwrap().is_equal());
+
+    // A server with data, or with a binary log, is never loaded into.
+    for server in [&server, &source.connect().await] {
+        let error = load(server, Some("shop"), &file).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Precondition, "{error}");
+    }
+
+    // The file that is loaded is the one that was read.
+    let candidate = TestServer::candidate(image).await;
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("(2,NULL)", "(3,NULL)")).unwrap();
+    let error = load(&candidate.connect().await, Some("shop"), &file).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+}
+
+/// A value that a server changes on the way is an error, whatever the dump's own mode says.
+#[tokio::test]
+async fn a_changed_value_is_never_taken_in_silence() {
+    let Some(image) = Image::chosen("a_changed_value_is_never_taken_in_silence") else { return };
+    let candidate = TestServer::candidate(image).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("odd.sql");
+    let text = "SET sql_mode = '';\nCREATE DATABASE d;\nUSE d;\nCREATE TABLE t (id tinyint);\n\
+        INSERT INTO t VALUES (1),(999);\n-- Dump completed\n";
+    std::fs::write(&path, text).unwrap();
+    let file = read(&path).await;
+    let error = sqlfile::load(&candidate.connect().await, &path, &file, &LoadOptions::default(), |_, _| {}).await;
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Failed);
+    assert!(error.to_string().contains("rows of table `t` at byte"), "{error}");
+    assert!(!format!("{error:?}").contains("INSERT INTO"), "{error:?}");
+}
