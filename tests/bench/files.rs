@@ -5,8 +5,8 @@ use std::{path::PathBuf, sync::Arc};
 use chom_recovery::{
     Error, ErrorKind, Result,
     catalog::{
-        BackupReader, BackupWriter, Capture, Catalog, ComponentKind, ComponentSpec, Encryption, Facts, HostId, Repository,
-        Selector, Signer,
+        BackupReader, BackupWriter, Capture, Catalog, ComponentKind, ComponentSpec, Encryption, Facts, HostId,
+        Repository, Selector, Signer,
         tree::{self, RestoreOptions, StoreOptions},
     },
     files::{Root, Rules, unpack::Policy},
@@ -49,7 +49,9 @@ async fn back_up(folder: PathBuf, path: PathBuf) -> Result<()> {
     let mut writer = BackupWriter::begin(&repository, &signer, &HostId::derive("bench"), &system()?).await?;
     let level = std::env::var("BENCH_LEVEL").ok().and_then(|l| l.parse().ok()).unwrap_or(1);
     let component = writer.component(ComponentSpec::new("app", ComponentKind::Files)?.level(level))?;
-    let stored = tree::store_tree(&component, &Root::open(&path)?, &StoreOptions::new(Rules::none()), Arc::new(|_, _| {})).await?;
+    let stored =
+        tree::store_tree(&component, &Root::open(&path)?, &StoreOptions::new(Rules::none()), Arc::new(|_, _| {}))
+            .await?;
     let capture = Capture { begin, point: begin, end: repository.ids().now() };
     writer.finish(Facts::new(capture)).await?;
     println!("{} entries, {} bytes", stored.entries, stored.bytes);

@@ -219,7 +219,8 @@ impl Storing {
         role: Role,
         work: impl FnOnce(pack::Send<'_>) -> Result<Packed> + Send + 'static,
     ) -> Result<()> {
-        let lane = self.lanes.clone().acquire_owned().await.map_err(|e| Error::new(ErrorKind::Cancelled, e.to_string()))?;
+        let lane =
+            self.lanes.clone().acquire_owned().await.map_err(|e| Error::new(ErrorKind::Cancelled, e.to_string()))?;
         while let Some(finished) = self.tasks.try_join_next() {
             settle(finished)?;
         }
@@ -255,7 +256,11 @@ impl Storing {
     async fn headers(&mut self, role: Role, tar: Vec<u8>, entries: u64) -> Result<()> {
         self.spawn(role, move |send| {
             send(tar.into())?;
-            Ok(Packed { entries, allocated: if role == Role::Folders { entries * 4096 } else { 0 }, ..Packed::default() })
+            Ok(Packed {
+                entries,
+                allocated: if role == Role::Folders { entries * 4096 } else { 0 },
+                ..Packed::default()
+            })
         })
         .await
     }

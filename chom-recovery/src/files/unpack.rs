@@ -253,7 +253,10 @@ impl Unpacker {
             if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
                 return Err(Error::new(
                     ErrorKind::Corrupt,
-                    format!("the archive is refused: {:?} is a further name of {target:?}, which is no file", entry.path),
+                    format!(
+                        "the archive is refused: {:?} is a further name of {target:?}, which is no file",
+                        entry.path
+                    ),
                 ));
             }
             rustix::fs::linkat(from, old, to, new, AtFlags::empty()).map_err(fail)?;

@@ -44,7 +44,9 @@ fn list(root: &Path) -> String {
         .unwrap()
         .lines()
         // The size of a folder and its number of names are the filesystem's affair.
-        .map(|line| if line.contains(" d ") { line.rsplitn(4, ' ').nth(3).unwrap().to_owned() } else { line.to_owned() })
+        .map(
+            |line| if line.contains(" d ") { line.rsplitn(4, ' ').nth(3).unwrap().to_owned() } else { line.to_owned() },
+        )
         .collect();
     lines.sort();
     lines.join("\n")

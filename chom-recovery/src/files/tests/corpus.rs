@@ -91,11 +91,15 @@ fn paths_that_lead_elsewhere() {
     refused("nul", &Forge::default().pax(&[("path", "a\0b")]).file("a", b"x").end(), "NUL");
     refused("long", &Forge::default().pax(&[("path", &"d/".repeat(200))]).folder("a").end(), "deeply");
     refused("root file", &Forge::default().file("./", b"x").end(), "");
-    refused("prefix up", &{
-        let mut tar = Forge::default().file("x", b"x").end();
-        tar[345..347].copy_from_slice(b"..");
-        tar
-    }, "checksum");
+    refused(
+        "prefix up",
+        &{
+            let mut tar = Forge::default().file("x", b"x").end();
+            tar[345..347].copy_from_slice(b"..");
+            tar
+        },
+        "checksum",
+    );
 }
 
 #[test]
@@ -130,10 +134,18 @@ fn readers_that_count_differently_are_no_way_in() {
         &Forge::default().pax(&[("size", &size)]).header(b'0', b"a", b"", 512, &inner).end(),
         "two sizes",
     );
-    refused("size zero", &Forge::default().pax(&[("size", "0")]).header(b'0', b"a", b"", size.parse().unwrap(), &inner).end(), "two sizes");
+    refused(
+        "size zero",
+        &Forge::default().pax(&[("size", "0")]).header(b'0', b"a", b"", size.parse().unwrap(), &inner).end(),
+        "two sizes",
+    );
     refused("size of a folder", &Forge::default().header(b'5', b"a", b"", 512, &inner).end(), "has data");
     refused("size of a link", &Forge::default().header(b'1', b"a", b"b", 512, &inner).end(), "has data");
-    refused("pax on pax", &Forge::default().pax(&[("path", "a")]).pax(&[("path", "b")]).file("c", b"").end(), "another");
+    refused(
+        "pax on pax",
+        &Forge::default().pax(&[("path", "a")]).pax(&[("path", "b")]).file("c", b"").end(),
+        "another",
+    );
     refused(
         "pax on a long name",
         &Forge::default().pax(&[("size", "1024")]).header(b'L', b"././@LongLink", b"", 2, b"a\0").file("c", b"").end(),
@@ -144,7 +156,9 @@ fn readers_that_count_differently_are_no_way_in() {
     refused("old sparse key", &Forge::default().pax(&[("GNU.sparse.size", "1")]).file("c", b"").end(), "nobody knows");
     refused("half sparse", &Forge::default().pax(&[("GNU.sparse.major", "1")]).file("c", b"").end(), "holes");
     refused("nothing follows", &Forge::default().pax(&[("path", "a")]).end(), "followed by nothing");
-    for records in [&b"9 path=a"[..], b"11 path=a\n", b"8 path=a\n", b"x path=a\n", b" path=a\n", b"3 \n", b"9 path a\n"] {
+    for records in
+        [&b"9 path=a"[..], b"11 path=a\n", b"8 path=a\n", b"x path=a\n", b" path=a\n", b"3 \n", b"9 path a\n"]
+    {
         refused("malformed", &Forge::default().raw_pax(records).file("c", b"").end(), "malformed");
     }
     refused("-1", &Forge::default().pax(&[("size", "-1")]).file("c", b"").end(), "cannot be read");

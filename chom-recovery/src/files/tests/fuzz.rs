@@ -13,7 +13,15 @@ fn seeds() -> Vec<Vec<u8>> {
     let mut seeds: Vec<Vec<u8>> = pack_tree(folder.path()).into_iter().map(|(_, tar)| tar).collect();
     for format in ["gnu", "pax", "ustar", "v7"] {
         let output = std::process::Command::new("tar")
-            .args([&format!("--format={format}"), "--exclude=nnn*", "--exclude=sparse", "--exclude=all-hole", "-cf", "-", "-C"])
+            .args([
+                &format!("--format={format}"),
+                "--exclude=nnn*",
+                "--exclude=sparse",
+                "--exclude=all-hole",
+                "-cf",
+                "-",
+                "-C",
+            ])
             .arg(folder.path())
             .arg(".")
             .output()
@@ -35,12 +43,19 @@ fn mutate(random: &mut StdRng, tar: &mut Vec<u8>, seeds: &[Vec<u8>]) {
             2 => tar.truncate(at),
             3 => {
                 let block = at / 512 * 512;
-                let other: Vec<u8> = seeds.choose(random).unwrap().chunks(512).nth(random.random_range(0..4)).unwrap_or(&[0; 512]).to_vec();
+                let other: Vec<u8> = seeds
+                    .choose(random)
+                    .unwrap()
+                    .chunks(512)
+                    .nth(random.random_range(0..4))
+                    .unwrap_or(&[0; 512])
+                    .to_vec();
                 tar.splice(block..block, other);
             }
             4 => _ = tar.drain(at..(at + random.random_range(1..1024)).min(tar.len())),
             5 => {
-                let digits = [&b"../"[..], b"/", b"\0", b"99999999999", b"7777777", b"18446744073709551615", b"-1", b"x"];
+                let digits =
+                    [&b"../"[..], b"/", b"\0", b"99999999999", b"7777777", b"18446744073709551615", b"-1", b"x"];
                 let word = *digits.choose(random).unwrap();
                 let end = (at + word.len()).min(tar.len());
                 tar[at..end].copy_from_slice(&word[..end - at]);
@@ -93,8 +108,13 @@ fn whatever_comes_is_read_or_refused_and_stays_inside() {
                         assert!(entries <= limits.entries && bytes <= limits.bytes);
                         let mut again = Vec::new();
                         write_header(&entry, &mut again);
-                        let mut rewritten = TarReader::new(std::iter::once(Bytes::from(again)), Dialect::Ours, Limits::NONE);
-                        assert_eq!(rewritten.next_entry().unwrap().as_ref(), Some(&entry), "what is read can be written");
+                        let mut rewritten =
+                            TarReader::new(std::iter::once(Bytes::from(again)), Dialect::Ours, Limits::NONE);
+                        assert_eq!(
+                            rewritten.next_entry().unwrap().as_ref(),
+                            Some(&entry),
+                            "what is read can be written"
+                        );
                     }
                     Ok(None) => break read += 1,
                     Err(error) => {
