@@ -74,7 +74,7 @@ async fn settings_of_the_servers_leave_no_trace() {
             "--cte-max-recursion-depth=1",
         ]),
         Flavour::Mariadb => {
-            settings.push("--sql-mode=ANSI_QUOTES,NO_BACKSLASH_ESCAPES,PAD_CHAR_TO_FULL_LENGTH,EMPTY_STRING_IS_NULL")
+            settings.push("--sql-mode=ANSI_QUOTES,NO_BACKSLASH_ESCAPES,PAD_CHAR_TO_FULL_LENGTH,EMPTY_STRING_IS_NULL");
         }
     }
     let args = mysql::candidate_args(image.flavour());

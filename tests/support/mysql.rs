@@ -76,6 +76,7 @@ impl Image {
     }
 
     /// An image of the other family.
+    #[must_use]
     pub fn other_family(self) -> Self {
         if self == Self::Mysql { Self::Mariadb118 } else { Self::Mysql }
     }

@@ -1,6 +1,6 @@
 //! What belongs to the whole instance: plugins, files of tables, and what a logical dump leaves out.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use super::objects::Reader;
 use crate::{
@@ -89,12 +89,12 @@ impl Reader<'_> {
             for (option, column) in [("FILE_BLOCK_SIZE", "ZIP_PAGE_SIZE"), ("AUTOEXTEND_SIZE", "AUTOEXTEND_SIZE")] {
                 let value = row.named(column)?;
                 if !matches!(value.as_str(), "" | "0") {
-                    create.push_str(&format!(" {option} = {value}"));
+                    let _ = write!(create, " {option} = {value}");
                 }
             }
             let encryption = row.named("ENCRYPTION")?;
             if !encryption.is_empty() {
-                create.push_str(&format!(" ENCRYPTION = {}", quote::text(&encryption)));
+                let _ = write!(create, " ENCRYPTION = {}", quote::text(&encryption));
             }
             if encryption == "Y" {
                 self.warn_of_encryption(&format!("tablespace `{name}`"));
@@ -115,12 +115,11 @@ impl Reader<'_> {
             ));
         }
         let options = without.windows(3).rposition(|w| w == b"\n) ").unwrap_or(0);
-        // MariaDB quotes the names of an engine's own options.
         let options = &without[options..];
-        let encrypted = quote::find(options, b" ENCRYPTION='Y'", 0).is_some()
-            || String::from_utf8_lossy(options).to_ascii_lowercase().contains("`encrypted`='yes'")
-            || String::from_utf8_lossy(options).to_ascii_lowercase().contains("`encrypted`=yes");
-        if encrypted {
+        // MariaDB quotes the names of an engine's own options.
+        let text = lossy(options).to_ascii_lowercase();
+        let encrypted = text.contains("`encrypted`='yes'") || text.contains("`encrypted`=yes");
+        if encrypted || quote::find(options, b" ENCRYPTION='Y'", 0).is_some() {
             self.warn_of_encryption(&format!("table `{table}`"));
         }
         Text::new(without)
