@@ -99,6 +99,9 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn piece(&mut self, piece: &Piece) {
         self.contents.plain_bytes = piece.offset + piece.raw().len() as u64;
+        if piece.offset == 0 && piece.raw().starts_with(b"\xfebin") {
+            self.problem(piece, "this is a binary log, not a dump: alone it cannot be restored".into());
+        }
         match &piece.token {
             Token::Blank | Token::Delimiter | Token::Sandbox => {
                 if piece.token == Token::Sandbox {
@@ -184,10 +187,6 @@ impl Reader {
                 self.note(piece, format!("{word} changes the server, and is left out"));
             }
             Kind::Other(word) => {
-                if piece.offset == 0 && piece.raw().starts_with(b"\xfebin") {
-                    self.problem(piece, "this is a binary log, not a dump: alone it cannot be restored".into());
-                    return;
-                }
                 let what = if word.is_empty() { shown(piece.text()) } else { format!("`{word}`") };
                 self.problem(piece, format!("this is no statement of a dump: {what}"));
             }

@@ -45,8 +45,16 @@ fn statements(text: impl AsRef<[u8]>) -> Vec<String> {
 
 fn contents(text: impl AsRef<[u8]>) -> Contents {
     let mut reader = Reader::default();
-    for piece in split(text) {
-        reader.piece(&piece);
+    let mut splitter = Splitter::new(Trickle(text.as_ref(), 7), Limits::default());
+    loop {
+        match splitter.next_piece() {
+            Ok(Some(piece)) => reader.piece(&piece),
+            Ok(None) => break,
+            Err(error) => {
+                reader.failed(splitter.offset(), error.message().to_owned());
+                break;
+            }
+        }
     }
     reader.finish()
 }
