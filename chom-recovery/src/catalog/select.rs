@@ -168,7 +168,7 @@ impl Catalog {
             match result {
                 Ok(mut info) => {
                     info.is_future_dated |= place.id.time() > listing.now + MAX_SKEW;
-                    info.missing_sources = info.sources.clone();
+                    info.missing_sources.clone_from(&info.sources);
                     info.missing_sources.retain(|source| !complete.contains(&place.sibling(*source).prefix()));
                     listing.backups.push(info);
                 }

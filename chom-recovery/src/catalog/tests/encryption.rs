@@ -239,8 +239,7 @@ async fn a_part_is_taken_up_by_its_hash_without_a_key() {
     let place = writer.place().clone();
     let component = writer.component(database()).unwrap();
     let kept = serde_json::to_string(&component.put_part(0, stream::once("one")).await.unwrap()).unwrap();
-    let _damaged = component.put_part(1, stream::once("two")).await.unwrap();
-    let damaged = serde_json::to_string(&_damaged).unwrap();
+    let damaged = serde_json::to_string(&component.put_part(1, stream::once("two")).await.unwrap()).unwrap();
     drop((writer, component));
     world.replace(&place.part(&"database".parse().unwrap(), 1), "rubbish").await;
 

@@ -101,11 +101,9 @@ fn try_all(what: &str, seeds: &[Vec<u8>], mut read: impl FnMut(&[u8]) -> bool) {
     let mut accepted = 0_u64;
     let mut random = Random(0x5eed);
     let mut attempt = |text: &[u8]| {
-        let result = catch_unwind(AssertUnwindSafe(|| read(text)));
-        match result {
-            Ok(is_accepted) => accepted += u64::from(is_accepted),
-            Err(_) => panic!("{what}: panicked on {:?}", String::from_utf8_lossy(text)),
-        }
+        let read = catch_unwind(AssertUnwindSafe(|| read(text)));
+        let shown = || format!("{what}: panicked on {:?}", String::from_utf8_lossy(text));
+        accepted += u64::from(read.unwrap_or_else(|_| panic!("{}", shown())));
     };
     for seed in seeds {
         attempt(seed);

@@ -128,7 +128,7 @@ pub async fn recover(run: &Run, parts: &Parts, request: &Request) -> Result<Data
         let proven = service::start(&run, parts, &writers, maintenance.as_ref(), since, Unstarted::AsFound).await?;
         (None, proven)
     } else {
-        let (restored, writers, since) = replace(&run, parts, &site, request, &assessment).await?;
+        let (restored, writers, since) = Box::pin(replace(&run, parts, &site, request, &assessment)).await?;
         let proven = service::start(&run, parts, &writers, maintenance.as_ref(), since, Unstarted::Stopped).await?;
         (Some(restored), proven)
     };
