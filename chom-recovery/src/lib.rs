@@ -34,6 +34,7 @@ pub mod recovery;
 pub mod report;
 pub mod run;
 pub mod secret;
+mod ssh;
 pub mod store;
 pub mod stream;
 pub mod system;
@@ -41,6 +42,7 @@ pub mod system;
 pub mod runbook {}
 #[cfg(feature = "testing")]
 pub mod testing;
+mod tls;
 pub mod triage;
 
 pub use error::{Error, ErrorKind, ErrorRecord, Result};
