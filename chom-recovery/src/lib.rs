@@ -17,6 +17,7 @@
 //! | [`probe`] | questions about health |
 //! | [`backend`] | what runs and how to act on it |
 //! | [`store`] | where backups lie |
+//! | [`layer`] | wrappers of a store |
 //!
 //! [`runbook`](mod@runbook) says what each line of the runbook became, [`catalog::format`](mod@catalog::format) what a backup looks
 //! like.
@@ -26,6 +27,7 @@ pub mod backend;
 pub mod catalog;
 pub mod configuration;
 pub mod error;
+pub mod layer;
 pub mod mysql;
 pub mod objective;
 pub mod probe;
