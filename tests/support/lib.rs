@@ -4,7 +4,10 @@ pub mod chaos;
 pub mod engine;
 pub mod fake_engine;
 pub mod mysql;
+pub mod proxy;
 pub mod remote;
+pub mod s3;
+pub mod sftp;
 pub mod sql;
 
 use std::path::{Path, PathBuf};
