@@ -59,8 +59,25 @@ for line in open(sys.argv[1]):
         print(message["target"]["name"], message["executable"])
 PY
 }
-# Without a stack, the real-stack tests among them say that they are skipped.
-unit_tests() { env -u CHOM_TEST_STACK timeout --foreground "$limit" cargo test --quiet --workspace; }
+# moto's S3 server for the tests of remote stores, in a virtual environment of its own; a second call finds it done.
+moto() {
+  local venv=$root/target/moto wanted="moto==5.2.5 flask flask-cors PyYAML py-partiql-parser jsonpath-ng"
+  python3 -c 'import venv, ensurepip' 2>/dev/null || {
+    echo "run.sh: Python's venv is missing: apt-get install python3-venv" >&2; return 6; }
+  [ -x "$venv/bin/pip" ] || python3 -m venv --clear "$venv" || return 6
+  [ "$(cat "$venv/.wanted" 2>/dev/null)" != "$wanted" ] || return 0
+  # shellcheck disable=SC2086 # one word for each package
+  "$venv/bin/pip" install --quiet --disable-pip-version-check $wanted || {
+    echo "run.sh: moto cannot be installed: is a package index within reach?" >&2; return 6; }
+  printf '%s' "$wanted" >"$venv/.wanted"
+}
+# Without a stack, the real-stack tests among them say that they are skipped. The remote stores need no Engine: their
+# servers are started here, OpenSSH's as root only.
+unit_tests() {
+  moto || return
+  env -u CHOM_TEST_STACK CHOM_TEST_MOTO="$root/target/moto/bin/python" \
+    timeout --foreground "$limit" cargo test --quiet --workspace
+}
 # real NAME=VALUE... -- TEST... [-- NAME...]: real-stack tests with variables, not through Cargo, which lets one command
 # at a time compile. One test at a time, as they share servers, unless `threads` says otherwise.
 real() {
@@ -135,7 +152,7 @@ promtool() {
 checks() {
   renice -n 10 -p "$BASHPID" >/dev/null
   promtool
-  phase "unit tests, simulation, kill matrices" unit_tests
+  phase "unit tests, simulation, kill matrices, remote stores" unit_tests
   phase "dependencies" deny
   phase "lints" cargo clippy --quiet --workspace --all-targets --all-features -- -D warnings
   phase "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --workspace --lib --all-features

@@ -487,7 +487,7 @@ pub(crate) struct ConfigInit {
     /// File to write; an existing one is never overwritten
     #[arg(long, default_value = "chom-recovery.toml", value_name = "FILE")]
     pub(crate) output: PathBuf,
-    /// Repository URL, for example file:/var/backups/chom
+    /// Repository: file:/path, s3://bucket/prefix, sftp://host/path
     #[arg(long, value_name = "URL")]
     pub(crate) repository: Option<String>,
     /// State directory

@@ -36,6 +36,7 @@ impl From<ErrorKind> for Exit {
             | ErrorKind::NoSpace
             | ErrorKind::AlreadyExists
             | ErrorKind::Conflict
+            | ErrorKind::Retained
             | ErrorKind::Unsupported => Self::Precondition,
             ErrorKind::Corrupt => Self::Corrupt,
             ErrorKind::NotFound => Self::NotFound,

@@ -32,6 +32,7 @@ def make(kind: str) -> ChomRecoveryError:
         ("already_exists", FileExistsError),
         ("authentication", PermissionError),
         ("denied", PermissionError),
+        ("retained", PermissionError),
         ("unreachable", ConnectionError),
         ("timeout", TimeoutError),
         ("unsupported", NotImplementedError),

@@ -49,6 +49,8 @@ pub enum ErrorKind {
     Cancelled,
     /// A person or a policy said no.
     Denied,
+    /// It is kept on purpose until a time, by an object lock or a hold; nothing is wrong.
+    Retained,
     /// Planning reached an effect whose result cannot be predicted; unwinds by `?`.
     PlanBoundary,
     /// This build, server or engine cannot do it.
@@ -77,6 +79,7 @@ impl ErrorKind {
             Self::OutcomeUnknown => "outcome_unknown",
             Self::Cancelled => "cancelled",
             Self::Denied => "denied",
+            Self::Retained => "retained",
             Self::PlanBoundary => "plan_boundary",
             Self::Unsupported => "unsupported",
         }

@@ -18,6 +18,7 @@
 //! | [`probe`] | questions about health |
 //! | [`backend`] | what runs and how to act on it |
 //! | [`store`] | where backups lie |
+//! | [`layer`] | wrappers of a store |
 //!
 //! [`runbook`](mod@runbook) says what each line of the runbook became, [`faults`](mod@faults) what may go wrong and which
 //! tests tell, [`catalog::format`](mod@catalog::format) what a backup looks like.
@@ -28,6 +29,7 @@ pub mod catalog;
 pub mod configuration;
 pub mod error;
 pub mod files;
+pub mod layer;
 pub mod mysql;
 pub mod objective;
 pub mod probe;
@@ -36,6 +38,7 @@ pub mod recovery;
 pub mod report;
 pub mod run;
 pub mod secret;
+mod ssh;
 pub mod store;
 pub mod stream;
 pub mod system;
@@ -45,6 +48,7 @@ pub mod faults {}
 pub mod runbook {}
 #[cfg(feature = "testing")]
 pub mod testing;
+mod tls;
 pub mod triage;
 
 pub use error::{Error, ErrorKind, ErrorRecord, Result};

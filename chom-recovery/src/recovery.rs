@@ -160,7 +160,7 @@ impl Recovery {
     /// `Unreachable`: no Engine answers. `InvalidInput`: the configuration names something impossible.
     pub async fn open(system: System) -> Result<Self> {
         let backend = Arc::new(DockerBackend::connect(&system.compose, DockerOptions::default()).await?);
-        let store = store::open_later(&system.repository.url);
+        let store = store::open_later(&system.repository.store());
         Ok(Self::with_ports(system, backend, store))
     }
 

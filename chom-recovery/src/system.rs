@@ -1,5 +1,7 @@
 //! What is protected: one system, as `chom-recovery.toml` describes it.
 
+mod store;
+
 use std::{
     fmt,
     path::{Path, PathBuf},
@@ -20,6 +22,7 @@ mod schedule;
 
 pub use legacy::{Legacy, LegacyAccount};
 pub use schedule::Schedule;
+pub use store::{S3Settings, SftpSettings, StoreSettings};
 
 /// One protected system.
 ///
@@ -348,8 +351,14 @@ fn two_seconds() -> Duration {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Repository {
-    /// `file:/absolute/path`.
+    /// `file:/absolute/path`, `s3://bucket/prefix` or `sftp://[user@]host[:port]/absolute/path`, without a password.
     pub url: String,
+    /// How a bucket is reached, for `s3:`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3: Option<S3Settings>,
+    /// How a host is reached, for `sftp:`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sftp: Option<SftpSettings>,
     /// Ed25519 public keys whose manifests are trusted, in hex; `repo init` prints the line to add.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub signers: Vec<String>,
@@ -373,6 +382,17 @@ fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<
         Sources::Many(sources) => sources,
         Sources::One(source) => vec![source],
     })
+}
+
+impl Repository {
+    /// Returns what the store is opened with.
+    pub fn store(&self) -> StoreSettings {
+        StoreSettings {
+            url: self.url.clone(),
+            s3: self.s3.clone().unwrap_or_default(),
+            sftp: self.sftp.clone().unwrap_or_default(),
+        }
+    }
 }
 
 /// How many backups are kept: grandfather-father-son, over backups that were proven.

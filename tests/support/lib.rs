@@ -5,7 +5,10 @@ pub mod engine;
 pub mod fake_engine;
 pub mod mysql;
 pub mod program;
+pub mod proxy;
 pub mod remote;
+pub mod s3;
+pub mod sftp;
 pub mod sql;
 pub mod watch;
 

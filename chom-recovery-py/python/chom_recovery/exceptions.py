@@ -30,6 +30,7 @@ __all__ = [
     "NotFoundError",
     "OutcomeUnknownError",
     "PreconditionError",
+    "RetainedError",
     "UnhealthyError",
     "UnreachableError",
     "UnsupportedError",
@@ -172,6 +173,10 @@ class DeniedError(ChomRecoveryError, PermissionError):
     """A person or a policy said no."""
 
 
+class RetainedError(ChomRecoveryError, PermissionError):
+    """It is kept on purpose until a time, by an object lock or a hold; nothing is wrong."""
+
+
 class UnsupportedError(ChomRecoveryError, NotImplementedError):
     """This build, server or engine cannot do it."""
 
@@ -194,6 +199,7 @@ _CLASSES: Final[dict[str, type[ChomRecoveryError]]] = {
     "outcome_unknown": OutcomeUnknownError,
     "cancelled": CancelledRunError,
     "denied": DeniedError,
+    "retained": RetainedError,
     "unsupported": UnsupportedError,
 }
 

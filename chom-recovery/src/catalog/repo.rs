@@ -255,8 +255,8 @@ impl Repository {
     /// # Errors
     /// As [`Repository::open_with`], and those of opening the store.
     pub async fn open_configured(config: &system::Repository) -> Result<Self> {
-        let url = config.url.clone();
-        let store = crate::store::pipe::blocking(move || crate::store::open(&url)).await?;
+        let settings = config.store();
+        let store = crate::store::pipe::blocking(move || crate::store::open(&settings)).await?;
         Self::open_with(store, config).await
     }
 

@@ -16,6 +16,8 @@ use crate::{
 
 mod damage;
 mod encryption;
+#[cfg(feature = "testing")]
+mod faulty;
 mod golden;
 mod holds;
 mod listing;

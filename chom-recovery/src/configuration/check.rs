@@ -236,7 +236,7 @@ async fn check_legacy(system: &System, report: &mut CheckReport) {
 
 async fn check_repository(system: &System, report: &mut CheckReport) {
     let opened = async {
-        let repository = Repository::open_with(store::open(&system.repository.url)?, &system.repository).await?;
+        let repository = Repository::open_with(store::open(&system.repository.store())?, &system.repository).await?;
         let free = repository.store().free_bytes().await?;
         let free = free.map_or_else(String::new, |bytes| format!(", {} MiB free", bytes >> 20));
         let detail = format!("{} (id {}{free})", system.repository.url, repository.id());

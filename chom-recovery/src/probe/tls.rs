@@ -6,38 +6,20 @@ use std::{
 };
 
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
-    crypto::{CryptoProvider, ring},
 };
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::Class;
-use crate::error::{Error, ErrorKind, Result};
-
-fn provider() -> Arc<CryptoProvider> {
-    Arc::new(ring::default_provider())
-}
-
-/// Trusted roots: those of the public web, and those of `ca_file`.
-async fn roots(ca_file: Option<&Path>) -> Result<RootCertStore> {
-    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    let Some(path) = ca_file else { return Ok(roots) };
-    let bad = |what: String| Error::new(ErrorKind::Precondition, format!("CA file `{}`: {what}", path.display()));
-    let pem = tokio::fs::read(path).await.map_err(|e| bad(e.to_string()))?;
-    let mut count = 0;
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        roots.add(certificate.map_err(|e| bad(e.to_string()))?).map_err(|e| bad(e.to_string()))?;
-        count += 1;
-    }
-    if count == 0 {
-        return Err(bad("it holds no certificate".into()));
-    }
-    Ok(roots)
-}
+pub(crate) use crate::tls::find;
+use crate::{
+    error::{Error, ErrorKind, Result},
+    tls::{provider, roots},
+};
 
 /// Makes the TLS configuration that verifies against public roots and `ca_file`, and a place in which the
 /// certificates of the last handshake are found, also when they were refused.
@@ -106,24 +88,6 @@ impl ServerCertVerifier for Recorded {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.verifier.supported_verify_schemes()
     }
-}
-
-/// Finds the TLS error in a chain of causes.
-pub(crate) fn find<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-            return Some(tls);
-        }
-        // An `io::Error` hides what it wraps from `source`.
-        if let Some(inner) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref)
-            && let Some(tls) = find(inner)
-        {
-            return Some(tls);
-        }
-        next = error.source();
-    }
-    None
 }
 
 /// Tells what a TLS error means.

@@ -52,7 +52,7 @@ impl Recovery {
     pub async fn open_what_answers(system: System) -> Self {
         match DockerBackend::connect(&system.compose, DockerOptions::default()).await {
             Ok(backend) => {
-                let store = store::open_later(&system.repository.url);
+                let store = store::open_later(&system.repository.store());
                 Self::with_ports(system, Arc::new(backend), store)
             }
             Err(error) => Self::with_absent_engine(system, &error),
@@ -63,7 +63,7 @@ impl Recovery {
         let address = address::resolve(&system.compose, &DockerOptions::default().environment)
             .map_or_else(|error| format!("none ({error})"), |address| address.to_string());
         let backend: Arc<dyn Backend> = Arc::new(AbsentBackend::new(&system.compose.project, address, why));
-        let store = store::open_later(&system.repository.url);
+        let store = store::open_later(&system.repository.store());
         Self::with_ports(system, backend, store)
     }
 
@@ -72,7 +72,7 @@ impl Recovery {
     /// # Errors
     /// `AlreadyExists`: there is a repository. `NotFound`: the folder above does not exist.
     pub async fn create_repository(system: &System, encryption: Encryption) -> Result<Initialized> {
-        let store = store::create(&system.repository.url)?;
+        let store = store::create(&system.repository.store()).await?;
         Repository::init(&store, &system.id, &system.state_dir(), encryption).await
     }
 

@@ -90,7 +90,7 @@ mod tests {
     async fn a_disk_that_is_mounted_later_is_found_then() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("backups");
-        let store = store::open_later(&format!("file:{}", folder.display()));
+        let store = store::open_later(&format!("file:{}", folder.display()).as_str().into());
         let gone = store.now().await.unwrap_err();
         assert_eq!(gone.kind(), ErrorKind::NotFound);
         assert!(gone.hint_text().unwrap().contains("mounted"), "{gone:?}");

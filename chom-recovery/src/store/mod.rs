@@ -1,9 +1,9 @@
 //! Where backups lie: immutable objects under keys.
 //!
-//! [`BackupStore`] is the port; [`local::LocalStore`] and [`memory::MemoryStore`] implement it, and pass the
-//! conformance suite `testing::store`.
+//! [`BackupStore`] is the port; [`local::LocalStore`], [`s3::S3Store`], [`sftp::SftpStore`] and
+//! [`memory::MemoryStore`] implement it, and pass the conformance suite `testing::store`.
 
-use std::{fmt, ops::Range, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use std::{fmt, ops::Range, str::FromStr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, ErrorKind, Result},
+    layer::retry::RetryStore,
     stream::ByteStream,
+    system::StoreSettings,
 };
 
 pub(crate) mod absent;
@@ -21,6 +23,13 @@ mod lazy;
 pub mod local;
 pub mod memory;
 pub(crate) mod pipe;
+pub mod s3;
+pub mod sftp;
+mod url;
+#[doc = include_str!("../docs/stores.md")]
+pub mod stores {}
+
+use url::StoreUrl;
 
 /// Immutable objects.
 #[async_trait]
@@ -68,64 +77,54 @@ pub trait BackupStore: fmt::Debug + Send + Sync + 'static {
     async fn sweep_leftovers(&self, older_than: Duration) -> Result<u64>;
 }
 
-/// Opens the store that a URL names; nothing is made.
+/// Opens a store; nothing is made. A remote one is connected to when it is first used, and its reads are repeated
+/// after a lost connection.
 ///
-/// `file:/absolute/path` is a folder; the path is taken as it stands, without percent-decoding.
+/// `file:/absolute/path` is a folder, `s3://bucket/prefix` a bucket, `sftp://[user@]host[:port]/absolute/path` a folder
+/// of another host; paths are taken as they stand, without percent-decoding. See [`stores`](mod@crate::store::stores).
 ///
 /// # Errors
 /// `InvalidInput`: not a URL of that form. `Unsupported`: a scheme that this version does not have. `NotFound`: the
-/// folder does not exist: perhaps its disk is not mounted.
-pub fn open(url: &str) -> Result<Arc<dyn BackupStore>> {
-    Ok(Arc::new(local::LocalStore::open(&local_path(url)?)?))
+/// local folder does not exist: perhaps its disk is not mounted.
+pub fn open(settings: &StoreSettings) -> Result<Arc<dyn BackupStore>> {
+    Ok(match StoreUrl::parse(&settings.url)? {
+        StoreUrl::Local(path) => Arc::new(local::LocalStore::open(&path)?),
+        StoreUrl::S3 { bucket, prefix } => {
+            Arc::new(RetryStore::new(Arc::new(s3::S3Store::new(&bucket, &prefix, &settings.s3)?)))
+        }
+        StoreUrl::Sftp { user, host, port, path } => {
+            let place = sftp::Place { user, host, port, path };
+            Arc::new(RetryStore::new(Arc::new(sftp::SftpStore::new(place, &settings.sftp))))
+        }
+    })
 }
 
-/// Names the store of a URL without asking it. It is opened by what first needs it, which then fails as [`open`] does.
-pub fn open_later(url: &str) -> Arc<dyn BackupStore> {
-    let same = url.to_owned();
-    Arc::new(lazy::LazyStore::new(url, move || open(&same)))
+/// Names a store without asking it. It is opened by what first needs it, which then fails as [`open`] does.
+pub fn open_later(settings: &StoreSettings) -> Arc<dyn BackupStore> {
+    let same = settings.clone();
+    Arc::new(lazy::LazyStore::new(&settings.url, move || open(&same)))
 }
 
-/// Opens the store that a URL names, and makes the last folder of its path where it is missing.
+/// Opens a store for a new repository: makes the last folder of its path where it is missing, and checks that a
+/// remote one can be reached and does what is asked of it.
 ///
 /// # Errors
-/// As [`open`]; `NotFound`: the folder above does not exist.
-pub fn create(url: &str) -> Result<Arc<dyn BackupStore>> {
-    Ok(Arc::new(local::LocalStore::create(&local_path(url)?)?))
-}
-
-fn local_path(url: &str) -> Result<PathBuf> {
-    const FORM: &str = "write `file:/absolute/path`";
-    let bad = |what: String| Error::new(ErrorKind::InvalidInput, what).hint(FORM);
-    // Nothing but the scheme goes into a message: a URL may hold a password.
-    let Some((scheme, rest)) = url.split_once(':') else {
-        return Err(bad("the address of the repository has no scheme".into()));
-    };
-    match scheme {
-        "file" => {
-            let path = if rest.starts_with("//") {
-                let path = rest.trim_start_matches('/');
-                let slashes = rest.len() - path.len();
-                if slashes < 3 {
-                    return Err(bad("a `file:` address names no host".into()));
-                }
-                format!("/{path}")
-            } else {
-                rest.to_owned()
-            };
-            if !path.starts_with('/') {
-                return Err(bad(format!("`file:{}` is not an absolute path", path.escape_debug())));
-            }
-            if path.split('/').any(|s| s == "..") || path.contains('\0') {
-                return Err(bad(format!("`file:{}` holds `..`", path.escape_debug())));
-            }
-            Ok(path.into())
+/// As [`open`]; `NotFound`: the folder above, or the bucket, does not exist. `Authentication`, `Precondition`,
+/// `Unreachable`: the store cannot be used so.
+pub async fn create(settings: &StoreSettings) -> Result<Arc<dyn BackupStore>> {
+    Ok(match StoreUrl::parse(&settings.url)? {
+        StoreUrl::Local(path) => Arc::new(pipe::blocking(move || local::LocalStore::create(&path)).await?),
+        StoreUrl::S3 { bucket, prefix } => {
+            let store = s3::S3Store::new(&bucket, &prefix, &settings.s3)?;
+            store.capabilities().await?;
+            Arc::new(RetryStore::new(Arc::new(store)))
         }
-        "s3" | "sftp" | "ssh" | "http" | "https" | "gs" | "az" => {
-            Err(Error::new(ErrorKind::Unsupported, format!("repositories at `{scheme}:` are not in this version"))
-                .hint(FORM))
+        StoreUrl::Sftp { user, host, port, path } => {
+            let store = sftp::SftpStore::new(sftp::Place { user, host, port, path }, &settings.sftp);
+            store.make_root().await?;
+            Arc::new(RetryStore::new(Arc::new(store)))
         }
-        _ => Err(bad("the address of the repository has an unknown scheme".into())),
-    }
+    })
 }
 
 /// Checks the prefix of a listing: empty, or segments of a key that end at a `/`.
@@ -232,29 +231,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_read_or_refused_with_a_reason() {
-        let path = |url| local_path(url).map(|p| p.display().to_string());
-        assert_eq!(path("file:/var/backups").unwrap(), "/var/backups");
-        assert_eq!(path("file:///var/backups").unwrap(), "/var/backups");
-        for (url, kind) in [
-            ("/var/backups", ErrorKind::InvalidInput),
-            ("file:backups", ErrorKind::InvalidInput),
-            ("file://host/backups", ErrorKind::InvalidInput),
-            ("file:/var/../etc", ErrorKind::InvalidInput),
-            ("s3://bucket/x", ErrorKind::Unsupported),
-            ("sftp://user:pass@host/x", ErrorKind::Unsupported),
-            ("ftp://user:pass@host/x", ErrorKind::InvalidInput),
-        ] {
-            let error = local_path(url).unwrap_err();
-            assert_eq!(error.kind(), kind, "{url}");
-            assert!(!error.to_string().contains("pass@"), "{error}");
-            assert!(error.hint_text().is_some(), "{url}");
-        }
-    }
-
-    #[test]
     fn a_folder_that_is_not_there_is_not_made_by_opening() {
-        let error = open("file:/nonexistent/chom").unwrap_err();
+        let error = open(&"file:/nonexistent/chom".into()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert!(error.hint_text().unwrap().contains("mounted"));
     }

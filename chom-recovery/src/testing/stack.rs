@@ -26,7 +26,7 @@ use crate::{
     },
     run::{Approver, Engine, failpoint},
     store,
-    system::System,
+    system::{StoreSettings, System},
 };
 
 /// Volume of the database.
@@ -56,7 +56,7 @@ impl SimStack {
         // Not everything is alike and not everything runs: what is put back has to be what was found.
         backend.change("shop-queue-1", |c| c.restart_policy = RestartPolicy::OnFailure(3))?;
         backend.stop("scheduler", std::time::Duration::ZERO).await?;
-        let store = store::create(&url(directory))?;
+        let store = store::create(&StoreSettings::from(url(directory).as_str())).await?;
         let state = directory.join("state");
         let signed = Repository::init(&store, &"shop".to_owned().try_into()?, &state, Encryption::None).await?;
         fs::write(directory.join("signer"), signed.signer.to_string())?;
@@ -98,7 +98,7 @@ impl SimStack {
         ))?;
         system.state_dir = Some(directory.join(state));
         let system = Arc::new(system);
-        let store = store::open_later(&system.repository.url);
+        let store = store::open_later(&system.repository.store());
         let repository = Repository::open_with(store, &system.repository)
             .await
             .unwrap_or_else(|why| Repository::absent(&system.repository.url, why));

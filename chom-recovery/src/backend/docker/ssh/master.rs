@@ -15,7 +15,10 @@ use tokio::{
     process::Command,
 };
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    ssh::{self, last_line, refusal},
+};
 
 /// Seconds that an unused master connection outlives this process.
 const MASTER_PERSISTS: u32 = 120;
@@ -49,16 +52,7 @@ impl Master {
         let folder = private_folder()?;
         let control = format!("ControlPath={}", control_path(&folder).display());
         let connect = format!("ConnectTimeout={}", timeout.as_secs().max(1));
-        for option in [
-            "BatchMode=yes",
-            "StrictHostKeyChecking=yes",
-            "ServerAliveInterval=15",
-            "ServerAliveCountMax=4",
-            "RemoteCommand=none",
-            "RequestTTY=no",
-            &connect,
-            &control,
-        ] {
+        for option in ssh::STRICT.iter().copied().chain([connect.as_str(), &control]) {
             options.extend(["-o".into(), option.into()]);
         }
         let (opening, complaint) = Default::default();
@@ -253,26 +247,6 @@ fn cannot_run(error: io::Error) -> Error {
     Error::from(error).of_kind(ErrorKind::Precondition).during("cannot run `ssh`")
 }
 
-fn last_line(text: &str) -> String {
-    text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default().trim().to_owned()
-}
-
-fn refusal(destination: &str, text: &str) -> Error {
-    let says = |what: &str| text.contains(what);
-    let message = format!("ssh to `{destination}` failed: {}", last_line(text));
-    if says("HOST IDENTIFICATION HAS CHANGED") {
-        Error::new(ErrorKind::Authentication, format!("the host key of `{destination}` is not the known one"))
-            .hint("find out why before anything else; somebody may stand in between")
-    } else if says("Host key verification failed") || says("host key is known") {
-        Error::new(ErrorKind::Authentication, format!("the host key of `{destination}` is not known"))
-            .hint(format!("compare it with the host's own and accept it with `ssh {destination}`"))
-    } else if says("Permission denied") || says("Too many authentication failures") {
-        Error::new(ErrorKind::Authentication, message).hint("load the key into the ssh agent")
-    } else {
-        Error::new(ErrorKind::Unreachable, message)
-    }
-}
-
 /// Makes a folder that no other user can enter. Its path is short: a socket's path holds 107 bytes at most.
 fn private_folder() -> Result<PathBuf> {
     let base = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
@@ -283,23 +257,4 @@ fn private_folder() -> Result<PathBuf> {
         .create(&path)
         .map_err(|e| Error::from(e).during(format!("cannot make `{}`", path.display())))?;
     Ok(path)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn refusals_of_ssh_are_told_apart() {
-        let kind = |text: &str| refusal("h", text).kind();
-        assert_eq!(
-            kind("No ED25519 host key is known for h\nHost key verification failed."),
-            ErrorKind::Authentication
-        );
-        assert_eq!(kind("ops@h: Permission denied (publickey)."), ErrorKind::Authentication);
-        assert_eq!(kind("ssh: connect to host h port 22: Connection refused"), ErrorKind::Unreachable);
-        let changed =
-            refusal("h", "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.");
-        assert!(changed.message().contains("not the known one"));
-    }
 }
