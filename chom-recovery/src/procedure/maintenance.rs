@@ -171,7 +171,7 @@ pub async fn up(system: &System, backend: &dyn Backend, record: &MaintenanceReco
 /// those that are not.
 pub async fn served(system: &System) -> (Vec<String>, Vec<String>) {
     let checks = &system.http;
-    let (Ok(seen) | Err(seen)) = look_until(checks, |seen| seen.success.len() == checks.len()).await;
+    let (Ok(seen) | Err(seen)) = look_until(checks, false, |seen| seen.success.len() == checks.len()).await;
     let unserved = checks.iter().map(|check| &check.name).filter(|name| !seen.success.contains(name));
     (seen.success.clone(), unserved.cloned().collect())
 }

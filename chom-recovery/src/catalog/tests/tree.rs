@@ -197,7 +197,8 @@ async fn a_socket_is_listed_in_the_backup() {
 
 /// Gives every file below a folder a time at which it rested.
 fn age(root: &Path) {
-    let status = std::process::Command::new("find").arg(root).args(["-exec", "touch", "-hd", "2020-01-01", "{}", "+"]).status();
+    let status =
+        std::process::Command::new("find").arg(root).args(["-exec", "touch", "-hd", "2020-01-01", "{}", "+"]).status();
     assert!(status.unwrap().success());
 }
 

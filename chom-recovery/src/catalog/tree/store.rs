@@ -11,9 +11,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{
-    BYTES, FOLDERS, HARD_LINKS, KnownParts, OnProgress, REPORT, SYMLINKS, TROUBLES, lanes, meta, number,
-};
+use super::{BYTES, FOLDERS, HARD_LINKS, KnownParts, OnProgress, REPORT, SYMLINKS, TROUBLES, lanes, meta, number};
 use crate::{
     catalog::{BackupId, Capture, ComponentFacts, ComponentWriter, PartMeta, PartRecord},
     error::{Error, ErrorKind, Result},
@@ -337,4 +335,3 @@ impl Storing {
 fn settle(finished: Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
     finished.unwrap_or_else(|e| Err(Error::new(ErrorKind::Failed, "storing a part ended early").caused_by(e)))
 }
-
