@@ -49,9 +49,8 @@ async fn back_up(folder: PathBuf, path: PathBuf) -> Result<()> {
     let mut writer = BackupWriter::begin(&repository, &signer, &HostId::derive("bench"), &system()?).await?;
     let level = std::env::var("BENCH_LEVEL").ok().and_then(|l| l.parse().ok()).unwrap_or(1);
     let component = writer.component(ComponentSpec::new("app", ComponentKind::Files)?.level(level))?;
-    let stored =
-        tree::store_tree(&component, &Root::open(&path)?, &StoreOptions::new(Rules::none()), Arc::new(|_, _| {}))
-            .await?;
+    let options = StoreOptions::new(Rules::none());
+    let (stored, _) = tree::store_tree(&component, &Root::open(&path)?, &options, Arc::new(|_, _| {})).await?;
     let capture = Capture { begin, point: begin, end: repository.ids().now() };
     writer.finish(Facts::new(capture)).await?;
     println!("{} entries, {} bytes", stored.entries, stored.bytes);

@@ -13,7 +13,7 @@ use crate::{
         index::{self, PartRecord, StoredRecord},
         layout::Place,
         manifest::ComponentRecord,
-        repo::Cipher,
+        repo::{Cipher, Repository},
     },
     error::{Error, ErrorKind, Result},
     store::{Key, pipe},
@@ -93,6 +93,11 @@ impl ComponentReader {
     pub(super) fn new(reader: BackupReader, record: ComponentRecord, parts: Vec<PartRecord>) -> Self {
         let stored = parts.iter().map(PartRecord::stored).collect();
         Self { stored: StoredComponent::new(reader, record, stored), parts: parts.into() }
+    }
+
+    /// Returns the repository, and where the backup lies.
+    pub(in crate::catalog) fn origin(&self) -> (&Repository, &Place) {
+        (self.stored.reader.repository(), self.stored.reader.place())
     }
 
     /// Returns the name.

@@ -4,7 +4,7 @@ use std::{os::unix::fs::PermissionsExt, path::Path};
 
 use super::*;
 use crate::{
-    catalog::tree::{self, RestoreOptions, StoreOptions, Stored},
+    catalog::tree::{self, KnownParts, RestoreOptions, StoreOptions, Stored},
     files::{Root, Rules, unpack::Policy, walk::TroubleKind},
 };
 
@@ -54,12 +54,17 @@ fn list(root: &Path) -> String {
 
 impl World {
     async fn store(&self, source: &Path, rules: Rules) -> (BackupReader, Stored) {
+        let (reader, stored, _) = self.store_with(source, StoreOptions::new(rules)).await;
+        (reader, stored)
+    }
+
+    async fn store_with(&self, source: &Path, options: StoreOptions) -> (BackupReader, Stored, KnownParts) {
         let mut writer = self.begin().await;
         let component = writer.component(ComponentSpec::new("app", ComponentKind::Files).unwrap().level(1)).unwrap();
         let root = Root::open(source).unwrap();
-        let stored = tree::store_tree(&component, &root, &StoreOptions::new(rules), quiet()).await.unwrap();
+        let (stored, known) = tree::store_tree(&component, &root, &options, quiet()).await.unwrap();
         let info = writer.finish(self.facts()).await.unwrap();
-        (BackupReader::open(&self.repository, info.place).await.unwrap(), stored)
+        (BackupReader::open(&self.repository, info.place).await.unwrap(), stored, known)
     }
 }
 
@@ -188,4 +193,98 @@ async fn a_socket_is_listed_in_the_backup() {
     let told = tree::read_troubles(&reader.component("app").await.unwrap()).await.unwrap();
     assert_eq!(told, stored.troubles);
     assert_eq!((told.list[0].kind, told.list[0].path.as_str()), (TroubleKind::Skipped, "php.sock"));
+}
+
+/// Gives every file below a folder a time at which it rested.
+fn age(root: &Path) {
+    let status =
+        std::process::Command::new("find").arg(root).args(["-exec", "touch", "-hd", "2020-01-01", "{}", "+"]).status();
+    assert!(status.unwrap().success());
+}
+
+/// Waits until changes of now lie behind what a walk takes for settled.
+fn settle(root: &Path) {
+    age(root);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let changed = || {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::metadata(root).unwrap().ctime()
+    };
+    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    while now() <= u64::try_from(changed()).unwrap() + 3 {
+        assert!(std::time::Instant::now() < end, "the clocks disagree");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_did_not_change_is_not_stored_twice() {
+    let (world, folder) = (World::new().await, tempfile::tempdir().unwrap());
+    let source = folder.path().join("source");
+    sample(&source);
+    settle(&source);
+    let (first, stored, known) = world.store_with(&source, StoreOptions::new(Rules::none())).await;
+    assert_eq!(stored.reused_bytes, 0);
+
+    let file = folder.path().join("state/known");
+    known.save(&file).unwrap();
+    let known = KnownParts::load(&file).unwrap();
+    world.pass(60);
+    std::fs::write(source.join("app/new.php"), "<?php").unwrap();
+    let again = StoreOptions::new(Rules::none()).known(Some(known));
+    let (second, stored, known) = world.store_with(&source, again).await;
+    assert!(stored.reused_bytes > 70 << 20, "{stored:?}");
+    let record = second.manifest().component("app").unwrap().clone();
+    assert!(record.own_len < 10 << 20 && record.sources.contains(&first.manifest().id), "{record:?}");
+
+    // A third refers to where the bytes are, not to the second.
+    world.pass(60);
+    let again = StoreOptions::new(Rules::none()).known(Some(known));
+    let (third, stored, _) = world.store_with(&source, again).await;
+    assert!(stored.reused_bytes > 70 << 20);
+    assert!(third.manifest().component("app").unwrap().sources.contains(&first.manifest().id));
+    let target = folder.path().join("target");
+    tree::restore_tree(&third.component("app").await.unwrap(), &target, &options(), quiet()).await.unwrap();
+    assert_eq!(list(&source), list(&target));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changed_within_the_second_is_stored_again() {
+    let (world, folder) = (World::new().await, tempfile::tempdir().unwrap());
+    let source = folder.path().join("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("a"), "1").unwrap();
+    let (.., known) = world.store_with(&source, StoreOptions::new(Rules::none())).await;
+    world.pass(60);
+    std::fs::write(source.join("a"), "2").unwrap();
+    let again = StoreOptions::new(Rules::none()).known(Some(known));
+    let (second, stored, _) = world.store_with(&source, again).await;
+    assert_eq!(stored.reused_bytes, 0);
+    let target = folder.path().join("target");
+    tree::restore_tree(&second.component("app").await.unwrap(), &target, &options(), quiet()).await.unwrap();
+    assert_eq!(std::fs::read_to_string(target.join("a")).unwrap(), "2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_known_of_a_backup_that_is_gone_is_stored_anew() {
+    let (world, folder) = (World::new().await, tempfile::tempdir().unwrap());
+    let source = folder.path().join("source");
+    sample(&source);
+    settle(&source);
+    let (first, _, known) = world.store_with(&source, StoreOptions::new(Rules::none())).await;
+    world.store.delete(&first.place().manifest()).await.unwrap();
+    world.pass(60);
+    let again = StoreOptions::new(Rules::none()).known(Some(known));
+    let (second, stored, _) = world.store_with(&source, again).await;
+    assert_eq!(stored.reused_bytes, 0);
+    assert!(second.manifest().sources().is_empty());
+}
+
+#[test]
+fn a_damaged_list_of_known_parts_is_not_believed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("known");
+    assert!(KnownParts::load(&file).is_none());
+    std::fs::write(&file, "garbage").unwrap();
+    assert!(KnownParts::load(&file).is_none());
 }

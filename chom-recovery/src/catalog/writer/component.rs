@@ -115,6 +115,16 @@ impl ComponentWriter {
         if self.shared.recipients.is_some() { Cipher::Age } else { Cipher::None }
     }
 
+    /// Returns the repository, and where the backup will lie.
+    pub(in crate::catalog) fn origin(&self) -> (&Repository, &Place) {
+        (&self.shared.repository, &self.shared.place)
+    }
+
+    /// Returns what is on the list so far, in order of index.
+    pub(in crate::catalog) fn recorded(&self) -> Vec<PartRecord> {
+        self.parts().recorded.values().cloned().collect()
+    }
+
     /// Says what was counted of the component; the last word counts.
     pub fn describe(&self, facts: ComponentFacts) {
         self.parts().facts = facts;
