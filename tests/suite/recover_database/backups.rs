@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use chom_recovery::{
     Error, ErrorKind,
     catalog::{
-        BackupInfo, BackupWriter, ComponentKind, ComponentSpec, DatabaseFacts, Flavour, Repository, Selector, Signer,
+        BackupInfo, BackupWriter, ComponentKind, ComponentSpec, DatabaseFacts, Flavour, Selector, Signer,
         TrustedSigners,
     },
     procedure::database::Extent,
@@ -95,17 +95,15 @@ async fn forge(bench: &Bench, change: fn(&mut DatabaseFacts)) -> BackupInfo {
     let parts = bench.recovery.parts().await.unwrap();
     let newest = parts.catalog.select(&Selector::Latest).await.unwrap();
     let reader = parts.catalog.open(&newest.place).await.unwrap();
-    let store = chom_recovery::store::open(&bench.system.repository.url).unwrap();
-    let trusted = TrustedSigners::parse(&bench.system.repository.signers).unwrap();
-    let repository = Repository::open(store, trusted).await.unwrap();
+    let repository = parts.catalog.repository();
     let signer = Signer::load(&bench.system.state_dir(), &bench.system.id).unwrap();
-    let mut writer = BackupWriter::begin(&repository, &signer, &newest.place.host, &bench.system.id).await.unwrap();
+    let mut writer = BackupWriter::begin(repository, &signer, &newest.place.host, &bench.system.id).await.unwrap();
     let component = writer.component(ComponentSpec::new("database", ComponentKind::Logical).unwrap()).unwrap();
     let from = reader.component("database").await.unwrap();
     for part in from.parts() {
         component.put(part.index, part.meta.clone(), from.read_part(part).await.unwrap()).await.unwrap();
     }
-    let mut facts = reader.manifest().facts.clone();
+    let mut facts = reader.facts().await.unwrap();
     change(facts.database.as_mut().unwrap());
     writer.finish(facts).await.unwrap()
 }
