@@ -11,7 +11,7 @@ use chom_recovery::{
     },
     files::{Root, Rules, unpack::Policy},
     store,
-    system::SystemId,
+    system::{StoreSettings, SystemId},
 };
 
 #[tokio::main]
@@ -30,16 +30,20 @@ fn system() -> Result<SystemId> {
     "bench".to_owned().try_into()
 }
 
+fn settings(folder: &std::path::Path) -> StoreSettings {
+    format!("file:{}/repository", folder.display()).as_str().into()
+}
+
 async fn init(folder: PathBuf) -> Result<()> {
     std::fs::create_dir_all(&folder)?;
-    let store = store::create(&format!("file:{}/repository", folder.display()))?;
+    let store = store::create(&settings(&folder)).await?;
     Repository::init(&store, &system()?, &folder.join("state"), Encryption::None).await?;
     Ok(())
 }
 
 async fn open(folder: &std::path::Path) -> Result<(Repository, Signer)> {
     let signer = Signer::load(&folder.join("state"), &system()?)?;
-    let store = store::open(&format!("file:{}/repository", folder.display()))?;
+    let store = store::open(&settings(folder))?;
     Ok((Repository::open(store, signer.id().into()).await?, signer))
 }
 

@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     catalog::{
         MAX_SKEW,
+        entry::BackupInfo,
         id::{BackupId, RepositoryId},
         layout::{self, Belongs, Place},
         reader::BackupReader,
@@ -119,8 +120,8 @@ pub async fn plan_prune(catalog: &Catalog, policy: &Retention) -> Result<PrunePl
     }
     // A listing that silently ends early looks like a repository with fewer backups.
     let (first, listing) = (catalog.list().await?, catalog.list().await?);
-    let before: BTreeSet<BackupId> = first.backups.iter().map(|b| b.id()).collect();
-    let after: BTreeSet<BackupId> = listing.backups.iter().map(|b| b.id()).collect();
+    let before: BTreeSet<BackupId> = first.backups.iter().map(BackupInfo::id).collect();
+    let after: BTreeSet<BackupId> = listing.backups.iter().map(BackupInfo::id).collect();
     if let Some(lost) = before.difference(&after).next() {
         return Err(Error::new(ErrorKind::Incomplete, "two listings of the repository differ: nothing expires")
             .with("not in the second", lost)
@@ -247,7 +248,7 @@ async fn delete(repository: &Repository, place: &Place, lease: &mut Lease, repor
                 report.bytes += length;
             }
             // An object lock is no failure: it ends some day.
-            Err(e) if e.kind() == ErrorKind::Locked => {
+            Err(e) if e.kind() == ErrorKind::Retained => {
                 report.locked.push(key.to_string());
                 is_whole = false;
                 if first.contains(&key) {

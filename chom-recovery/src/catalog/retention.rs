@@ -235,7 +235,9 @@ impl<'a> Group<'a> {
         self.counting().take(policy.min_keep as usize).for_each(|b| keep(b, Reason::Minimum));
         self.counting().take(1).for_each(|b| keep(b, Reason::NewestProven));
         let drilled = self.backups.iter().map(|(b, _)| *b).find(|b| b.level >= Some(Level::L3));
-        drilled.into_iter().for_each(|b| keep(b, Reason::NewestProven));
+        if let Some(drilled) = drilled {
+            keep(drilled, Reason::NewestProven);
+        }
 
         // As long as there are not enough that count, nothing is given up; after that, what does not count goes when
         // it is older than those.

@@ -4,10 +4,7 @@ use std::path::{Path, PathBuf};
 
 use chom_recovery::{
     Error, ErrorKind,
-    catalog::{
-        BackupInfo, BackupWriter, ComponentKind, ComponentSpec, DatabaseFacts, Flavour, Selector, Signer,
-        TrustedSigners,
-    },
+    catalog::{BackupInfo, BackupWriter, ComponentKind, ComponentSpec, DatabaseFacts, Flavour, Selector, Signer},
     procedure::database::Extent,
     system::SystemId,
 };

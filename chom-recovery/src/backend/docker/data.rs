@@ -173,7 +173,7 @@ impl Connection {
                 ),
             ));
         }
-        for container in self.users_of(&folder).await? {
+        if let Some(container) = self.users_of(&folder).await?.first() {
             return Err(Error::new(
                 ErrorKind::Conflict,
                 format!("volume `{}` is in use by container `{}`", volume.name, container.name),
