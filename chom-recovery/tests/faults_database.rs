@@ -96,7 +96,8 @@ async fn is_recovered(stack: &SimStack, when: &str) {
 #[test]
 fn an_engine_that_fails_at_any_call_leaves_a_run_that_goes_on() {
     // Not done, without an answer or with a late one in turn; and done all the same.
-    let not_done = |call: u32| Fault::Fail(if call % 2 == 0 { ErrorKind::Unreachable } else { ErrorKind::Timeout });
+    let not_done =
+        |call: u32| Fault::Fail(if call.is_multiple_of(2) { ErrorKind::Unreachable } else { ErrorKind::Timeout });
     let done = |_: u32| Fault::DoneThenFail(ErrorKind::OutcomeUnknown);
     for fault_at in [&not_done as &dyn Fn(u32) -> Fault, &done] {
         let mut stopped = 0;
@@ -209,7 +210,8 @@ async fn a_database_that_is_never_healthy_after_the_swap_is_rolled_back() {
 /// F56 and hazard 10: a name that leads to no data is an error before anything is touched, never an empty database.
 #[tokio::test(start_paused = true)]
 async fn a_wrong_service_or_data_directory_is_told_before_anything_is_touched() {
-    let wrong: [(fn(&mut System), ErrorKind, &str); 2] = [
+    type Change = fn(&mut System);
+    let wrong: [(Change, ErrorKind, &str); 2] = [
         (|s| s.database.data_dir = "/var/lib/mysq".into(), ErrorKind::Unsupported, "/var/lib/mysq"),
         (|s| s.database.service = "mysq".into(), ErrorKind::NotFound, "mysq"),
     ];

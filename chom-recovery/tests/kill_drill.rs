@@ -1,6 +1,6 @@
 //! Drills in the simulated world: killed at every place, failing, and in the way of nobody.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use chom_recovery::{
     ErrorKind,
@@ -165,7 +165,7 @@ async fn a_backup_that_fails_its_drill_counts_as_verified_no_longer_and_nothing_
 async fn a_drill_that_cannot_go_on_leaves_nothing_and_says_nothing_of_the_backup() {
     let directory = tempfile::tempdir().unwrap();
     let stack = SimStack::create(directory.path()).await.unwrap();
-    stack.backend.fault(Op::StartContainer, 1, Fault::Fail(ErrorKind::Unreachable));
+    stack.backend.fault(Op::StopContainer, 1, Fault::Fail(ErrorKind::Unreachable));
     let (id, report) = run_whole(&stack).await;
     assert_eq!(report.unwrap_err().kind(), ErrorKind::Unreachable);
     assert_eq!(RunSummary::read(engine(&stack).state_dir(), id).unwrap().status, RunStatus::RolledBack);
@@ -184,7 +184,7 @@ async fn a_killed_drill_is_in_the_way_of_no_recovery() {
     let checked = database::check_backup(&run.scope("drill"), &stack.parts, &site, &Selector::Latest).await.unwrap();
     database::restore_beside(&run.scope("drill"), &site, &checked).await.unwrap();
     drop(run);
-    let request: BTreeMap<(), ()> = BTreeMap::new();
+    let request = drill::Request { backup: Selector::Latest };
     let recovery = NewRun::new("shop", database::PROCEDURE, &request).unwrap();
     let refused = engine(&stack).start(recovery.clone()).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Locked);

@@ -15,10 +15,10 @@ use serde_json::Value;
 /// # Panics
 /// It does not compile.
 pub fn program() -> PathBuf {
+    static BUILD: Once = Once::new();
     if let Some(program) = std::env::var_os("CHOM_TEST_PROGRAM") {
         return program.into();
     }
-    static BUILD: Once = Once::new();
     BUILD.call_once(|| {
         let built = Command::new(env!("CARGO"))
             .args(["build", "--quiet", "--workspace", "--bin", "chom-recovery", "--manifest-path"])

@@ -261,7 +261,7 @@ impl MotoServer {
             .spawn()
             .expect("Python runs");
         let mut lines = BufReader::new(process.stdout.take().expect("its output")).lines();
-        let line = tokio::time::timeout(Duration::from_secs(60), lines.next_line()).await;
+        let line = tokio::time::timeout(Duration::from_mins(1), lines.next_line()).await;
         let port = line.expect("moto starts in time").expect("its output").expect("moto starts");
         let address = SocketAddr::from(([127, 0, 0, 1], port.parse().expect("moto tells its port")));
         Some(Self { address, keys: key_files(), _process: process })
@@ -277,6 +277,8 @@ impl MotoServer {
     /// # Panics
     /// The server refuses.
     pub async fn make_bucket(&self, name: &str, retention: Option<u32>) {
+        // Another test may have been first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy().build().expect("a client");
         let send = async |query: &str, body: String| {
             let request = client

@@ -147,7 +147,7 @@ pub(crate) fn print_report(output: &Output, report: &RunReport) {
     achieved(output, "RPO", rpo, report.rpo);
     if let Some(Report::Drill(done)) = &report.achieved {
         output.line(format!(
-            "backup {} can be restored (L3): {} tables, {} rows and {} definitions compared after a clean restart",
+            "backup {} can be restored (L3): {} tables, {} rows and {} definitions compared",
             done.backup.id(),
             done.verified.tables,
             done.verified.rows,

@@ -375,7 +375,7 @@ impl Walk<'_> {
             }
             FileType::Socket => self.skip(&path, "a socket"),
             FileType::BlockDevice | FileType::CharacterDevice => self.skip(&path, "a device"),
-            _ => self.skip(&path, "of an unknown kind"),
+            FileType::Unknown => self.skip(&path, "of an unknown kind"),
         }
     }
 

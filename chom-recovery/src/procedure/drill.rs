@@ -1,4 +1,4 @@
-//! A drill: the newest backup is restored beside production, restarted, compared and thrown away, against the clock.
+//! A drill: the newest backup is restored beside production, compared, shut down and thrown away, against the clock.
 //!
 //! Only a drill proves that a backup can be restored. It needs no outage and no approval, since production is not
 //! touched: its candidate has a volume of its own, and a network without a way out, so that nothing of what it holds
@@ -41,7 +41,7 @@ pub struct Request {
 pub struct DrillReport {
     /// Backup, as verified to [`Level::L3`] now.
     pub backup: BackupInfo,
-    /// What was compared with the backup, after a clean restart of the server.
+    /// What was compared with the backup.
     pub verified: Verified,
     /// From the begin of the drill to a server that holds the backup and was proven equal to it. A recovery takes the
     /// swap and the start of the application on top of that.
@@ -103,23 +103,24 @@ async fn rehearse_in(run: &Run, parts: &Parts, request: &Request) -> Result<Dril
     }
 }
 
-/// Restores, restarts and compares.
+/// Restores, compares, and shuts down as a server does that is to be started again.
 async fn prove(run: &Run, parts: &Parts, site: &Arc<Site>, backup: &CheckedBackup) -> Result<Verified> {
     let candidate = database::restore_beside(run, site, backup).await?;
-    restart(run, parts, site).await?;
-    Ok(database::verify_candidate(run, site, candidate, backup).await?.verified().clone())
+    let verified = database::verify_candidate(run, site, candidate, backup).await?.verified().clone();
+    shut_down(run, parts, site).await?;
+    Ok(verified)
 }
 
-/// Shuts the candidate down cleanly and starts it again: what is compared after that lies on disk.
-async fn restart(run: &Run, parts: &Parts, site: &Arc<Site>) -> Result<()> {
+/// Shuts the candidate down: one that cannot end cleanly could not be swapped in.
+async fn shut_down(run: &Run, parts: &Parts, site: &Arc<Site>) -> Result<()> {
     let (site, grace) = (site.clone(), parts.system.database.stop_grace);
-    run.step("restart-candidate")
+    run.step("shut-down-candidate")
         .effect(Effect::Idempotent)
         .undo(Undo::Unnecessary("the candidate is removed"))
         .predict(|| ())
         .budget(Duration::from_mins(1))
         .timeout(grace + Duration::from_mins(2))
-        .run(async move |_| site.restart(grace).await)
+        .run(async move |_| site.end(grace).await)
         .await
 }
 

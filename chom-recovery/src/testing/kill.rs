@@ -222,6 +222,7 @@ pub async fn take_up(engine: &Engine, new: NewRun) -> Result<TakenUp> {
 
 /// Settles every unknown outcome of a run as a person would who looks at the world. `look` tells whether the step
 /// with that path was applied. Returns how many there were.
+#[expect(clippy::future_not_send, reason = "tests give it closures of their own thread")]
 pub async fn resolve_all<T, Fut>(
     engine: &Engine,
     id: RunId,

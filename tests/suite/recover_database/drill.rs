@@ -52,7 +52,7 @@ async fn a_drill_restores_compares_and_leaves_no_trace() {
     assert!(report.rto.achieved_s > 0.0 && report.rto.is_met, "{:?}", report.rto);
     assert_eq!(bench.recovery.backup(&Selector::Latest).await.unwrap().level, Some(Level::L3));
     assert_eq!(bench.footprint().await, footprint);
-    assert_eq!(left(&**bench.recovery.backend()).await, [String::new(); 0]);
+    assert_eq!(left(&**bench.recovery.backend()).await, Vec::<String>::new());
 }
 
 #[tokio::test]
@@ -107,7 +107,7 @@ async fn a_drill_that_is_killed_is_cleaned_up_by_the_next_and_reaches_nobody() {
     assert!(!left(&**backend).await.is_empty(), "it was killed in the middle");
 
     rehearse(&bench).await.unwrap();
-    assert_eq!(left(&**backend).await, [String::new(); 0]);
+    assert_eq!(left(&**backend).await, Vec::<String>::new());
     assert_eq!(bench.footprint().await, footprint);
 }
 
@@ -120,5 +120,5 @@ async fn a_drill_with_a_damaged_backup_fails_before_anything_is_built() {
     let footprint = bench.footprint().await;
     assert_eq!(rehearse(&bench).await.unwrap_err().kind(), ErrorKind::Corrupt);
     assert_eq!(bench.footprint().await, footprint);
-    assert_eq!(left(&**bench.recovery.backend()).await, [String::new(); 0]);
+    assert_eq!(left(&**bench.recovery.backend()).await, Vec::<String>::new());
 }

@@ -22,7 +22,7 @@ fn key(text: &str) -> Key {
 
 /// Bytes that differ everywhere.
 fn pattern(length: usize) -> Bytes {
-    (0..length / 4 + 1)
+    (0..=length / 4)
         .flat_map(|i| u32::try_from(i).expect("small").to_le_bytes())
         .take(length)
         .collect::<Vec<_>>()

@@ -140,14 +140,13 @@ impl Connection {
                 .await
                 .map_err(|e| Error::new(ErrorKind::Failed, format!("measuring a volume was cut short: {e}")))?;
         }
-        let printed = match &bound {
-            Some(folder) => self.in_parent(project, folder, &["sh", "-c", MEASURE, "sh", &folder.in_helper()]).await,
-            None => {
-                let helper = self.working_helper(project, volume_mount(name, true)).await?;
-                let printed = helper.run(&["sh", "-c", MEASURE, "sh", HELPER_MOUNT]).await;
-                helper.remove().await?;
-                printed
-            }
+        let printed = if let Some(folder) = &bound {
+            self.in_parent(project, folder, &["sh", "-c", MEASURE, "sh", &folder.in_helper()]).await
+        } else {
+            let helper = self.working_helper(project, volume_mount(name, true)).await?;
+            let printed = helper.run(&["sh", "-c", MEASURE, "sh", HELPER_MOUNT]).await;
+            helper.remove().await?;
+            printed
         };
         let [device, inode, uid, gid, mode, kilobytes, entries, free_blocks, block, free_inodes] = numbers(&printed?)?;
         let small = |number: u64| u32::try_from(number).map_err(|_| odd_output());

@@ -338,19 +338,18 @@ impl<P: Pieces> TarReader<P> {
     }
 
     fn path_of(&self, header: &[u8; BLOCK], extended: &Extended) -> Result<TreePath> {
-        let raw = match extended.sparse_name.as_ref().or(extended.path.as_ref()) {
-            Some(path) => path.clone(),
-            None => {
-                let prefix = text(&header[field::PREFIX]);
-                let name = text(&header[field::NAME]);
-                // Old GNU headers keep other things there.
-                if prefix.is_empty() || header[field::MAGIC] == *b"ustar  \0" {
-                    name.to_vec()
-                } else if self.dialect == Dialect::Foreign {
-                    [prefix, b"/", name].concat()
-                } else {
-                    return Err(corrupt("a name is cut in two"));
-                }
+        let raw = if let Some(path) = extended.sparse_name.as_ref().or(extended.path.as_ref()) {
+            path.clone()
+        } else {
+            let prefix = text(&header[field::PREFIX]);
+            let name = text(&header[field::NAME]);
+            // Old GNU headers keep other things there.
+            if prefix.is_empty() || header[field::MAGIC] == *b"ustar  \0" {
+                name.to_vec()
+            } else if self.dialect == Dialect::Foreign {
+                [prefix, b"/", name].concat()
+            } else {
+                return Err(corrupt("a name is cut in two"));
             }
         };
         let is_folder = header[field::TYPE] == b'5';
@@ -375,12 +374,11 @@ impl<P: Pieces> TarReader<P> {
             // Some archivers keep the type of the file in the bits above.
             Dialect::Foreign => mode.map(|m| m & 0o7777),
         };
-        let modified = match extended.mtime {
-            Some(time) => time,
-            None => {
-                let seconds = field(field::MTIME).and_then(|s| i64::try_from(s).ok()).ok_or_else(|| bad("time"))?;
-                Time { seconds, nanoseconds: 0 }
-            }
+        let modified = if let Some(time) = extended.mtime {
+            time
+        } else {
+            let seconds = field(field::MTIME).and_then(|s| i64::try_from(s).ok()).ok_or_else(|| bad("time"))?;
+            Time { seconds, nanoseconds: 0 }
         };
         let mut xattrs = extended.xattrs.clone();
         xattrs.sort();

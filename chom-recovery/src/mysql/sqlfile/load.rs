@@ -79,7 +79,7 @@ pub async fn load(
     path: &Path,
     file: &SqlFile,
     options: &LoadOptions,
-    progress: impl Fn(u64, u64) + Send,
+    progress: impl Fn(u64, u64) + Send + Sync,
 ) -> Result<LoadReport> {
     if let Some(problem) = file.contents.problems.first() {
         return Err(Error::new(ErrorKind::Corrupt, format!("the dump is not sound: {}", problem.text)));

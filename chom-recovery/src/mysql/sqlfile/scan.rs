@@ -152,18 +152,7 @@ impl Scan {
 
     fn quoted(&mut self, bytes: &[u8], end: usize, quote: u8, tracker: &Tracker) {
         let escapes = tracker.mode.escapes(quote);
-        if tracker.charset != Charset::Plain {
-            match bytes[self.at] {
-                b if tracker.charset.is_lead(b) => self.at += 2,
-                b'\\' if escapes => self.at += 2,
-                b => {
-                    if b == quote {
-                        self.inside = Inside::Nothing;
-                    }
-                    self.at += 1;
-                }
-            }
-        } else {
+        if tracker.charset == Charset::Plain {
             let rest = &bytes[self.at..end];
             let found = if escapes { memchr::memchr2(quote, b'\\', rest) } else { memchr::memchr(quote, rest) };
             match found {
@@ -172,6 +161,17 @@ impl Scan {
                 Some(n) => {
                     self.at += n + 1;
                     self.inside = Inside::Nothing;
+                }
+            }
+        } else {
+            match bytes[self.at] {
+                b if tracker.charset.is_lead(b) => self.at += 2,
+                b'\\' if escapes => self.at += 2,
+                b => {
+                    if b == quote {
+                        self.inside = Inside::Nothing;
+                    }
+                    self.at += 1;
                 }
             }
         }

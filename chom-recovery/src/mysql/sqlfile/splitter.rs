@@ -92,13 +92,12 @@ impl Piece {
     /// Returns the statement to run: rows that go on with an INSERT get its beginning again.
     pub fn into_sql(self) -> Vec<u8> {
         let end = self.raw.len() - self.ending;
-        match self.head {
-            Some(head) => [&head[..], b" ", &self.raw[..end]].concat(),
-            None => {
-                let mut sql = self.raw;
-                sql.truncate(end);
-                sql
-            }
+        if let Some(head) = self.head {
+            [&head[..], b" ", &self.raw[..end]].concat()
+        } else {
+            let mut sql = self.raw;
+            sql.truncate(end);
+            sql
         }
     }
 }

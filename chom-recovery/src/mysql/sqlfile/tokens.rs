@@ -80,7 +80,7 @@ impl Iterator for Tokens<'_> {
             match first {
                 _ if first.is_ascii_whitespace() => self.at += 1,
                 b'#' => self.skip_past(b"\n"),
-                b'-' if rest.starts_with(b"--") && rest.get(2).is_none_or(|b| b.is_ascii_whitespace()) => {
+                b'-' if rest.starts_with(b"--") && rest.get(2).is_none_or(u8::is_ascii_whitespace) => {
                     self.skip_past(b"\n");
                 }
                 b'/' if rest.starts_with(b"/*!") || rest.starts_with(b"/*M!") => {

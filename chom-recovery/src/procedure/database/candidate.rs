@@ -169,11 +169,9 @@ impl Site {
         self.backend.remove_container(&name).await
     }
 
-    /// Shuts the candidate down cleanly and starts it again.
-    pub(in crate::procedure) async fn restart(&self, grace: Duration) -> Result<()> {
-        let name = self.container_name();
-        self.shut_down(&name, grace).await?;
-        self.backend.start_container(&name).await
+    /// Shuts the candidate down cleanly.
+    pub(in crate::procedure) async fn end(&self, grace: Duration) -> Result<()> {
+        self.shut_down(&self.container_name(), grace).await
     }
 
     async fn shut_down(&self, name: &str, grace: Duration) -> Result<()> {

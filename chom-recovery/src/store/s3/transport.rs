@@ -27,7 +27,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause where a busy server names none; doubled each time, shortened by chance by up to a half.
 const PAUSE: Duration = Duration::from_millis(250);
 /// Longest pause that a server may ask for at once.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 /// The HTTP client.
 #[derive(Debug, Clone)]

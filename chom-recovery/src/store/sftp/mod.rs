@@ -56,9 +56,9 @@ impl fmt::Display for Place {
             write!(f, "{user}@")?;
         }
         if self.host.contains(':') {
-            write!(f, "[{}]", self.host)?
+            write!(f, "[{}]", self.host)?;
         } else {
-            f.write_str(&self.host)?
+            f.write_str(&self.host)?;
         }
         if let Some(port) = self.port {
             write!(f, ":{port}")?;
@@ -206,13 +206,12 @@ impl Inner {
         let session = self.session().await?;
         let mut kept = self.clock.lock().await;
         let fail = |f: Failure| f.during("cannot ask the store for its time");
-        let (path, handle) = match kept.as_ref() {
-            Some(path) => (path.clone(), session.open_file(path, true).await),
-            None => {
-                let path = self.path(&format!("{TEMPORARY}{}-now", ulid::Ulid::new()));
-                let handle = session.create(&path).await;
-                (path, handle)
-            }
+        let (path, handle) = if let Some(path) = kept.as_ref() {
+            (path.clone(), session.open_file(path, true).await)
+        } else {
+            let path = self.path(&format!("{TEMPORARY}{}-now", ulid::Ulid::new()));
+            let handle = session.create(&path).await;
+            (path, handle)
         };
         let handle = match handle {
             Ok(handle) => handle,

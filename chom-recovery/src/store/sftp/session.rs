@@ -173,7 +173,9 @@ impl Session {
         };
         if extensions.contains(Extensions::LIMITS) {
             let limits = session
-                .ask(|requests, id| requests.send_limits_request(id).map(|w| w.wait()))
+                .ask(|requests, id| {
+                    requests.send_limits_request(id).map(openssh_sftp_client_lowlevel::AwaitableLimits::wait)
+                })
                 .await
                 .map_err(|f| f.during("cannot ask the sftp server for its limits"))?;
             let allowed = [limits.read_len, limits.write_len].into_iter().filter(|l| *l > 0).min();
@@ -231,22 +233,35 @@ impl Session {
         let mut attributes = FileAttrs::new();
         attributes.set_permissions(Permissions::READ_BY_OWNER | Permissions::WRITE_BY_OWNER);
         let request = OpenOptions::new().write(true).create(name(path), CreateFlags::Excl, attributes);
-        self.ask(|requests, id| requests.send_open_file_request(id, request).map(|w| w.wait())).await
+        self.ask(|requests, id| {
+            requests.send_open_file_request(id, request).map(openssh_sftp_client_lowlevel::AwaitableHandle::wait)
+        })
+        .await
     }
 
     /// Opens an existing file for reading, or for writing.
     pub(super) async fn open_file(&self, path: &str, write: bool) -> Result<HandleOwned, Failure> {
         let request = OpenOptions::new().read(!write).write(write).open(name(path));
-        self.ask(|requests, id| requests.send_open_file_request(id, request).map(|w| w.wait())).await
+        self.ask(|requests, id| {
+            requests.send_open_file_request(id, request).map(openssh_sftp_client_lowlevel::AwaitableHandle::wait)
+        })
+        .await
     }
 
     pub(super) async fn close(&self, handle: HandleOwned) -> Result<(), Failure> {
-        self.ask(|requests, id| requests.send_close_request(id, Cow::Borrowed(&handle)).map(|w| w.wait())).await
+        self.ask(|requests, id| {
+            requests
+                .send_close_request(id, Cow::Borrowed(&handle))
+                .map(openssh_sftp_client_lowlevel::AwaitableStatus::wait)
+        })
+        .await
     }
 
     pub(super) async fn write(&self, handle: &HandleOwned, offset: u64, data: Bytes) -> Result<(), Failure> {
         self.ask(|requests, id| {
-            requests.send_write_request_zero_copy(id, Cow::Borrowed(handle), offset, &[data]).map(|w| w.wait())
+            requests
+                .send_write_request_zero_copy(id, Cow::Borrowed(handle), offset, &[data])
+                .map(openssh_sftp_client_lowlevel::AwaitableStatus::wait)
         })
         .await
     }
@@ -255,7 +270,9 @@ impl Session {
     pub(super) async fn read(&self, handle: &HandleOwned, offset: u64, length: u32) -> Result<Option<Bytes>, Failure> {
         let data = self
             .ask(|requests, id| {
-                requests.send_read_request(id, Cow::Borrowed(handle), offset, length, None).map(|w| w.wait())
+                requests
+                    .send_read_request(id, Cow::Borrowed(handle), offset, length, None)
+                    .map(openssh_sftp_client_lowlevel::AwaitableData::wait)
             })
             .await?;
         Ok(match data {
@@ -270,23 +287,41 @@ impl Session {
         if !self.extensions.contains(Extensions::FSYNC) {
             return Ok(false);
         }
-        self.ask(|requests, id| requests.send_fsync_request(id, Cow::Borrowed(handle)).map(|w| w.wait())).await?;
+        self.ask(|requests, id| {
+            requests
+                .send_fsync_request(id, Cow::Borrowed(handle))
+                .map(openssh_sftp_client_lowlevel::AwaitableStatus::wait)
+        })
+        .await?;
         Ok(true)
     }
 
     pub(super) async fn stat_open(&self, handle: &HandleOwned) -> Result<FileAttrs, Failure> {
-        self.ask(|requests, id| requests.send_fstat_request(id, Cow::Borrowed(handle)).map(|w| w.wait())).await
+        self.ask(|requests, id| {
+            requests
+                .send_fstat_request(id, Cow::Borrowed(handle))
+                .map(openssh_sftp_client_lowlevel::AwaitableAttrs::wait)
+        })
+        .await
     }
 
     /// Looks at a path without following a symbolic link.
     pub(super) async fn stat(&self, path: &str) -> Result<FileAttrs, Failure> {
-        self.ask(|requests, id| requests.send_lstat_request(id, name(path)).map(|w| w.wait())).await
+        self.ask(|requests, id| {
+            requests.send_lstat_request(id, name(path)).map(openssh_sftp_client_lowlevel::AwaitableAttrs::wait)
+        })
+        .await
     }
 
     pub(super) async fn set_modified(&self, path: &str, time: UnixTimeStamp) -> Result<(), Failure> {
         let mut attributes = FileAttrs::new();
         attributes.set_time(time, time);
-        self.ask(|requests, id| requests.send_setstat_request(id, name(path), attributes).map(|w| w.wait())).await
+        self.ask(|requests, id| {
+            requests
+                .send_setstat_request(id, name(path), attributes)
+                .map(openssh_sftp_client_lowlevel::AwaitableStatus::wait)
+        })
+        .await
     }
 
     /// Renames with `SSH_FXP_RENAME`, which does not replace what is there.
@@ -294,11 +329,19 @@ impl Session {
     /// # Source
     /// draft-ietf-secsh-filexfer-02, section 6.5: an error if the new name exists. `posix-rename@openssh.com` replaces.
     pub(super) async fn rename(&self, from: &str, to: &str) -> Result<(), Failure> {
-        self.ask(|requests, id| requests.send_rename_request(id, name(from), name(to)).map(|w| w.wait())).await
+        self.ask(|requests, id| {
+            requests
+                .send_rename_request(id, name(from), name(to))
+                .map(openssh_sftp_client_lowlevel::AwaitableStatus::wait)
+        })
+        .await
     }
 
     pub(super) async fn remove(&self, path: &str) -> Result<(), Failure> {
-        self.ask(|requests, id| requests.send_remove_request(id, name(path)).map(|w| w.wait())).await
+        self.ask(|requests, id| {
+            requests.send_remove_request(id, name(path)).map(openssh_sftp_client_lowlevel::AwaitableStatus::wait)
+        })
+        .await
     }
 
     /// Makes a folder for its owner alone.
@@ -306,20 +349,36 @@ impl Session {
         let mut attributes = FileAttrs::new();
         let own = Permissions::READ_BY_OWNER | Permissions::WRITE_BY_OWNER | Permissions::EXECUTE_BY_OWNER;
         attributes.set_permissions(own);
-        self.ask(|requests, id| requests.send_mkdir_request(id, name(path), attributes).map(|w| w.wait())).await
+        self.ask(|requests, id| {
+            requests
+                .send_mkdir_request(id, name(path), attributes)
+                .map(openssh_sftp_client_lowlevel::AwaitableStatus::wait)
+        })
+        .await
     }
 
     pub(super) async fn remove_folder(&self, path: &str) -> Result<(), Failure> {
-        self.ask(|requests, id| requests.send_rmdir_request(id, name(path)).map(|w| w.wait())).await
+        self.ask(|requests, id| {
+            requests.send_rmdir_request(id, name(path)).map(openssh_sftp_client_lowlevel::AwaitableStatus::wait)
+        })
+        .await
     }
 
     pub(super) async fn open_folder(&self, path: &str) -> Result<HandleOwned, Failure> {
-        self.ask(|requests, id| requests.send_opendir_request(id, name(path)).map(|w| w.wait())).await
+        self.ask(|requests, id| {
+            requests.send_opendir_request(id, name(path)).map(openssh_sftp_client_lowlevel::AwaitableHandle::wait)
+        })
+        .await
     }
 
     /// Reads some entries of an open folder; none at its end.
     pub(super) async fn read_folder(&self, handle: &HandleOwned) -> Result<Box<[NameEntry]>, Failure> {
-        self.ask(|requests, id| requests.send_readdir_request(id, Cow::Borrowed(handle)).map(|w| w.wait())).await
+        self.ask(|requests, id| {
+            requests
+                .send_readdir_request(id, Cow::Borrowed(handle))
+                .map(openssh_sftp_client_lowlevel::AwaitableNameEntries::wait)
+        })
+        .await
     }
 
     /// Asks for the room on the filesystem of a path. `None`: the server does not offer that.
@@ -327,7 +386,11 @@ impl Session {
         if !self.extensions.contains(Extensions::STATVFS) {
             return Ok(None);
         }
-        self.ask(|requests, id| requests.send_statvfs_request(id, name(path)).map(|w| w.wait())).await.map(Some)
+        self.ask(|requests, id| {
+            requests.send_statvfs_request(id, name(path)).map(openssh_sftp_client_lowlevel::AwaitableStatvfs::wait)
+        })
+        .await
+        .map(Some)
     }
 }
 
