@@ -136,7 +136,7 @@ fn held_and_referred_backups_stay_and_so_does_what_nobody_can_date_or_read() {
 fn a_policy_that_would_lose_too_much_is_refused() {
     for (policy, key) in [
         (Retention { min_keep: 1, ..Retention::default() }, "min_keep"),
-        (Retention { grace: Duration::from_secs(60), ..Retention::default() }, "grace"),
+        (Retention { grace: Duration::from_mins(1), ..Retention::default() }, "grace"),
         (Retention { shrink_percent: 100, ..Retention::default() }, "shrink_percent"),
         (Retention { utc_offset_minutes: 1440, ..Retention::default() }, "utc_offset"),
     ] {
