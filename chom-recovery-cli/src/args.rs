@@ -156,7 +156,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         verdict: VerdictChoice,
         /// What the step would have returned, as JSON; only where it cannot find that out itself
-        #[arg(long, value_name = "JSON", requires = "applied")]
+        #[arg(long, value_name = "JSON", requires = "applied", value_parser = json)]
         output: Option<serde_json::Value>,
         /// How you know, for the record
         #[arg(long, value_name = "TEXT", requires = "verdict")]
@@ -329,6 +329,11 @@ pub(crate) struct Waivers {
     /// Waive a checklist item: ITEM=REASON; recorded and shown in the report
     #[arg(long = "waive", value_name = "ITEM=REASON", value_parser = pair)]
     pub(crate) waivers: Vec<(String, String)>,
+}
+
+/// Left to itself, the parser takes any text for a JSON string.
+fn json(text: &str) -> Result<serde_json::Value, String> {
+    serde_json::from_str(text).map_err(|e| format!("it is not JSON: {e}"))
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
