@@ -86,6 +86,7 @@ async def test_a_dropped_table_comes_back_through_approval_cancelling_and_resumi
     assert report.assessment.finding is Finding.DATA_MISSING
     assert report.assessment.missing_tables == ("chom.orders",)
     assert report.restored is not None
+    assert isinstance(report.restored.backup, BackupInfo)
     assert report.restored.backup.id == backup.id
     assert report.restored.verified.tables > 0
     assert report.restored.kept.bytes > 0
@@ -129,9 +130,7 @@ async def test_a_host_that_runs_out_of_memory_leaves_a_run_that_goes_on(stack: S
     made = await (await Recovery.open(stack.config(tmp_path))).init_repository(encryption="none")
     config = stack.config(tmp_path, signers=(made.signer,))
     arguments = [sys.executable, "-c", HOST, json.dumps(config, default=str)]
-    died = await asyncio.to_thread(
-        subprocess.run, arguments, capture_output=True, text=True, timeout=300, check=False
-    )
+    died = await asyncio.to_thread(subprocess.run, arguments, capture_output=True, text=True, timeout=300, check=False)
     assert died.returncode != 0, died
     assert not [secret for secret in stack.secrets() if secret in died.stdout + died.stderr]
 

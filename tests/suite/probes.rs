@@ -22,7 +22,7 @@ use chom_recovery::{
     system::System,
     triage::{Selected, diagnose},
 };
-use chom_recovery_tests::Stack;
+use chom_recovery_tests::{Stack, chaos};
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -211,6 +211,8 @@ async fn maintenance_is_seen_from_outside_and_prior_state_is_kept() {
 #[tokio::test]
 async fn evidence_is_complete_and_holds_no_secret() {
     let Some(bench) = Bench::open("evidence_is_complete_and_holds_no_secret").await else { return };
+    // An application that never had anything to say has no log yet, and then that is what is missing.
+    chaos::shell(&bench.stack, "app", "su -s /bin/sh www-data -c 'touch /srv/app/storage/logs/laravel.log'");
     let into = bench.folder.path().join("evidence");
     let begun = std::time::Instant::now();
     let manifest = evidence::collect(&bench.system, &bench.backend, &into, EvidenceOptions::new(&bench.system)).await;

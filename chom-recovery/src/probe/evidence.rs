@@ -386,7 +386,7 @@ mod tests {
     #[tokio::test]
     async fn a_log_that_never_ends_costs_no_more_than_the_deadline_and_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let told = Told { containers: Some(vec![testing_backend::container("mysql")]), log: None };
+        let told = Told { containers: Some(vec![testing_backend::container("mysql")]), ..Told::default() };
         let begun = std::time::Instant::now();
         let manifest = gather(told, dir.path(), Duration::from_secs(2)).await;
         assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
@@ -419,7 +419,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_log_keeps_its_end_and_both_streams() {
-        let told = Told { containers: None, log: Some(vec!["one", "two"]) };
+        let told = Told { log: Some(vec!["one", "two"]), ..Told::default() };
         let backend: Arc<dyn Backend> = Arc::new(told);
         assert_eq!(log(&backend, "x", None).await.unwrap(), "- err one\n- err two\n");
     }

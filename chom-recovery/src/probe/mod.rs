@@ -23,7 +23,7 @@ pub mod redis;
 pub mod store;
 mod suite;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod tls;
 
 pub use class::{CLASS, Class, ROLE, Role};

@@ -149,7 +149,7 @@ mod tests {
             (Some(vec![stopped]), Status::Down, Class::NotRunning),
             (Some(vec![container("mysql")]), Status::Inconclusive, Class::Unreachable),
         ] {
-            let backend: Arc<dyn Backend> = Arc::new(Told { containers, log: None });
+            let backend: Arc<dyn Backend> = Arc::new(Told { containers, ..Told::default() });
             let health = reach(&backend, "mysql", 3306, None).await.unwrap_err();
             assert_eq!((health.status, health.class_of()), (status, Some(class)));
             assert_eq!(

@@ -155,6 +155,7 @@ impl Journal {
         let (line, hash) = encode(&record)?;
         failpoint::hit(&format!("before {name}"));
         self.put(&line, due)?;
+        tracing::debug!(seq = self.seq, "journalled: {name}");
         failpoint::hit(&format!("after {name}"));
         self.seq += 1;
         self.prev = hash;

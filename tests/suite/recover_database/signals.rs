@@ -12,7 +12,8 @@ use crate::bench::Bench;
 
 /// F9, F38, F42 and F63: SIGTERM stops at the next step boundary, a second Ctrl-C at once, and both runs go on; nobody
 /// else gets in meanwhile; and no secret is in what is printed with every log switched on.
-#[tokio::test]
+// The test waits for programs: with one thread its own connections would stay open meanwhile, as clients do.
+#[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_is_told_to_stop_leaves_a_run_that_goes_on_and_prints_no_secret() {
     let Some(bench) =
         Bench::open("a_program_that_is_told_to_stop_leaves_a_run_that_goes_on_and_prints_no_secret").await
@@ -95,10 +96,11 @@ async fn a_program_that_is_told_to_stop_leaves_a_run_that_goes_on_and_prints_no_
 }
 
 /// Rows 1, 5, 6, 7, 9, 15 to 18, 22, 23, 27 and 35 of the runbook's hazards: in production's containers a recovery runs
-/// nothing but the switch of maintenance mode; the rest are the health checks of the images.
+/// nothing but the switch of maintenance mode, and `tail` for the evidence; the rest are the health checks of the images.
 fn assert_harmless(execs: &[String]) {
     let is_health_check = |command: &str| command.contains("-health") || command.contains("redis-cli ping");
-    let artisan: Vec<_> = execs.iter().filter(|command| !is_health_check(command)).collect();
+    let is_evidence = |command: &str| command.contains("exec_create: tail -c 2097152 -- /srv/app/storage/logs/");
+    let artisan: Vec<_> = execs.iter().filter(|command| !is_health_check(command) && !is_evidence(command)).collect();
     for command in &artisan {
         let is_switch = ["artisan --version", "artisan down --no-interaction", "artisan up --no-interaction"];
         assert!(is_switch.iter().any(|switch| command.contains(switch)), "a recovery ran {command:?}");

@@ -159,7 +159,11 @@ pub(super) async fn bounded<T>(
     what: impl fmt::Display,
     request: impl Future<Output = Result<T, Client>>,
 ) -> Result<T> {
-    match tokio::time::timeout(deadline, request).await {
+    let begun = std::time::Instant::now();
+    let answer = tokio::time::timeout(deadline, request).await;
+    let is_ok = matches!(answer, Ok(Ok(_)));
+    tracing::debug!(ms = begun.elapsed().as_millis(), ok = is_ok, "asked the Engine: {what}");
+    match answer {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(map(error, effect, what)),
         Err(_) => Err(map(Client::RequestTimeoutError, effect, what)),

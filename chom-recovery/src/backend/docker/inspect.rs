@@ -94,8 +94,8 @@ fn container(found: ContainerInspectResponse) -> Result<Container> {
     let mut mounts: Vec<Mount> = found.mounts.unwrap_or_default().into_iter().map(mount).collect();
     // The Engine lists them in another order each time, and a plan holds them.
     mounts.sort_by(|a, b| a.target.cmp(&b.target));
-    // The Engine reports 0 for containers that have not ended: that is no exit code.
-    let ended = matches!(status, ContainerState::Exited | ContainerState::Dead);
+    // The Engine reports 0 for containers that have not ended: that is no exit code. Between two lives it is the last one's.
+    let ended = matches!(status, ContainerState::Exited | ContainerState::Dead | ContainerState::Restarting);
     Ok(Container {
         name: found.name.unwrap_or_default().trim_start_matches('/').to_owned(),
         service: labels.get(SERVICE_LABEL).cloned().unwrap_or_default(),

@@ -134,7 +134,7 @@ impl ComponentWriter {
     ///
     /// # Errors
     /// `InvalidInput`: the index is taken or above [`MAX_PART`], or the part is longer than
-    /// [`PART_LIMIT`](super::PART_LIMIT) once compressed. `Conflict`: an earlier attempt stored something else there. Errors of
+    /// [`PART_LIMIT`](crate::catalog::PART_LIMIT) once compressed. `Conflict`: an earlier attempt stored something else there. Errors of
     /// `plain` come back as they are. After an error the index is free again.
     pub async fn put_part(&self, index: u32, plain: ByteStream) -> Result<StoredPart> {
         self.store(index, plain, false).await

@@ -152,6 +152,7 @@ async fn the_probe_reads_the_log_of_every_container_of_the_service() {
     let told = Told {
         containers: Some(vec![container("app"), container("app"), container("mysql")]),
         log: Some(vec!["[2026-01-02 02:00:00] local.ERROR: x", "fine, 0 errors"]),
+        ..Told::default()
     };
     let since = "2026-01-01T00:00:00Z".parse().unwrap();
     let health = LogProbe::new(Arc::new(told), "app", Role::Application, since).check().await;

@@ -22,6 +22,8 @@ pub(crate) struct Told {
     pub(crate) containers: Option<Vec<Container>>,
     /// Lines of every log; `None` is a log that never ends.
     pub(crate) log: Option<Vec<&'static str>>,
+    /// How every start fails; `None` is no backend to start anything with.
+    pub(crate) failed_start: Option<ErrorKind>,
 }
 
 /// A running container of a service.
@@ -95,7 +97,10 @@ impl Backend for Told {
     }
 
     async fn start(&self, _service: &str, _wait: Duration) -> Result<()> {
-        unsupported("start")
+        match self.failed_start {
+            Some(kind) => Err(Error::new(kind, "it did not start")),
+            None => unsupported("start"),
+        }
     }
 
     async fn stop(&self, _service: &str, _grace: Duration) -> Result<Vec<StopOutcome>> {

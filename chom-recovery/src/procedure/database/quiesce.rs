@@ -12,6 +12,9 @@ use crate::{
 /// How long a service that did not serve before is waited for when it is put back.
 const AS_BROKEN_AS_BEFORE: Duration = Duration::from_secs(10);
 
+/// How long a container that is started again and again is looked at for its exit code.
+const BETWEEN_TWO_LIVES: Duration = Duration::from_secs(20);
+
 /// A container as it was before the run touched it. Recorded once, so that a resumed run puts back what was found
 /// and not what it made itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,7 +108,7 @@ pub(super) async fn start_again(backend: &Arc<dyn Backend>, those: &[Remembered]
             continue;
         }
         let served = of().all(|r| r.was_ready);
-        match backend.start(&service.name, if served { wait } else { wait.min(AS_BROKEN_AS_BEFORE) }).await {
+        match start(&**backend, &service.name, if served { wait } else { wait.min(AS_BROKEN_AS_BEFORE) }).await {
             Err(e) if !served && matches!(e.kind(), ErrorKind::Timeout | ErrorKind::Unhealthy) => {}
             other => other?,
         }
@@ -113,9 +116,69 @@ pub(super) async fn start_again(backend: &Arc<dyn Backend>, those: &[Remembered]
     Ok(())
 }
 
+/// Starts services in dependency order, as [`start`] does.
+pub(super) async fn start_all(backend: &dyn Backend, services: &[&str], wait: Duration) -> Result<()> {
+    for service in backend.model().await?.services {
+        if services.contains(&service.name.as_str()) {
+            start(backend, &service.name, wait).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Starts a service. One that keeps ending with exit code 0, and is begun again by the Engine, counts as started: whether
+/// that is good enough is for probes to say. Laravel's workers do so in maintenance mode when they have a `--max-time`
+/// and the machine has been up for longer (`Illuminate\Queue\Worker::pauseWorker` takes the time since boot for theirs).
+async fn start(backend: &dyn Backend, service: &str, wait: Duration) -> Result<()> {
+    let error = match backend.start(service, wait).await {
+        Err(e) if matches!(e.kind(), ErrorKind::Timeout | ErrorKind::Unhealthy) => e,
+        other => return other,
+    };
+    // The exit code is there between two lives alone.
+    let end = tokio::time::Instant::now() + wait.min(BETWEEN_TWO_LIVES);
+    while tokio::time::Instant::now() < end {
+        let containers = backend.service_containers(service).await?;
+        let bad = containers.iter().find(|c| !(c.is_ready() || c.state == ContainerState::Running));
+        match bad {
+            Some(c) if c.state != ContainerState::Restarting || c.exit_code != Some(0) => return Err(error),
+            Some(_) => return Ok(()),
+            None => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+    Err(error)
+}
+
 /// Stops the services that did not run.
 pub(super) async fn stop_again(backend: &dyn Backend, those: &[Remembered], grace: Duration) -> Result<()> {
     let ran = |service: &str| those.iter().any(|r| r.service == service && r.was_running);
     let services: Vec<_> = those.iter().map(|r| r.service.as_str()).filter(|service| !ran(service)).collect();
     backend.stop_all(&services, grace).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        backend::Container,
+        probe::testing::backend::{Told, container},
+    };
+
+    #[tokio::test]
+    async fn a_worker_that_ends_well_again_and_again_counts_as_started() {
+        use ContainerState::{Exited, Restarting, Running};
+        for (state, exit_code, kind, is_started) in [
+            (Restarting, Some(0), ErrorKind::Unhealthy, true),
+            (Restarting, Some(0), ErrorKind::Timeout, true),
+            (Restarting, Some(1), ErrorKind::Unhealthy, false),
+            (Exited, Some(0), ErrorKind::Unhealthy, false),
+            (Running, None, ErrorKind::Timeout, false),
+            (Restarting, Some(0), ErrorKind::Unreachable, false),
+        ] {
+            let queue = Container { state, exit_code, ..container("queue") };
+            let told = Told { containers: Some(vec![queue]), failed_start: Some(kind), ..Told::default() };
+            let started = start(&told, "queue", Duration::from_millis(50)).await;
+            let case = format!("{state:?} {exit_code:?} {kind:?}");
+            assert_eq!(started.map_err(|e| e.kind()), if is_started { Ok(()) } else { Err(kind) }, "{case}");
+        }
+    }
 }

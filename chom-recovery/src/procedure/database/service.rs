@@ -17,7 +17,6 @@ use super::{
     restore::Swapped,
 };
 use crate::{
-    backend::BackendExt,
     error::Result,
     probe::{Class, Health, HealthMode, ROLE, Role, SharedProbe, Status, all_of, container::STARTS, map},
     procedure::{Parts, maintenance::MaintenanceRecord},
@@ -135,7 +134,13 @@ pub(super) async fn start(
         }
     }
     let seen = |probe: SharedProbe| {
-        if users_stay_out && is_outer(probe.name()) { behind_maintenance(probe) } else { probe }
+        if !users_stay_out {
+            probe
+        } else if is_outer(probe.name()) {
+            behind_maintenance(probe)
+        } else {
+            idle_in_maintenance(probe)
+        }
     };
     let outer: Vec<_> = pick(parts, database_at, is_outer).into_iter().map(seen).collect();
     if !outer.is_empty() {
@@ -201,6 +206,19 @@ fn behind_maintenance(probe: SharedProbe) -> SharedProbe {
     })
 }
 
+/// A worker has nothing to do in maintenance mode, and may end and be started again: see [`quiesce::start_all`].
+fn idle_in_maintenance(probe: SharedProbe) -> SharedProbe {
+    map(probe.name().to_owned(), probe, |mut health| {
+        let ended_well = health.facts.get("exit_code").is_none_or(|code| code == "0");
+        let is_starting = matches!(health.class_of(), Some(Class::Restarting | Class::Starting));
+        if is_of_worker(&health) && is_starting && ended_well {
+            health.status = Status::Healthy;
+            health.summary = format!("idle in maintenance mode: {}", health.summary);
+        }
+        health
+    })
+}
+
 fn is_of_worker(health: &Health) -> bool {
     health.facts.get(ROLE).is_some_and(|role| *role == Role::Worker.to_string())
 }
@@ -236,7 +254,7 @@ async fn start_step(run: &Run, parts: &Parts, name: &str, those: Vec<Remembered>
             // First: a worker may end by itself, and counts on the Engine to begin it again.
             quiesce::put_policies_back(&*starting, &to_start).await?;
             let services: Vec<_> = services.iter().map(String::as_str).collect();
-            starting.start_all(&services, mins(5)).await
+            quiesce::start_all(&*starting, &services, mins(5)).await
         })
         .await
 }
