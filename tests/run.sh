@@ -50,7 +50,7 @@ limit=1500
 # Everything is compiled by one command: Cargo chooses features for the packages that are selected together, and another
 # selection would compile most dependencies anew.
 compile() {
-  cargo test --quiet --workspace --no-run --message-format=json-render-diagnostics >"$logs/artifacts.json" || return
+  cargo build --quiet --workspace --all-targets --message-format=json-render-diagnostics >"$logs/artifacts.json" || return
   python3 - "$logs/artifacts.json" "$root/tests/Cargo.toml" >"$logs/executables" <<'PY'
 import json, sys
 for line in open(sys.argv[1]):
@@ -104,7 +104,7 @@ real() {
 deny() {
   local tools=$root/target/tools version=0.20.2
   [ "$("$tools/bin/cargo-deny" --version 2>/dev/null)" = "cargo-deny $version" ] ||
-    CARGO_TARGET_DIR=$tools/build cargo install --quiet --locked --root "$tools" cargo-deny --version "$version"
+    CARGO_TARGET_DIR=$tools/build CARGO_PROFILE_DEV_DEBUG=false cargo install --quiet --debug --locked --root "$tools" cargo-deny --version "$version"
   "$tools/bin/cargo-deny" --log-level error --all-features check bans licenses sources
 }
 
@@ -144,6 +144,10 @@ recoveries() {
   esac
 }
 
+# Python's part of what was compiled; the packaging itself is Maturin's, and tried by the full run.
+extension=$root/target/debug/lib_native.so
+[ "$depth" = core ] || extension=
+
 # The judge of metrics and alerting rules; unpacked, so that no service is installed.
 promtool() {
   local tools=$root/target/tools/prometheus
@@ -162,7 +166,7 @@ checks() {
   phase "dependencies" deny
   phase "lints" cargo clippy --quiet --workspace --all-targets --all-features -- -D warnings
   phase "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --workspace --lib --all-features
-  phase "Python lints" tests/python.sh --lint-only
+  phase "Python lints" env CHOM_TEST_EXTENSION="$extension" tests/python.sh --lint-only
 }
 
 # The backend alone, and servers that a test starts for itself.
@@ -192,7 +196,8 @@ stacks() {
     phase "command line on the stack" on_stack chom-test cli
     # shellcheck disable=SC2046 # one word for each name
     phase "recover database on mysql" on_stack chom-test recover_database $(recoveries mysql)
-    phase "Python" env CHOM_TEST_STACK=1 CHOM_TEST_FACTS="$root/target/sites/chom-test/facts.json" tests/python.sh
+    phase "Python" env CHOM_TEST_STACK=1 CHOM_TEST_FACTS="$root/target/sites/chom-test/facts.json" \
+      CHOM_TEST_EXTENSION="$extension" tests/python.sh
     stack_down chom-test
   else
     fail "stack on mysql"

@@ -1,7 +1,7 @@
 //! What belongs to the process: its runtime's owner, and its end.
 
 use std::{
-    sync::{LazyLock, OnceLock},
+    sync::{LazyLock, OnceLock, mpsc},
     time::Duration,
 };
 
@@ -55,5 +55,11 @@ pub(crate) fn shut_down(py: Python<'_>, seconds: f64) -> bool {
     RUNS.close();
     let limit = Duration::try_from_secs_f64(seconds).unwrap_or_default();
     let runtime = pyo3_async_runtimes::tokio::get_runtime();
-    py.detach(|| runtime.block_on(async { tokio::time::timeout(limit, RUNS.wait()).await.is_ok() }))
+    let (ended, all) = mpsc::channel();
+    runtime.spawn(async move {
+        RUNS.wait().await;
+        let _ = ended.send(());
+    });
+    // Not the runtime's own timer: where there is no memory left its threads are gone, and a host must come to its end.
+    py.detach(move || all.recv_timeout(limit).is_ok())
 }
