@@ -5,10 +5,10 @@
 //!
 //! | module | idea |
 //! |---|---|
-//! | [`recovery`] | the facade, method by method |
-//! | [`ongoing`] | a run in a task of its own, which Python waits for and may stop |
-//! | [`convert`] | arguments, answers, exceptions |
-//! | [`process`] | one Tokio runtime for one process: forks and exits |
+//! | `recovery` | the facade, method by method |
+//! | `ongoing` | a run in a task of its own, which Python waits for and may stop |
+//! | `convert` | arguments, answers, exceptions |
+//! | `process` | one Tokio runtime for one process: forks and exits |
 
 mod convert;
 mod ongoing;

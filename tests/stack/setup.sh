@@ -26,6 +26,7 @@ need_tool zstd zstd
 need_tool xz xz-utils
 # What a person reads a backup with when this program is gone: a test does what the documentation says.
 need_tool age age
+need_tool jq jq
 need_tool xxd xxd
 need_tool mariadb mariadb-client
 [ -r /usr/share/keyrings/debian-archive-keyring.gpg ] || tool_pkgs+=(debian-archive-keyring)

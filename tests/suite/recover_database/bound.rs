@@ -1,6 +1,11 @@
 //! A database whose data lies in a folder of the host: `./mysql-data:/var/lib/mysql`.
 
-use std::{fs, os::unix::fs::MetadataExt, path::Path, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use chom_recovery::{
     catalog::Selector,
@@ -28,7 +33,7 @@ async fn data_in_a_folder_of_the_host_is_replaced_brought_back_and_pruned() {
     let restored = database(going.finish().await).unwrap().restored.expect("data was replaced");
     assert_eq!(bench.fingerprint().await, before);
     // An operator's plain `docker compose up -d` finds the restored data; the old data lies beside it.
-    bound.compose(&["up", "-d", "--wait"]);
+    bound.up();
     assert_eq!(bench.fingerprint().await, before);
     assert!(restored.kept.volume.ends_with(&run.to_string()), "{:?}", restored.kept);
     assert_eq!(fs::metadata(bench.stack.site.join(&restored.kept.volume)).unwrap().ino(), inode);
@@ -36,7 +41,7 @@ async fn data_in_a_folder_of_the_host_is_replaced_brought_back_and_pruned() {
 
     recovery.roll_back(run, "the old data is wanted", RunOptions::default()).await.unwrap();
     assert_eq!(fs::metadata(&data).unwrap().ino(), inode);
-    bound.compose(&["up", "-d", "--wait"]);
+    bound.up();
     let orders = "SELECT CAST(COUNT(*) AS CHAR) FROM information_schema.tables WHERE table_name = 'orders'";
     assert_eq!(bench.sql().await.text(orders).await, "0");
 
@@ -45,7 +50,7 @@ async fn data_in_a_folder_of_the_host_is_replaced_brought_back_and_pruned() {
     let left = recovery.leftovers(Duration::ZERO).await.unwrap();
     assert!(left.volumes.iter().all(|v| v.bytes.is_some()) && left.volumes.len() >= 2, "{left:?}");
     recovery.prune(&left).await.unwrap();
-    assert_eq!(folders_of_runs(&bench.stack.site), 0);
+    assert_eq!(folders_of_runs(&bench.stack.site), Vec::<PathBuf>::new());
     assert_eq!(bench.fingerprint().await, before);
 }
 
@@ -54,9 +59,9 @@ async fn recover_again(recovery: &Recovery) {
     assert!(database(going.finish().await).unwrap().restored.is_some());
 }
 
-fn folders_of_runs(site: &Path) -> usize {
-    let names = fs::read_dir(site).unwrap().map(|entry| entry.unwrap().file_name());
-    names.filter(|name| name.to_string_lossy().contains("__r_")).count()
+fn folders_of_runs(site: &Path) -> Vec<PathBuf> {
+    let paths = fs::read_dir(site).unwrap().map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.to_string_lossy().contains("__r_")).collect()
 }
 
 /// The stack with its database in a folder beside the Compose file; in its volume again when dropped.
@@ -67,6 +72,9 @@ struct Bound {
 impl Bound {
     fn begin(bench: &Bench) -> Self {
         let this = Self { stack: bench.stack.clone() };
+        for left in folders_of_runs(&this.stack.site) {
+            fs::remove_dir_all(left).unwrap();
+        }
         let override_file = "services:\n  mysql:\n    volumes: [\"./mysql-data:/var/lib/mysql\"]\n";
         fs::write(this.file(), override_file).unwrap();
         chaos::compose(&this.stack, &["stop"]);
@@ -75,7 +83,7 @@ impl Bound {
         let image = this.stack.db_image.clone();
         let copy = ["--entrypoint", "cp", &image, "-a", "/from/.", "/to"];
         chaos::docker(&[&["run", "--rm", "--network", "none", "-v", &from, "-v", &to][..], &copy].concat());
-        this.compose(&["up", "-d", "--wait"]);
+        this.up();
         this
     }
 
@@ -87,9 +95,17 @@ impl Bound {
         self.stack.site.join("mysql-data").display().to_string()
     }
 
-    fn compose(&self, arguments: &[&str]) {
-        let (file, more) = (self.stack.compose.display().to_string(), self.file());
-        chaos::docker(&[&["compose", "-f", &file, "-f", &more][..], arguments].concat());
+    /// Brings everything up. Compose gives up at once on a worker that the Engine has not begun again yet.
+    fn up(&self) {
+        let file = self.file();
+        let deadline = Instant::now() + Duration::from_mins(3);
+        loop {
+            let up = chaos::try_compose(&self.stack, &["-f", &file, "up", "-d", "--wait"]);
+            if up.status.success() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{}", String::from_utf8_lossy(&up.stderr));
+        }
     }
 }
 

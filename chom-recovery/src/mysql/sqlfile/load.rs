@@ -32,6 +32,14 @@ const KEPT: usize = 50;
 const HARMLESS: [u64; 12] = [1007, 1008, 1051, 1287, 1305, 1360, 1539, 1681, 3719, 3720, 3778, 1831];
 /// "Data truncated": what a server says to an ENUM value that is invalid and was so at the source.
 const TRUNCATED: u64 = 1265;
+/// What MariaDB says to the value of a generated column, which its own program dumps and it computes anew.
+const GENERATED: u64 = 1906;
+
+/// Dates that no calendar knows come back as they were dumped: without this a server turns them into zeros, whatever mode
+/// they were stored in. For rows alone: routines and triggers remember the mode that they were made in.
+const ALLOW_DATES: &str = "SET @chom_recovery_sql_mode = @@SESSION.sql_mode, \
+    SESSION sql_mode = CONCAT_WS(',', NULLIF(@@SESSION.sql_mode, ''), 'ALLOW_INVALID_DATES')";
+const MODE_OF_THE_DUMP: &str = "SET SESSION sql_mode = @chom_recovery_sql_mode";
 
 /// How a dump is loaded.
 #[derive(Debug, Clone, Default)]
@@ -91,6 +99,7 @@ pub async fn load(
         with_system: options.with_system,
         current: String::new(),
         since_commit: 0,
+        allows_dates: false,
         report: LoadReport::default(),
     };
     work.make_schemas(&file.contents, options).await?;
@@ -139,6 +148,7 @@ struct Work {
     with_system: bool,
     current: String,
     since_commit: usize,
+    allows_dates: bool,
     report: LoadReport,
 }
 
@@ -238,6 +248,11 @@ impl Work {
     async fn run(&mut self, kind: &Kind, sql: Vec<u8>) -> Result<()> {
         let length = sql.len();
         let is_comment = sql.starts_with(b"/*");
+        let is_rows = matches!(kind, Kind::Insert(_));
+        if is_rows != self.allows_dates {
+            self.session.run(if is_rows { ALLOW_DATES } else { MODE_OF_THE_DUMP }).await?;
+            self.allows_dates = is_rows;
+        }
         let done = match self.session.run(sql).await {
             // A conditional comment of another version is no statement at all.
             Err(e) if is_comment && server_code(&e) == Some(1065) => return Ok(()),
@@ -268,11 +283,13 @@ impl Work {
     async fn judge(&mut self, kind: &Kind) -> Result<()> {
         for (code, text) in self.session.warnings().await? {
             match kind {
-                Kind::Insert(insert) if !insert.is_lenient && code != TRUNCATED => {
+                Kind::Insert(insert) if !insert.is_lenient && code != TRUNCATED && code != GENERATED => {
                     return Err(Error::new(ErrorKind::Failed, "the server changed a value")
                         .with("warning", format!("{code}: {text}")));
                 }
-                _ if !HARMLESS.contains(&code) => self.report.warn(format!("{}: {code}: {text}", described(kind))),
+                _ if !HARMLESS.contains(&code) && code != GENERATED => {
+                    self.report.warn(format!("{}: {code}: {text}", described(kind)));
+                }
                 _ => {}
             }
         }
