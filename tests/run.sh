@@ -73,16 +73,10 @@ moto() {
 }
 # Without a stack, the real-stack tests among them say that they are skipped. The remote stores need no Engine: their
 # servers are started here, OpenSSH's as root only.
-# What S3 does not keep yet, on s3s-fs and under object lock, is for the full run.
-not_ready=()
-[ "$depth" = all ] || for name in \
-  it_keeps_every_promise_of_a_store_on_s3s it_keeps_them_behind an_object_lock in_a_bucket uploads_and_probes a_server_that_ignores; do
-  not_ready+=(--skip "s3::$name")
-done
 unit_tests() {
   moto || return
   env -u CHOM_TEST_STACK CHOM_TEST_MOTO="$root/target/moto/bin/python" \
-    timeout --foreground "$limit" cargo test --quiet --workspace -- ${not_ready[@]+"${not_ready[@]}"}
+    timeout --foreground "$limit" cargo test --quiet --workspace
 }
 # real NAME=VALUE... -- TEST... [-- NAME...]: real-stack tests with variables, not through Cargo, which lets one command
 # at a time compile. One test at a time, as they share servers, unless `threads` says otherwise.

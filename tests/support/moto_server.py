@@ -19,6 +19,9 @@ def one_at_a_time(environ, start_response):
         import io
 
         environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(length))
+    # What S3 itself takes for an object under a lock: "Content-MD5 OR x-amz-checksum- HTTP header is required".
+    if environ.get("HTTP_X_AMZ_CHECKSUM_SHA256"):
+        environ["HTTP_X_AMZ_SDK_CHECKSUM_ALGORITHM"] = "SHA256"
     with alone:
         return list(application(environ, start_response))
 
