@@ -74,10 +74,14 @@ pub(crate) enum Command {
     /// Take, find and verify backups
     #[command(subcommand)]
     Backup(Backup),
-    /// Restore without triage and maintenance mode: same candidate, verification, approval and swap
+    /// Restore without triage and maintenance mode: same candidate, verification, approval and swap. Files go into a new
+    /// folder
     Restore {
+        /// Component: the database, or one of files by its name
+        #[arg(long, value_name = "NAME", default_value = chom_recovery::system::DATABASE)]
+        component: String,
         #[command(flatten)]
-        what: ComponentChoice,
+        files: IntoFolder,
         #[command(flatten)]
         which: Which,
         /// When the incident began (RFC 3339) [default: now]
@@ -203,8 +207,9 @@ pub(crate) struct VerdictChoice {
 pub(crate) enum Backup {
     /// Take a backup of the running system
     Create {
-        #[command(flatten)]
-        what: ComponentChoice,
+        /// Component; may be given more than once [default: the database and every one that is configured]
+        #[arg(long = "component", value_name = "NAME")]
+        components: Vec<String>,
         /// Tag to find it by; may be given more than once
         #[arg(long = "tag", value_name = "TAG")]
         tags: Vec<String>,
@@ -275,17 +280,18 @@ pub(crate) enum Depth {
     L2,
 }
 
+/// Where files are restored to, and how.
 #[derive(Debug, Args)]
-pub(crate) struct ComponentChoice {
-    /// Component
-    #[arg(long, value_enum, default_value_t = Component::Database)]
-    pub(crate) component: Component,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum Component {
-    /// The database: schemas, rows, objects, accounts
-    Database,
+pub(crate) struct IntoFolder {
+    /// New folder, for a component of files; there must be nothing yet
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) target: Option<PathBuf>,
+    /// Let everything belong to me instead of the recorded owners
+    #[arg(long, requires = "target")]
+    pub(crate) own: bool,
+    /// Set setuid and setgid of files again
+    #[arg(long, requires = "target")]
+    pub(crate) keep_setid: bool,
 }
 
 /// Which backup.

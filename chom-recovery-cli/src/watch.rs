@@ -2,7 +2,11 @@
 
 use std::{process, time::Duration};
 
-use chom_recovery::{Error, Recovery, Result, recovery::Going, run::EventStream};
+use chom_recovery::{
+    Error, Recovery, Result,
+    recovery::{Going, Report},
+    run::EventStream,
+};
 use futures::{FutureExt, StreamExt, stream};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -56,7 +60,10 @@ pub(crate) async fn watch(session: &Session, recovery: &Recovery, mut going: Goi
     }
     progress.end();
     drop(stopper);
-    finish(output, recovery, id, result.err())
+    // What could not be read is missing from the backup: that is no success.
+    let is_incomplete = matches!(&result, Ok(Report::BackUp(info)) if !info.incomplete.is_empty());
+    let exit = finish(output, recovery, id, result.err())?;
+    Ok(if is_incomplete { Exit::Incomplete } else { exit })
 }
 
 /// Prints the report of a run that has ended, from its journal.

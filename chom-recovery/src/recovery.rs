@@ -31,10 +31,11 @@ use crate::{
         summary::{self, RunSummary},
     },
     store::{self, BackupStore},
-    system::System,
+    system::{DATABASE, System},
     triage::{Diagnosis, diagnose},
 };
 
+mod files;
 mod keeping;
 mod leftovers;
 mod legacy;
@@ -42,6 +43,7 @@ mod metrics;
 mod overview;
 mod upkeep;
 
+pub use files::RestoredTree;
 pub use leftovers::{Kept, LeftoverContainer, LeftoverVolume, Leftovers, Pruned};
 pub use overview::{BackupStatus, NextStep, OpenRun, Overview, UnreadableRun};
 pub use upkeep::MaintenanceSwitch;
@@ -203,7 +205,7 @@ impl Recovery {
     }
 
     fn parts_of(&self, repository: Repository) -> Parts {
-        let catalog = Arc::new(Catalog::new(&repository, &self.system.id));
+        let catalog = Arc::new(Catalog::new(&repository, &self.system.id).holding(DATABASE));
         let database = MySqlOps::new(self.system.clone(), self.backend.clone(), repository);
         Parts {
             system: self.system.clone(),
@@ -229,7 +231,7 @@ impl Recovery {
             let opened = tokio::time::timeout(limit, self.repository()).await;
             probes.push(match opened.unwrap_or_else(|_| Err(late())) {
                 Ok(repository) => Arc::new(BackupProbe::new(
-                    Catalog::new(&repository, &self.system.id),
+                    Catalog::new(&repository, &self.system.id).holding(DATABASE),
                     self.system.objectives.backup_age,
                 )),
                 Err(error) => silent("backup", format!("the repository cannot be opened: {error}")),

@@ -1,5 +1,6 @@
 //! What is protected: one system, as `chom-recovery.toml` describes it.
 
+mod component;
 mod store;
 
 use std::{
@@ -20,6 +21,7 @@ use crate::{
 mod legacy;
 mod schedule;
 
+pub use component::{Component, DATABASE, TreeKind};
 pub use legacy::{Legacy, LegacyAccount};
 pub use schedule::Schedule;
 pub use store::{S3Settings, SftpSettings, StoreSettings};
@@ -60,6 +62,9 @@ pub struct System {
     /// Redis, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis: Option<Redis>,
+    /// What is backed up besides the database.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub components: Vec<Component>,
     /// What is asked over HTTP.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub http: Vec<HttpCheck>,
@@ -555,6 +560,7 @@ impl System {
             legacy.check()?;
         }
         self.schedule.check()?;
+        component::check(&self.components)?;
         let mut names = std::collections::BTreeSet::new();
         for http in &self.http {
             if !names.insert(&http.name) {

@@ -1,6 +1,7 @@
 //! The command line on the reference stack: what an operator types from a bare project to a verified backup.
 
 use std::{
+    os::unix::fs::MetadataExt,
     path::Path,
     process::{Command, Output},
     time::{Duration, Instant},
@@ -171,6 +172,60 @@ fn health_is_one_document_and_its_exit_code_says_the_same() {
         let starts = bad.iter().all(|a| a["facts"]["class"] == "starting");
         assert!(starts && Instant::now() < deadline, "there is no backup yet, and nothing else is wrong: {bad:?}");
     }
+}
+
+#[test]
+fn files_are_backed_up_with_the_database_and_come_back_into_a_new_folder() {
+    let Some(bench) = Bench::open("files_are_backed_up_with_the_database_and_come_back_into_a_new_folder") else {
+        return;
+    };
+    let configuration = bench.folder.path().join("chom-recovery.toml");
+    let text = std::fs::read_to_string(&configuration).unwrap();
+    let component = "[[components]]\nname = \"storage\"\nservice = \"app\"\npath = \"/srv/app/storage\"\n\
+        exclude = [\"/framework/\", \"/logs/\"]\n";
+    std::fs::write(&configuration, format!("{text}\n{component}")).unwrap();
+    let uploads = "/srv/app/storage/app/uploads/of-a-test";
+    let script = format!(
+        "mkdir -p {uploads} /srv/app/storage/framework/cache && cd {uploads} && printf one >first && ln -s first link \
+         && ln first again && head -c 3000000 /dev/urandom >large && chmod 0640 large && chown -R www-data: . \
+         && touch /srv/app/storage/framework/cache/left-out && sha256sum large"
+    );
+    let hash = chaos::shell(&bench.stack, "app", &script).stdout;
+
+    let created = bench.run(&["--json", "backup", "create"]);
+    assert_eq!(code(&created), 0, "{created:?}");
+    let (_, both) = bench.query(&["--json", "backup", "show"]);
+    assert_eq!(both["components"], serde_json::json!(["database", "storage"]));
+    chaos::shell(&bench.stack, "app", &format!("rm -r {uploads}"));
+
+    let (exit, refused) = bench.query(&["--json", "restore", "--component", "storage"]);
+    assert_eq!((exit, &refused["code"]), (2, &"invalid_input".into()), "{refused}");
+    let target = bench.folder.path().join("restored");
+    let restore = ["--json", "restore", "--component", "storage", "--target", target.to_str().unwrap()];
+    let (exit, restored) = bench.query(&restore);
+    assert_eq!((exit, &restored["backup"]), (0, &both["id"]), "{restored}");
+    let back = target.join("app/uploads/of-a-test");
+    assert_eq!(std::fs::read(back.join("first")).unwrap(), b"one");
+    assert_eq!(std::fs::read_link(back.join("link")).unwrap(), Path::new("first"));
+    let of = |name: &str| std::fs::metadata(back.join(name)).unwrap();
+    assert_eq!((of("first").ino(), of("first").nlink()), (of("again").ino(), 2));
+    assert_eq!((of("large").mode() & 0o7777, of("large").uid()), (0o640, 33), "of www-data, as it was");
+    let read = Command::new("sha256sum").arg("large").current_dir(&back).output().unwrap();
+    assert_eq!(read.stdout, hash);
+    assert!(!target.join("framework").exists(), "what is left out stays so");
+    let again = bench.run(&restore);
+    assert_eq!(code(&again), 6, "nothing is ever written over: {again:?}");
+
+    // What did not change is not stored twice, and files alone are no answer to a lost database.
+    let created = bench.run(&["--json", "backup", "create", "--component", "storage"]);
+    assert_eq!(code(&created), 0, "{created:?}");
+    let (_, alone) = bench.query(&["--json", "backup", "show"]);
+    assert_eq!(alone["components"], serde_json::json!(["storage"]));
+    assert_eq!(alone["sources"], serde_json::json!([both["id"]]));
+    let (_, status) = bench.query(&["--json", "backup", "status"]);
+    assert_eq!(status["newest"]["id"], both["id"]);
+    let unknown = bench.run(&["backup", "create", "--component", "nothing"]);
+    assert_eq!(code(&unknown), 10, "{unknown:?}");
 }
 
 #[test]

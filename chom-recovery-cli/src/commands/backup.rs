@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{health, legacy};
 use crate::{
-    args::{Backup, Component, CompressionChoice, Depth},
+    args::{Backup, CompressionChoice, Depth},
     consent::login_name,
     exit::Exit,
     human,
@@ -27,9 +27,8 @@ use crate::{
 pub(crate) async fn run(session: &Session, command: Backup) -> Result<Exit> {
     let output = &session.output;
     match command {
-        Backup::Create { what, tags, compression } => {
-            let Component::Database = what.component;
-            create(session, BackUp { tags, run: None, compression: compression.into() }).await
+        Backup::Create { components, tags, compression } => {
+            create(session, BackUp { components, tags, run: None, compression: compression.into() }).await
         }
         Backup::List { tag } => list(session, tag.as_deref()).await,
         Backup::Show { which } => {
@@ -165,6 +164,9 @@ fn marks(info: &BackupInfo) -> String {
     if !info.holds.is_empty() {
         marks.push("HELD".into());
     }
+    if !info.incomplete.is_empty() {
+        marks.push("INCOMPLETE".into());
+    }
     if info.tombstone.is_some() {
         marks.push("TO BE DELETED".into());
     }
@@ -230,7 +232,8 @@ fn print_one(output: &Output, info: &BackupInfo) {
     row("data of", human::time(info.point));
     row("complete", human::time(info.committed));
     row("size", format!("{} stored, {} plain", human::bytes(info.stored_len), human::bytes(info.plain_len)));
-    row("components", info.components.iter().map(chom_recovery::catalog::Name::as_str).collect::<Vec<_>>().join(", "));
+    let component = |name| format!("{name}{}", if info.incomplete.contains(name) { " (INCOMPLETE)" } else { "" });
+    row("components", info.components.iter().map(component).collect::<Vec<_>>().join(", "));
     if let Some(database) = &info.database {
         row("server", format!("{:?} {}", database.flavour, database.version));
         if let Some(position) = &database.position {

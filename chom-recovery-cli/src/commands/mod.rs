@@ -35,8 +35,8 @@ pub(crate) async fn run(session: &Session, command: Option<Command>) -> Result<E
         Some(Command::Drill { which, operator }) => drill::drill(session, &which, operator).await,
         Some(Command::Plan { procedure, output }) => plan::plan(session, procedure, output).await,
         Some(Command::Recover(command)) => recover::recover(session, command).await,
-        Some(Command::Restore { what, which, since, consent }) => {
-            recover::restore(session, what.component, &which, since, &consent).await
+        Some(Command::Restore { component, files, which, since, consent }) => {
+            recover::restore(session, &component, files, &which, since, &consent).await
         }
         Some(Command::Resume { run, waivers, consent }) => {
             recover::resume(session, run.as_deref(), &waivers, &consent).await

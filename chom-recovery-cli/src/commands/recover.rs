@@ -4,19 +4,23 @@ use std::path::Path;
 
 use chom_recovery::{
     Error, ErrorKind, Recovery, Result,
+    files::unpack::Policy,
     procedure::{
         backup,
         database::{Extent, Request},
         drill,
     },
-    recovery::RunOptions,
+    recovery::{RestoredTree, RunOptions},
     run::Plan,
+    system::DATABASE,
 };
 use chrono::{DateTime, Utc};
 
 use crate::{
-    args::{Component, Consent, Recover, Waivers, Which},
+    args::{Consent, IntoFolder, Recover, Waivers, Which},
     exit::Exit,
+    human,
+    output::Output,
     session::{Session, run_options},
     watch::watch,
 };
@@ -38,16 +42,66 @@ pub(crate) async fn recover(session: &Session, command: Recover) -> Result<Exit>
 
 pub(crate) async fn restore(
     session: &Session,
-    Component::Database: Component,
+    component: &str,
+    files: IntoFolder,
     which: &Which,
     since: Option<DateTime<Utc>>,
     consent: &Consent,
 ) -> Result<Exit> {
+    if component != DATABASE {
+        return restore_files(session, component, files, which).await;
+    }
+    if files.target.is_some() {
+        return Err(Error::new(ErrorKind::InvalidInput, "the database is not restored into a folder")
+            .hint("leave out `--target`, or name a component of files with `--component`"));
+    }
     let recovery = session.open().await?;
     let consent = session.consent(consent, &recovery)?;
     consent.can_be_given(&replacing(&recovery))?;
     let request = Request { backup: which.selector()?, extent: Extent::Restore, incident_began: since };
     start(session, &recovery, request, run_options(&consent)).await
+}
+
+/// Puts files into a new folder. Nobody is asked: nothing is replaced.
+async fn restore_files(session: &Session, component: &str, files: IntoFolder, which: &Which) -> Result<Exit> {
+    let target = files.target.ok_or_else(|| {
+        Error::new(ErrorKind::InvalidInput, format!("where shall the files of `{component}` go?"))
+            .hint("name a new folder with `--target`; move it into place when you have looked at it")
+    })?;
+    let recovery = session.open_without_engine()?;
+    let (output, terminal) = (&session.output, session.output.terminal.clone());
+    let policy = Policy { own_everything: files.own, keep_setid: files.keep_setid };
+    terminal.begin("restoring");
+    let advance = terminal.clone();
+    let told = move |done, all| advance.advance(done, all);
+    let restored = recovery.restore_tree(&which.selector()?, component, &target, policy, told).await;
+    terminal.end();
+    let restored = restored?;
+    output.show("restored_tree", &restored, |output| print_restored(output, &restored));
+    Ok(if restored.troubles.is_complete() { Exit::Ok } else { Exit::Incomplete })
+}
+
+fn print_restored(output: &Output, restored: &RestoredTree) {
+    let RestoredTree { backup, component, path, unpacked, troubles } = restored;
+    output.line(format!(
+        "restored `{component}` of backup {backup} to {}: {} files and {} folders, {}, read back and compared",
+        path.display(),
+        unpacked.files,
+        unpacked.folders,
+        human::bytes(unpacked.bytes)
+    ));
+    if unpacked.outward_links > 0 {
+        output.line(format!("  {} symbolic links lead out of the folder", unpacked.outward_links));
+    }
+    if unpacked.setid_dropped > 0 {
+        output.line(format!("  setuid or setgid was left out of {} files: --keep-setid", unpacked.setid_dropped));
+    }
+    if !troubles.is_complete() {
+        output.line(format!("  INCOMPLETE: {} entries could not be read when it was backed up", troubles.unreadable));
+    }
+    for trouble in &troubles.list {
+        output.line(format!("  {}: {}", trouble.path, trouble.why));
+    }
 }
 
 async fn start(session: &Session, recovery: &Recovery, request: Request, options: RunOptions) -> Result<Exit> {

@@ -260,6 +260,7 @@ class Backups:
         self,
         tags: Iterable[str] = (),
         *,
+        components: Iterable[str] = (),
         operator: str | None = None,
         on_event: EventCallback | None = None,
     ) -> models.BackupInfo:
@@ -267,6 +268,7 @@ class Backups:
 
         Args:
             tags: Tags to find it by.
+            components: What to back up; by default the database and every component that is configured.
             operator: Name of the person, for the journal; the login's by default.
             on_event: Called with each event.
 
@@ -276,7 +278,9 @@ class Backups:
         """
         if isinstance(tags, str):
             raise TypeError("`tags` is one string; put it into a list")
-        request = json.dumps({"tags": list(tags)})
+        if isinstance(components, str):
+            raise TypeError("`components` is one string; put it into a list")
+        request = json.dumps({"tags": list(tags), "components": list(components)})
         ongoing = self._native.back_up(request, _options(operator or _login(), None, is_confirmed=False))
         return decode(models.BackupInfo, await follow(ongoing, on_event))
 

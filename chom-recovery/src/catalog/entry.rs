@@ -56,6 +56,9 @@ pub struct BackupInfo {
     /// Those of them that are gone: it cannot be restored whole.
     #[serde(default)]
     pub missing_sources: BTreeSet<BackupId>,
+    /// Components of which something could not be read when the backup was taken, and is missing.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub incomplete: BTreeSet<Name>,
     /// Holds in force: it is kept, whatever the policy says.
     #[serde(default)]
     pub holds: Vec<Hold>,
@@ -132,6 +135,7 @@ impl BackupInfo {
             recipients: manifest.recipients.clone(),
             sources: manifest.sources(),
             missing_sources: BTreeSet::new(),
+            incomplete: manifest.components.iter().filter(|c| c.facts.unread > 0).map(|c| c.name.clone()).collect(),
             holds: Vec::new(),
             tombstone: None,
             level: None,

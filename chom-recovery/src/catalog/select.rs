@@ -91,12 +91,21 @@ pub struct Catalog {
     repository: Repository,
     system: SystemId,
     is_clone: bool,
+    holding: Option<String>,
 }
 
 impl Catalog {
     /// Looks for the backups of a system.
     pub fn new(repository: &Repository, system: &SystemId) -> Self {
-        Self { repository: repository.clone(), system: system.clone(), is_clone: false }
+        Self { repository: repository.clone(), system: system.clone(), is_clone: false, holding: None }
+    }
+
+    /// Looks for those alone that hold a component: one without the database is no answer to the question for the newest
+    /// data.
+    #[must_use]
+    pub fn holding(mut self, component: &str) -> Self {
+        self.holding = Some(component.to_owned());
+        self
     }
 
     /// Looks for the backups of another system instead, also those copied here from another repository, to make this
@@ -170,7 +179,9 @@ impl Catalog {
                     info.is_future_dated |= place.id.time() > listing.now + MAX_SKEW;
                     info.missing_sources.clone_from(&info.sources);
                     info.missing_sources.retain(|source| !complete.contains(&place.sibling(*source).prefix()));
-                    listing.backups.push(info);
+                    if self.holding.as_ref().is_none_or(|name| info.components.iter().any(|c| c.as_str() == name)) {
+                        listing.backups.push(info);
+                    }
                 }
                 Err(e) => match e.kind() {
                     // Deleted since it was listed.

@@ -15,7 +15,9 @@ use crate::{
     },
     catalog::{Recipient, Repository, Signer, legacy::LegacyCatalog},
     error::{Error, ErrorKind, Result},
+    files::Root,
     probe::{Answer, HealthProbe, Status, ask, http::HttpProbe, mysql::MysqlProbe, redis::RedisProbe},
+    procedure::backup::locate,
     store,
     system::System,
 };
@@ -218,6 +220,11 @@ async fn check_services(system: &System, backend: &Arc<dyn Backend>, report: &mu
     if let Some(redis) = &system.redis {
         let probe: Arc<dyn HealthProbe> = Arc::new(RedisProbe::new(redis.clone(), backend.clone()));
         report.answered("redis", &ask(&probe, deadline).await);
+    }
+    for component in &system.components {
+        let found = locate(&**backend, component).await;
+        let found = found.and_then(|folder| Root::open(&folder).map(|root| root.path().display().to_string()));
+        report.tried(format!("component {}", component.name), found);
     }
 }
 

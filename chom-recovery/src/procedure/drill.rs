@@ -24,6 +24,7 @@ use crate::{
     error::{ErrorKind, Result},
     run::{Effect, Run, Undo},
     store::pipe,
+    system::DATABASE,
 };
 
 /// Name of the procedure in journals.
@@ -88,7 +89,7 @@ async fn rehearse_in(run: &Run, parts: &Parts, request: &Request) -> Result<Dril
         }
         Err(error) if error.kind() == ErrorKind::Corrupt => {
             let failed_at = database::moment(run, "failed").await?;
-            let finding = Finding { component: database::COMPONENT.parse()?, part: None, error: error.to_record() };
+            let finding = Finding { component: DATABASE.parse()?, part: None, error: error.to_record() };
             let report = VerifyReport {
                 level: Level::L3,
                 ended: failed_at,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::Recovery;
 use crate::{
     backend::Engine,
-    catalog::{BackupInfo, Listing},
+    catalog::{BackupInfo, Catalog, Listing},
     error::{Error, ErrorKind, ErrorRecord, Result},
     probe::{HealthMode, HealthReport, Status},
     report,
@@ -14,6 +14,7 @@ use crate::{
         RunId,
         summary::{RunStatus, RunSummary},
     },
+    system::DATABASE,
     triage::{Diagnosis, Selected, diagnose},
 };
 
@@ -161,7 +162,8 @@ impl Recovery {
     /// # Errors
     /// As [`Recovery::backups`].
     pub async fn backup_status(&self) -> Result<BackupStatus> {
-        Ok(BackupStatus::of(self.backups().await?, self.system.objectives.backup_age.as_secs()))
+        let holding = Catalog::new(&self.repository().await?, &self.system.id).holding(DATABASE);
+        Ok(BackupStatus::of(holding.list().await?, self.system.objectives.backup_age.as_secs()))
     }
 
     /// Looks at everything that an operator needs first, and says what to do next.

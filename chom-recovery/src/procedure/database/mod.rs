@@ -26,6 +26,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     probe::{HealthMode, evidence::EvidenceManifest},
     run::{Approvable, Effect, Item, Run, Step, Undo, Work},
+    system::DATABASE,
 };
 
 pub mod candidate;
@@ -52,8 +53,6 @@ pub use space::check_space;
 
 /// Name of the procedure in journals.
 pub const PROCEDURE: &str = "recover-database";
-/// Name of the component of a backup that holds a database.
-pub(super) const COMPONENT: &str = "database";
 
 const fn mins(minutes: u64) -> Duration {
     Duration::from_mins(minutes)
@@ -396,7 +395,12 @@ async fn back_up_again(
     restored: Option<&Restored>,
 ) -> Result<Option<BackupId>> {
     let (ops, production) = (parts.database.clone(), site.production.clone());
-    let request = BackUp { tags: vec!["after-recovery".into()], run: Some(run.id().to_string()), ..BackUp::default() };
+    let request = BackUp {
+        tags: vec!["after-recovery".into()],
+        run: Some(run.id().to_string()),
+        components: vec![DATABASE.into()],
+        ..BackUp::default()
+    };
     let mut step = run.step("back-up-again");
     if let Some(restored) = restored {
         step = step.work(Work::new(restored.backup.plain_len(), restore::DUMP_RATE).fixed(Duration::from_secs(5)));

@@ -113,6 +113,9 @@ pub struct BackUp {
     /// Run that takes it.
     #[serde(default)]
     pub run: Option<String>,
+    /// Components, by name; empty: the database and everything that is configured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub components: Vec<String>,
     /// Compression of its parts.
     #[serde(default)]
     pub compression: Compression,

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use super::{
     super::{
-        COMPONENT,
         ops::{Loaded, Production, Progress, Verified},
         source::{self, LegacyDump},
     },
@@ -18,7 +17,7 @@ use crate::{
         load::{self, NewAccount},
         sqlfile::{self, Contents, LoadOptions},
     },
-    system::Legacy,
+    system::{DATABASE, Legacy},
 };
 
 /// Where the accounts of a restored server come from.
@@ -79,7 +78,7 @@ impl MySqlOps {
 
     /// Tables of the newest backup of the repository, where it can be read.
     async fn tables_of_newest(&self) -> Option<BTreeSet<(String, String)>> {
-        let catalog = Catalog::new(&self.repository, &self.system.id);
+        let catalog = Catalog::new(&self.repository, &self.system.id).holding(DATABASE);
         let info = catalog.select(&Selector::Latest).await.ok()?;
         let reader = catalog.open(&info.place).await.ok()?;
         let tables = &reader.private().await.ok()?.baselines.tables;
@@ -113,10 +112,10 @@ impl MySqlOps {
     }
 
     async fn accounts_of_newest(&self) -> Result<(catalog::BackupId, Vec<Account>)> {
-        let catalog = Catalog::new(&self.repository, &self.system.id);
+        let catalog = Catalog::new(&self.repository, &self.system.id).holding(DATABASE);
         let info = catalog.select(&Selector::Latest).await?;
         let reader = catalog.open(&info.place).await?;
-        let objects = logical::read_objects(&reader.component(COMPONENT).await?).await?;
+        let objects = logical::read_objects(&reader.component(DATABASE).await?).await?;
         Ok((info.id(), objects.accounts))
     }
 

@@ -5,21 +5,18 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use super::{
-    COMPONENT,
     ops::{Assessment, BackUp, DatabaseOps, Loaded, NextIds, Production, Progress, RaisedCounter, Verified},
     source::Source,
 };
 use crate::{
     backend::{Backend, Endpoint, Mount, MountSource, Network, OneOff, OneOffFile},
-    catalog::{
-        self, BackupInfo, BackupReader, BackupWriter, ComponentKind, ComponentSpec, ComposeFacts, HostId, Name,
-        Repository, Signer, logical,
-    },
+    catalog::{self, BackupInfo, BackupReader, ComponentKind, ComponentWriter, Repository, logical},
     error::{Error, ErrorKind, Result},
     mysql::{self, Login, Scope, Server, candidate_args, compare, dump, load},
     probe::{SharedProbe, mysql::MysqlProbe},
+    procedure::backup::{Taking, take},
     secret::Secret,
-    system::System,
+    system::{DATABASE, System},
 };
 
 mod assess;
@@ -30,8 +27,6 @@ mod raise;
 const PASSWORD_FILE: &str = "/run/chom-recovery-password";
 /// Longest time for a server's first start.
 const FIRST_START: Duration = Duration::from_mins(5);
-/// Age at which an interrupted backup counts as given up.
-const UNFINISHED: Duration = Duration::from_hours(24);
 /// User and group of the server in the official images.
 const MYSQL_UID: u32 = 999;
 
@@ -133,7 +128,7 @@ impl MySqlOps {
         if let Some(from) = &backup.manifest().facts.database {
             check_version(from, reached.server.info())?;
         }
-        let component = backup.component(COMPONENT).await?;
+        let component = backup.component(DATABASE).await?;
         let total = component.parts().iter().map(|p| p.plain_len).sum();
         let loaded = logical::load_from(&component, &reached.server, &mut |p| progress(p.bytes, Some(total))).await?;
         // Last: from here on the one-time password opens nothing.
@@ -259,7 +254,7 @@ impl DatabaseOps for MySqlOps {
             Source::Repository(backup) => backup,
             Source::Legacy(dump) => return self.verify_dump(&reached.server, dump).await,
         };
-        let component = backup.component(COMPONENT).await?;
+        let component = backup.component(DATABASE).await?;
         let baseline = logical::read_baseline(&component).await?;
         let comparison = compare(&reached.server, &baseline, Scope::Everything).await?;
         comparison.require_equal()?;
@@ -308,49 +303,24 @@ impl DatabaseOps for MySqlOps {
     }
 
     async fn back_up(&self, production: &Production, request: &BackUp, progress: Progress) -> Result<BackupInfo> {
-        let state_dir = self.system.state_dir();
-        let signer = Signer::load(&state_dir, &self.system.id)?;
-        let host = HostId::derive(&self.backend.engine().await?.id);
-        let reached = self.production(&production.container).await?;
-        let expected = reached.server.sizes().await?.iter().map(|t| t.bytes).sum::<u64>();
-
-        let mut writer = BackupWriter::begin(&self.repository, &signer, &host, &self.system.id).await?;
-        let spec = ComponentSpec::new(COMPONENT, ComponentKind::Logical)?.compression(request.compression);
-        let component = writer.component(spec)?;
-        let report = |p: &dump::Progress| progress(p.bytes, Some(expected.max(p.bytes)));
-        let dumped = logical::dump_to(&reached.server, &component, &dump::Options::default(), &mut { report }).await;
-        let summary = match dumped {
-            Ok(summary) => summary,
-            Err(error) => {
-                // Nobody can see it; only the space is of interest, and a sweep gets that back as well.
-                let _ = writer.abandon().await;
-                return Err(error);
-            }
+        let images = [(self.system.database.service.clone(), production.image_id.clone())].into();
+        let taking = Taking {
+            system: &self.system,
+            backend: &*self.backend,
+            repository: &self.repository,
+            request,
+            images: &images,
         };
-        let mut facts = logical::facts(reached.server.info(), &summary);
-        facts.run.clone_from(&request.run);
-        facts.tags = request.tags.iter().map(|tag| tag.parse::<Name>()).collect::<Result<_>>()?;
-        facts.compose = Some(ComposeFacts {
-            project: self.backend.project().to_owned(),
-            config_hash: None,
-            images: [(self.system.database.service.clone(), production.image_id.clone())].into(),
-        });
-        let info = writer.finish(facts).await?;
-
-        let reader = BackupReader::open(&self.repository, info.place.clone()).await?;
-        let verified = catalog::verify_written(&reader, &|_| {}).await?;
-        catalog::record(&self.repository, &signer, &info.place, verified.clone(), request.run.clone()).await?;
-        let verified = verified.into_result()?;
-        // What interrupted backups left. This one is whole, whether or not that can be removed now.
-        if let Err(error) = catalog::sweep_unfinished(&self.repository, &self.system.id, UNFINISHED).await {
-            tracing::warn!(%error, "files of interrupted backups are left over");
-        }
-        Ok(BackupInfo {
-            level: Some(verified.level),
-            verified: Some(verified.ended),
-            decoded_when_written: verified.decoded_when_written,
-            ..info
-        })
+        let told = progress.clone();
+        let dump = async |component: &ComponentWriter| {
+            let reached = self.production(&production.container).await?;
+            let expected = reached.server.sizes().await?.iter().map(|t| t.bytes).sum::<u64>();
+            let report = |p: &dump::Progress| told(p.bytes, Some(expected.max(p.bytes)));
+            let options = dump::Options::default();
+            let summary = logical::dump_to(&reached.server, component, &options, &mut { report }).await?;
+            Ok(logical::facts(reached.server.info(), &summary))
+        };
+        take(taking, dump, progress).await
     }
 }
 

@@ -2,6 +2,12 @@
 
 use std::sync::Arc;
 
+mod locate;
+mod take;
+
+pub(crate) use locate::locate;
+pub(crate) use take::{Taking, take};
+
 use super::{
     Parts,
     database::{self, ops::BackUp},
