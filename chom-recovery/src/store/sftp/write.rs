@@ -210,7 +210,20 @@ impl Inner {
     }
 
     /// Closes a temporary file, gives it its name and looks at the result.
-    async fn publish(&self, mut temporary: Temporary, key: &Key) -> Result<ObjectInfo> {
+    async fn publish(&self, temporary: Temporary, key: &Key) -> Result<ObjectInfo> {
+        let (session, path) = (temporary.session.clone(), temporary.path.clone());
+        if let Some(info) = self.give_name(temporary, key).await? {
+            return Ok(info);
+        }
+        match session.stat(&self.path(key.as_str())).await {
+            Ok(attributes) => info_of(key.clone(), &attributes),
+            Err(Failure::Lost(lost)) => self.settle(&path, key, lost).await,
+            Err(failure) => Err(failure.during(format!("cannot write `{key}`"))),
+        }
+    }
+
+    /// Closes a temporary file and gives it its name. Returns what is there where that had to be looked at.
+    async fn give_name(&self, mut temporary: Temporary, key: &Key) -> Result<Option<ObjectInfo>> {
         let session = temporary.session.clone();
         let what = || format!("cannot write `{key}`");
         if let Some(handle) = temporary.handle.take().and_then(|h| Arc::try_unwrap(h).ok())
@@ -220,22 +233,18 @@ impl Inner {
         }
         let path = self.path(key.as_str());
         match session.rename(&temporary.path, &path).await {
-            Ok(()) => temporary.is_published = true,
+            Ok(()) => {
+                temporary.is_published = true;
+                Ok(None)
+            }
             Err(Failure::Lost(lost)) => {
                 temporary.is_published = true;
-                return self.settle(&temporary.path, key, lost).await;
+                self.settle(&temporary.path, key, lost).await.map(Some)
             }
-            Err(failure) => {
-                return Err(match session.stat(&path).await {
-                    Ok(_) => taken(key),
-                    Err(_) => self.explain(&session, failure, what()).await,
-                });
-            }
-        }
-        match session.stat(&path).await {
-            Ok(attributes) => info_of(key.clone(), &attributes),
-            Err(Failure::Lost(lost)) => self.settle(&temporary.path, key, lost).await,
-            Err(failure) => Err(failure.during(what())),
+            Err(failure) => Err(match session.stat(&path).await {
+                Ok(_) => taken(key),
+                Err(_) => self.explain(&session, failure, what()).await,
+            }),
         }
     }
 
@@ -284,15 +293,19 @@ impl Inner {
                 Some(claimed.0)
             }
         };
-        let published = self.publish(temporary, key).await;
+        // Looked at before it gets its name: a slower writer may take it away for a moment, to see that it came too late.
+        let written = session.stat(&temporary.path).await.map(|attributes| version_of(&attributes));
+        let published = match written {
+            Ok(version) => self.give_name(temporary, key).await.map(|settled| settled.map_or(version, |i| i.version)),
+            Err(failure) => Err(failure.during(format!("cannot write `{key}`"))),
+        };
         if let Some(claimed) = claimed {
             // What cannot be removed now is swept later.
             let _ = session.remove(&claimed).await;
         }
         match published {
-            Ok(info) => Ok(info.version),
             Err(e) if e.kind() == ErrorKind::AlreadyExists => Err(conflict()),
-            Err(e) => Err(e),
+            other => other,
         }
     }
 
