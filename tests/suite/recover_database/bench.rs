@@ -96,7 +96,7 @@ impl Bench {
             .map(|c| format!("{} {} {:?} {:?} {:?}", c.name, c.id, c.state, c.started_at, c.restart_policy))
             .collect();
         for volume in backend.volumes().await.unwrap() {
-            if volume.name.starts_with(&self.stack.project) {
+            if volume.name.starts_with(&format!("{}_", self.stack.project)) {
                 seen.push(format!("{:?}", backend.volume_identity(&volume.name).await.unwrap()));
             }
         }
