@@ -287,8 +287,10 @@ impl Recovery {
     /// Takes a backup.
     ///
     /// # Errors
-    /// Those of opening the repository: nothing was begun. `Locked`: another run is going on or unfinished.
+    /// Those of opening the repository: nothing was begun. `Locked`: another run is going on or unfinished. `NotFound`: a
+    /// component that is asked for is not configured.
     pub async fn back_up(&self, request: BackUp, options: RunOptions) -> Result<Going> {
+        backup::check(&self.system, &request)?;
         let parts = self.parts().await?;
         let run = self.engine(&options).start(self.new_run(backup::PROCEDURE, &request)?).await?;
         Ok(Self::go(run, parts, options))

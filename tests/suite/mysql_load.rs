@@ -307,3 +307,20 @@ async fn a_server_answers_what_a_recovery_asks() {
     let capped = connected.check_tables(Duration::ZERO).await.unwrap();
     assert_eq!((capped.good, capped.unchecked.len()), (0, 3), "{capped:?}");
 }
+
+#[tokio::test]
+async fn the_next_id_is_known_after_a_restart() {
+    let Some(image) = Image::chosen("the_next_id_is_known_after_a_restart") else { return };
+    let server = TestServer::start_with(image, &[], &["--volume"]).await;
+    server.script(
+        "CREATE DATABASE c; CREATE TABLE c.t (id int PRIMARY KEY AUTO_INCREMENT, v int);
+         INSERT INTO c.t (v) VALUES (1), (2), (3); DELETE FROM c.t WHERE id = 3",
+    );
+    let next = async || {
+        let counters = server.connect().await.counters().await.unwrap();
+        counters.into_iter().map(|c| c.next).collect::<Vec<_>>()
+    };
+    assert_eq!(next().await, [4]);
+    server.restart();
+    assert_eq!(next().await, [4], "id 3 was given out");
+}

@@ -3,6 +3,7 @@
 use std::{
     path::Path,
     process::{Command, Output},
+    time::{Duration, Instant},
 };
 
 use chom_recovery::backend::RUN_LABEL;
@@ -24,6 +25,22 @@ pub fn compose(stack: &Stack, arguments: &[&str]) -> Output {
 pub fn try_compose(stack: &Stack, arguments: &[&str]) -> Output {
     let all = [&["compose", "-f", path(&stack.compose)], arguments].concat();
     Command::new("docker").args(all).output().expect("docker runs")
+}
+
+/// Brings the stack up, with more files where `arguments` name some. Compose gives up at once on a worker that ended and
+/// that the Engine has not begun again yet: it is asked again.
+///
+/// # Panics
+/// It does not come up.
+pub fn up(stack: &Stack, arguments: &[&str]) {
+    let deadline = Instant::now() + Duration::from_mins(3);
+    loop {
+        let up = try_compose(stack, &[arguments, &["up", "-d", "--wait"]].concat());
+        if up.status.success() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{}", String::from_utf8_lossy(&up.stderr));
+    }
 }
 
 /// Runs `docker`.

@@ -154,6 +154,11 @@ impl From<Depth> for Level {
     }
 }
 
+fn components(info: &BackupInfo) -> String {
+    let one = |name| format!("{name}{}", if info.incomplete.contains(name) { " (INCOMPLETE)" } else { "" });
+    info.components.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
 fn tags(info: &BackupInfo) -> String {
     info.tags.iter().map(chom_recovery::catalog::Name::as_str).collect::<Vec<_>>().join(",")
 }
@@ -190,7 +195,7 @@ fn print_list(output: &Output, listing: &Listing) {
     if listing.backups.is_empty() && listing.damaged.is_empty() {
         output.line(format!("no backups of system {}: chom-recovery backup create", listing.system));
     } else {
-        let mut table = output.table(&["BACKUP", "DATA OF", "AGE", "SIZE", "VERIFIED", "SERVER", "TAGS"]);
+        let mut table = output.table(&["BACKUP", "DATA OF", "AGE", "SIZE", "VERIFIED", "COMPONENTS", "SERVER", "TAGS"]);
         for info in &listing.backups {
             let server = info.database.as_ref().map_or_else(String::new, |d| d.version.clone());
             table.add_row([
@@ -199,6 +204,7 @@ fn print_list(output: &Output, listing: &Listing) {
                 Cell::new(human::duration(info.age(listing.now))),
                 Cell::new(human::bytes(info.stored_len)),
                 level(info),
+                Cell::new(components(info)),
                 Cell::new(server),
                 Cell::new(marks(info)),
             ]);
@@ -210,6 +216,7 @@ fn print_list(output: &Output, listing: &Listing) {
                 Cell::new(""),
                 Cell::new(""),
                 Cell::new("DAMAGED").fg(Color::Red),
+                Cell::new(""),
                 Cell::new(""),
                 Cell::new(&damaged.error.message),
             ]);
@@ -232,8 +239,7 @@ fn print_one(output: &Output, info: &BackupInfo) {
     row("data of", human::time(info.point));
     row("complete", human::time(info.committed));
     row("size", format!("{} stored, {} plain", human::bytes(info.stored_len), human::bytes(info.plain_len)));
-    let component = |name| format!("{name}{}", if info.incomplete.contains(name) { " (INCOMPLETE)" } else { "" });
-    row("components", info.components.iter().map(component).collect::<Vec<_>>().join(", "));
+    row("components", components(info));
     if let Some(database) = &info.database {
         row("server", format!("{:?} {}", database.flavour, database.version));
         if let Some(position) = &database.position {

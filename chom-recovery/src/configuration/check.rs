@@ -222,7 +222,7 @@ async fn check_services(system: &System, backend: &Arc<dyn Backend>, report: &mu
         report.answered("redis", &ask(&probe, deadline).await);
     }
     for component in &system.components {
-        let found = locate(&**backend, component).await;
+        let found = locate(system, backend, component).await;
         let found = found.and_then(|folder| Root::open(&folder).map(|root| root.path().display().to_string()));
         report.tried(format!("component {}", component.name), found);
     }

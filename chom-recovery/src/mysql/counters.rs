@@ -18,18 +18,24 @@ pub struct Counter {
 
 impl Server {
     /// Reads every AUTO_INCREMENT counter of the schemas that are not the server's own.
+    ///
+    /// After a restart MySQL tells the last id that was given out, not the next, until somebody has opened the table. Each
+    /// is opened for that; one that cannot be is told as it is.
     pub async fn counters(&self) -> Result<Vec<Counter>> {
         let mut session = self.session(Role::Read).await?;
-        let rows = session
-            .rows(format!(
-                "SELECT t.TABLE_SCHEMA, t.TABLE_NAME, t.AUTO_INCREMENT, c.COLUMN_TYPE \
-                 FROM information_schema.TABLES t JOIN information_schema.COLUMNS c \
-                 ON c.TABLE_SCHEMA = t.TABLE_SCHEMA AND c.TABLE_NAME = t.TABLE_NAME \
-                 AND LOWER(c.EXTRA) LIKE '%auto_increment%' \
-                 WHERE t.AUTO_INCREMENT IS NOT NULL AND t.TABLE_SCHEMA NOT IN ({})",
-                quote::system_schemas()
-            ))
-            .await?;
+        let sql = format!(
+            "SELECT t.TABLE_SCHEMA, t.TABLE_NAME, t.AUTO_INCREMENT, c.COLUMN_TYPE \
+             FROM information_schema.TABLES t JOIN information_schema.COLUMNS c \
+             ON c.TABLE_SCHEMA = t.TABLE_SCHEMA AND c.TABLE_NAME = t.TABLE_NAME \
+             AND LOWER(c.EXTRA) LIKE '%auto_increment%' \
+             WHERE t.AUTO_INCREMENT IS NOT NULL AND t.TABLE_SCHEMA NOT IN ({})",
+            quote::system_schemas()
+        );
+        for row in session.rows(sql.as_str()).await? {
+            let _ =
+                session.rows(format!("SELECT 1 FROM {} LIMIT 0", quote::qualified(&row.text(0)?, &row.text(1)?))).await;
+        }
+        let rows = session.rows(sql).await?;
         session.close().await;
         rows.iter()
             .map(|row| {

@@ -117,7 +117,8 @@ fn failure(error: &redis::RedisError) -> Health {
     health.class(class)
 }
 
-fn parse_info(text: &str) -> BTreeMap<&str, &str> {
+/// Reads the answer to `INFO`.
+pub(crate) fn parse_info(text: &str) -> BTreeMap<&str, &str> {
     text.lines().filter(|l| !l.starts_with('#')).filter_map(|l| l.trim_end().split_once(':')).collect()
 }
 

@@ -62,6 +62,8 @@ pub enum TreeKind {
     Certificates,
     /// A volume.
     Volume,
+    /// The snapshot that redis writes when it is asked for one; redis tells where it lies.
+    Redis,
 }
 
 impl Component {
@@ -81,6 +83,8 @@ impl Component {
             return bad("bears the name of the database's own component");
         }
         match (&self.service, &self.path, &self.volume) {
+            (None, None, None) if self.kind == TreeKind::Redis => {}
+            _ if self.kind == TreeKind::Redis => return bad("is redis's: redis itself tells where its snapshot lies"),
             (_, Some(path), None) if path.is_absolute() => {}
             (None, None, Some(_)) => {}
             (_, Some(_), None) => return bad("has a `path` that is not absolute"),
@@ -125,6 +129,7 @@ mod tests {
             ("[[components]]\nname = 'a'", "neither"),
             ("[[components]]\nname = 'a'\npath = 'b'", "not absolute"),
             ("[[components]]\nname = 'a'\nservice = 'app'", "no `path`"),
+            ("[[components]]\nname = 'a'\nkind = 'redis'\npath = '/b'", "redis itself"),
             ("[[components]]\nname = 'a'\npath = '/b'\nvolume = 'c'", "say one"),
             ("[[components]]\nname = 'database'\npath = '/b'", "own component"),
             ("[[components]]\nname = 'A/b'\npath = '/b'", "cannot be used"),
@@ -134,8 +139,12 @@ mod tests {
             let error = checked(text).unwrap_err();
             assert!(error.kind() == ErrorKind::InvalidInput && error.to_string().contains(why), "{text}: {error}");
         }
-        for text in ["name = 'a'\npath = '/b'", "name = 'a'\nservice = 'app'\npath = '/b'", "name = 'a'\nvolume = 'c'"]
-        {
+        for text in [
+            "name = 'a'\nkind = 'redis'",
+            "name = 'a'\npath = '/b'",
+            "name = 'a'\nservice = 'app'\npath = '/b'",
+            "name = 'a'\nvolume = 'c'",
+        ] {
             checked(&format!("[[components]]\n{text}")).unwrap();
         }
     }

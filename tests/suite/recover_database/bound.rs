@@ -4,7 +4,7 @@ use std::{
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use chom_recovery::{
@@ -95,23 +95,14 @@ impl Bound {
         self.stack.site.join("mysql-data").display().to_string()
     }
 
-    /// Brings everything up. Compose gives up at once on a worker that the Engine has not begun again yet.
     fn up(&self) {
-        let file = self.file();
-        let deadline = Instant::now() + Duration::from_mins(3);
-        loop {
-            let up = chaos::try_compose(&self.stack, &["-f", &file, "up", "-d", "--wait"]);
-            if up.status.success() {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{}", String::from_utf8_lossy(&up.stderr));
-        }
+        chaos::up(&self.stack, &["-f", &self.file()]);
     }
 }
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        chaos::compose(&self.stack, &["up", "-d", "--wait"]);
+        chaos::up(&self.stack, &[]);
         for folder in [self.data(), self.file()] {
             let _ = fs::remove_dir_all(&folder).or_else(|_| fs::remove_file(&folder));
         }

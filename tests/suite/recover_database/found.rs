@@ -35,7 +35,7 @@ async fn deleted_tablespaces_and_a_killed_server_are_recovered() {
     let kept = bench.recovery.backend().volume(&restored.kept.volume).await.unwrap();
     assert!(kept.is_some());
     // An operator's plain `docker compose up -d` finds the restored data.
-    chaos::compose(&bench.stack, &["up", "-d", "--wait"]);
+    chaos::up(&bench.stack, &[]);
     assert_eq!(bench.fingerprint().await, before);
 }
 

@@ -1,11 +1,15 @@
 //! Where the files of a component lie on this host.
 
-use std::path::{Component as Step, Path, PathBuf};
+use std::{
+    path::{Component as Step, Path, PathBuf},
+    sync::Arc,
+};
 
+use super::redis::rdb_file;
 use crate::{
     backend::{Backend, BackendExt, MountSource},
     error::{Error, ErrorKind, Result},
-    system::Component,
+    system::{Component, System, TreeKind},
 };
 
 /// Finds the folder of a component. The Engine has to run here, unless the folder is said by its path on this host.
@@ -13,11 +17,12 @@ use crate::{
 /// # Errors
 /// `Unsupported`: the Engine is elsewhere, or the path is not a mount of the container: what lies in an image comes back
 /// with it. `NotFound`: there is no such service or volume.
-pub(crate) async fn locate(backend: &dyn Backend, component: &Component) -> Result<PathBuf> {
+pub(crate) async fn locate(system: &System, backend: &Arc<dyn Backend>, component: &Component) -> Result<PathBuf> {
     let folder = match (&component.service, &component.path, &component.volume) {
+        _ if component.kind == TreeKind::Redis => rdb_file(system, backend).await?.folder,
         (None, Some(path), None) => return Ok(path.clone()),
-        (Some(service), Some(path), _) => in_container(backend, service, path).await?,
-        (_, _, Some(volume)) => of_volume(backend, volume).await?,
+        (Some(service), Some(path), _) => in_container(&**backend, service, path).await?,
+        (_, _, Some(volume)) => of_volume(&**backend, volume).await?,
         _ => return Err(Error::new(ErrorKind::InvalidInput, "neither `path` nor `volume` is said")),
     };
     if !backend.engine().await?.is_local {
@@ -30,7 +35,7 @@ pub(crate) async fn locate(backend: &dyn Backend, component: &Component) -> Resu
     Ok(folder)
 }
 
-async fn in_container(backend: &dyn Backend, service: &str, path: &Path) -> Result<PathBuf> {
+pub(super) async fn in_container(backend: &dyn Backend, service: &str, path: &Path) -> Result<PathBuf> {
     if path.components().any(|step| step == Step::ParentDir) {
         return Err(Error::new(ErrorKind::InvalidInput, format!("`{}` leads upwards", path.display())));
     }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 mod locate;
+mod redis;
 mod take;
 
 pub(crate) use locate::locate;
-pub(crate) use take::{Taking, take};
+pub(crate) use take::{Taking, check, take};
 
 use super::{
     Parts,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use super::locate::locate;
+use super::{locate::locate, redis};
 use crate::{
     backend::Backend,
     catalog::{
@@ -27,7 +27,7 @@ pub(crate) struct Taking<'a> {
     /// The system.
     pub(crate) system: &'a System,
     /// The Engine it runs on.
-    pub(crate) backend: &'a dyn Backend,
+    pub(crate) backend: &'a Arc<dyn Backend>,
     /// Where backups lie.
     pub(crate) repository: &'a Repository,
     /// What is wanted.
@@ -54,8 +54,9 @@ pub(crate) async fn take(
     let (with_database, trees) = chosen(system, &request.components)?;
     let mut found = Vec::new();
     for component in trees {
-        let folder =
-            locate(backend, component).await.map_err(|e| e.during(format!("component `{}`", component.name)))?;
+        let folder = locate(system, backend, component)
+            .await
+            .map_err(|e| e.during(format!("component `{}`", component.name)))?;
         found.push((component, open(component, folder).await?));
     }
     let state_dir = system.state_dir();
@@ -100,6 +101,14 @@ pub(crate) async fn take(
     })
 }
 
+/// Refuses a request for what is not configured, before anything begins.
+///
+/// # Errors
+/// `NotFound`: there is no such component.
+pub(crate) fn check(system: &System, request: &BackUp) -> Result<()> {
+    chosen(system, &request.components).map(drop)
+}
+
 /// Chooses among the database and the configured trees; nothing chosen is everything.
 fn chosen<'a>(system: &'a System, wanted: &[String]) -> Result<(bool, Vec<&'a Component>)> {
     if wanted.is_empty() {
@@ -130,7 +139,7 @@ async fn write(
     dump: impl AsyncFnOnce(&ComponentWriter) -> Result<Facts>,
     progress: Progress,
 ) -> Result<(Facts, Vec<(PathBuf, KnownParts)>)> {
-    let Taking { system, repository, request, .. } = taking;
+    let Taking { system, backend, repository, request, .. } = taking;
     let begin = repository.ids().now();
     let mut facts = Facts::new(Capture { begin, point: begin, end: begin });
     if with_database {
@@ -141,9 +150,16 @@ async fn write(
     for (component, root) in trees {
         let spec = ComponentSpec::new(&component.name, kind(component.kind))?.compression(request.compression);
         let writing = writer.component(spec)?;
+        let mut include = component.include.clone();
+        if component.kind == TreeKind::Redis {
+            let file = redis::rdb_file(system, backend).await?;
+            redis::snapshot(system, backend, &file)
+                .await
+                .map_err(|e| e.during(format!("component `{}`", component.name)))?;
+            include = vec![format!("/{}", file.name)];
+        }
         let file = system.state_dir().join("known").join(format!("{}.{}", system.id, component.name));
-        let options =
-            StoreOptions::new(Rules::new(&component.include, &component.exclude)?).known(KnownParts::load(&file));
+        let options = StoreOptions::new(Rules::new(&include, &component.exclude)?).known(KnownParts::load(&file));
         let told = progress.clone();
         let (stored, parts) = tree::store_tree(&writing, &root, &options, Arc::new(move |done, all| told(done, all)))
             .await
@@ -168,5 +184,6 @@ fn kind(kind: TreeKind) -> ComponentKind {
         TreeKind::Config => ComponentKind::Config,
         TreeKind::Certificates => ComponentKind::Certificates,
         TreeKind::Volume => ComponentKind::Volume,
+        TreeKind::Redis => ComponentKind::Redis,
     }
 }

@@ -306,7 +306,7 @@ impl DatabaseOps for MySqlOps {
         let images = [(self.system.database.service.clone(), production.image_id.clone())].into();
         let taking = Taking {
             system: &self.system,
-            backend: &*self.backend,
+            backend: &self.backend,
             repository: &self.repository,
             request,
             images: &images,

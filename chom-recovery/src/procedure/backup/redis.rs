@@ -1,0 +1,141 @@
+//! A snapshot of redis, which redis itself writes: its RDB file is of one moment, while its AOF grows all the time.
+
+use std::{
+    io::{Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::locate::in_container;
+use crate::{
+    backend::Backend,
+    error::{Error, ErrorKind, Result},
+    probe::{
+        Health,
+        redis::{Session, parse_info},
+    },
+    system::{Redis, System},
+};
+
+/// Longest time for a snapshot.
+const DEADLINE: Duration = Duration::from_mins(30);
+/// Between two looks.
+const POLL: Duration = Duration::from_millis(100);
+/// Bytes behind the end marker of an RDB file: a checksum. Source: redis, `src/rdb.c`, `rdbSaveRio`.
+const CHECKSUM: i64 = 8;
+/// `RDB_OPCODE_EOF` there.
+const END: u8 = 0xff;
+
+/// The folder that redis writes its snapshots to, on this host, and the name of the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RdbFile {
+    pub(crate) folder: PathBuf,
+    pub(crate) name: String,
+}
+
+/// Finds out where redis writes snapshots.
+///
+/// # Errors
+/// `Precondition`: the configuration knows no redis, or it does not answer. Those of a container's path.
+pub(crate) async fn rdb_file(system: &System, backend: &Arc<dyn Backend>) -> Result<RdbFile> {
+    let redis = configured(system)?;
+    let mut session = open(redis, backend).await?;
+    let mut setting = async |name: &str| {
+        let answer: Vec<String> =
+            session.query(redis::cmd("CONFIG").arg("GET").arg(name)).await.map_err(|health| failed(&health))?;
+        answer.into_iter().nth(1).ok_or_else(|| Error::new(ErrorKind::Precondition, format!("redis has no `{name}`")))
+    };
+    let (folder, name) = (setting("dir").await?, setting("dbfilename").await?);
+    Ok(RdbFile { folder: in_container(&**backend, &redis.service, Path::new(&folder)).await?, name })
+}
+
+/// Has redis write a snapshot, and waits until it is there and whole.
+///
+/// # Errors
+/// `Failed`: redis could not write it. `Timeout`: it took longer than half an hour.
+pub(super) async fn snapshot(system: &System, backend: &Arc<dyn Backend>, file: &RdbFile) -> Result<()> {
+    let mut session = open(configured(system)?, backend).await?;
+    let now: Vec<String> = session.query(&redis::cmd("TIME")).await.map_err(|health| failed(&health))?;
+    let begun: i64 = now.first().and_then(|seconds| seconds.parse().ok()).unwrap_or(i64::MAX);
+    // While the AOF is rewritten, the snapshot follows that.
+    let _: String = session.query(redis::cmd("BGSAVE").arg("SCHEDULE")).await.map_err(|health| failed(&health))?;
+    let end = Instant::now() + DEADLINE;
+    loop {
+        let text: String =
+            session.query(redis::cmd("INFO").arg("persistence")).await.map_err(|health| failed(&health))?;
+        let info = parse_info(&text);
+        let get = |name: &str| info.get(name).copied().unwrap_or_default();
+        let is_idle = get("rdb_bgsave_in_progress") == "0";
+        if is_idle && get("rdb_last_bgsave_status") != "ok" {
+            return Err(Error::new(ErrorKind::Failed, "redis could not write its snapshot")
+                .hint("its log says why; often the disk is full, or memory cannot be overcommitted for the fork"));
+        }
+        if is_idle && get("rdb_last_save_time").parse::<i64>().is_ok_and(|at| at >= begun) {
+            break;
+        }
+        if Instant::now() > end {
+            return Err(Error::new(
+                ErrorKind::Timeout,
+                format!("redis wrote no snapshot within {} s", DEADLINE.as_secs()),
+            ));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    let path = file.folder.join(&file.name);
+    crate::store::pipe::blocking(move || check(&path)).await
+}
+
+/// Looks at both ends of an RDB file.
+fn check(path: &Path) -> Result<()> {
+    let mut ends = [0; 6];
+    let mut read = || {
+        let mut file = std::fs::File::open(path)?;
+        file.read_exact(&mut ends[..5])?;
+        file.seek(SeekFrom::End(-CHECKSUM - 1))?;
+        file.read_exact(&mut ends[5..])
+    };
+    read().map_err(|e| Error::from(e).during(format!("redis's snapshot `{}`", path.display())))?;
+    if ends[..5] == *b"REDIS" && ends[5] == END {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Corrupt, format!("`{}` is no whole snapshot of redis", path.display()))
+        .hint("does another program write to that folder?"))
+}
+
+fn configured(system: &System) -> Result<&Redis> {
+    system.redis.as_ref().ok_or_else(|| {
+        Error::new(ErrorKind::Precondition, "a component is of kind `redis`, and the configuration knows no redis")
+            .hint("add a `[redis]` table with its `service`")
+    })
+}
+
+async fn open(redis: &Redis, backend: &Arc<dyn Backend>) -> Result<Session> {
+    Session::open(redis, backend).await.map_err(|health| failed(&health))
+}
+
+fn failed(health: &Health) -> Error {
+    Error::new(ErrorKind::Precondition, format!("redis: {}", health.summary))
+        .hint("`chom-recovery health` shows what is wrong with it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_that_was_cut_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("dump.rdb");
+        let whole = [&b"REDIS0012"[..], &[0xfe, 0, 0xff], &[1; 8]].concat();
+        std::fs::write(&path, &whole).unwrap();
+        check(&path).unwrap();
+        for length in 0..whole.len() {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            assert!(check(&path).is_err(), "{length}");
+        }
+        assert!(check(&folder.path().join("absent")).is_err());
+    }
+}
