@@ -74,8 +74,9 @@ pub(crate) enum Command {
     /// Take, find and verify backups
     #[command(subcommand)]
     Backup(Backup),
-    /// Restore without triage and maintenance mode: same candidate, verification, approval and swap. Files go into a new
-    /// folder
+    /// Restore without triage and maintenance mode: same candidate, verification, approval and swap
+    ///
+    /// Files go into a new folder, which appears when everything in it was compared with the backup.
     Restore {
         /// Component: the database, or one of files by its name
         #[arg(long, value_name = "NAME", default_value = chom_recovery::system::DATABASE)]
