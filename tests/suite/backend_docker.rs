@@ -251,7 +251,7 @@ async fn a_folder_of_the_host_is_exchanged_with_a_volume_beside_it() {
         let error = backend.exchange_volumes(&old, &new).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
         assert!(error.to_string().contains(&user), "{error}");
-        project.docker(&["rm", "-f", &user]);
+        project.docker(&["rm", "-fv", &user]);
 
         for _ in 0..2 {
             backend.exchange_volumes(&old, &new).await.unwrap();
