@@ -15,7 +15,6 @@ use crate::{
     },
     catalog::{Recipient, Repository, Signer, legacy::LegacyCatalog},
     error::{Error, ErrorKind, Result},
-    files::Root,
     probe::{Answer, HealthProbe, Status, ask, http::HttpProbe, mysql::MysqlProbe, redis::RedisProbe},
     procedure::backup::locate,
     store,
@@ -222,8 +221,7 @@ async fn check_services(system: &System, backend: &Arc<dyn Backend>, report: &mu
         report.answered("redis", &ask(&probe, deadline).await);
     }
     for component in &system.components {
-        let found = locate(system, backend, component).await;
-        let found = found.and_then(|folder| Root::open(&folder).map(|root| root.path().display().to_string()));
+        let found = locate(system, backend, component).await.map(|root| root.path().display().to_string());
         report.tried(format!("component {}", component.name), found);
     }
 }

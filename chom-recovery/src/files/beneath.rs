@@ -47,6 +47,24 @@ impl Root {
         &self.path
     }
 
+    /// Opens a folder below it. No link is followed on the way: else who may write in the tree would choose what is read.
+    ///
+    /// # Errors
+    /// `NotFound`: it does not exist. `InvalidInput`: it is no folder, or a link leads there.
+    pub fn below(&self, path: &Path) -> Result<Self> {
+        let fd = self.folder(path.as_os_str().as_bytes()).map_err(|e| {
+            let what = format!("cannot open folder `{}` in `{}`", path.display(), self.path.display());
+            let error = Error::from(io::Error::from(e)).during(what);
+            match e {
+                Errno::LOOP | Errno::NOTDIR | Errno::INVAL | Errno::XDEV => error
+                    .of_kind(ErrorKind::InvalidInput)
+                    .hint("name the folder itself: links are not followed on the way to it"),
+                _ => error,
+            }
+        })?;
+        Ok(Self { path: Arc::new(self.path.join(path)), fd: Arc::new(fd) })
+    }
+
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -125,6 +143,13 @@ mod tests {
             for bad in [&b".."[..], b"a/../..", b"up", b"link/b", b"/etc", b"a/b/c"] {
                 assert!(open(&root, bad).is_err(), "{}", String::from_utf8_lossy(bad));
             }
+        }
+        assert_eq!(root.below(Path::new("a/b")).unwrap().path(), inside.join("a/b"));
+        assert_eq!(root.below(Path::new("")).unwrap().path(), inside.join(""));
+        for (bad, kind) in
+            [("up", ErrorKind::InvalidInput), ("link/b", ErrorKind::InvalidInput), ("c", ErrorKind::NotFound)]
+        {
+            assert_eq!(root.below(Path::new(bad)).unwrap_err().kind(), kind, "{bad}");
         }
     }
 }

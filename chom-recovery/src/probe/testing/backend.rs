@@ -22,6 +22,8 @@ pub(crate) struct Told {
     pub(crate) containers: Option<Vec<Container>>,
     /// Lines of every log; `None` is a log that never ends.
     pub(crate) log: Option<Vec<&'static str>>,
+    /// Volumes of the Engine.
+    pub(crate) volumes: Vec<Volume>,
     /// How every start fails; `None` is no backend to start anything with.
     pub(crate) failed_start: Option<ErrorKind>,
 }
@@ -131,8 +133,8 @@ impl Backend for Told {
         unsupported("volumes")
     }
 
-    async fn volume(&self, _name: &str) -> Result<Option<Volume>> {
-        unsupported("volume")
+    async fn volume(&self, name: &str) -> Result<Option<Volume>> {
+        Ok(self.volumes.iter().find(|volume| volume.name == name).cloned())
     }
 
     async fn create_volume(&self, _name: &str, _labels: &Labels) -> Result<()> {

@@ -1,62 +1,73 @@
 //! Where the files of a component lie on this host.
 
 use std::{
-    path::{Component as Step, Path, PathBuf},
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
-use super::redis::rdb_file;
+use super::redis;
 use crate::{
     backend::{Backend, BackendExt, MountSource},
     error::{Error, ErrorKind, Result},
+    files::Root,
+    store::pipe,
     system::{Component, System, TreeKind},
 };
 
-/// Finds the folder of a component. The Engine has to run here, unless the folder is said by its path on this host.
+/// Opens the folder of a component. The Engine has to run here, unless the folder is said by its path on this host.
 ///
 /// # Errors
 /// `Unsupported`: the Engine is elsewhere, or the path is not a mount of the container: what lies in an image comes back
-/// with it. `NotFound`: there is no such service or volume.
-pub(crate) async fn locate(system: &System, backend: &Arc<dyn Backend>, component: &Component) -> Result<PathBuf> {
-    let folder = match (&component.service, &component.path, &component.volume) {
-        _ if component.kind == TreeKind::Redis => rdb_file(system, backend).await?.folder,
-        (None, Some(path), None) => return Ok(path.clone()),
+/// with it. `NotFound`: there is no such service, volume or folder. `InvalidInput`: a link leads there.
+pub(crate) async fn locate(system: &System, backend: &Arc<dyn Backend>, component: &Component) -> Result<Root> {
+    let found = find(system, backend, component).await;
+    let opened = match found {
+        Ok((mount, below)) => pipe::blocking(move || Root::open(&mount)?.below(&below)).await,
+        Err(error) => Err(error),
+    };
+    opened.map_err(|e| e.during(format!("component `{}`", component.name)))
+}
+
+/// Finds a folder that the operator or the Engine names, and the path below it that whoever writes there may change.
+async fn find(system: &System, backend: &Arc<dyn Backend>, component: &Component) -> Result<(PathBuf, PathBuf)> {
+    let found = match (&component.service, &component.path, &component.volume) {
+        _ if component.kind == TreeKind::Redis => {
+            let (service, folder) = redis::folder(system, backend).await?;
+            in_container(&**backend, &service, &folder).await?
+        }
+        (None, Some(path), None) => return Ok((path.clone(), PathBuf::new())),
         (Some(service), Some(path), _) => in_container(&**backend, service, path).await?,
-        (_, _, Some(volume)) => of_volume(&**backend, volume).await?,
+        (_, _, Some(volume)) => (of_volume(&**backend, volume).await?, PathBuf::new()),
         _ => return Err(Error::new(ErrorKind::InvalidInput, "neither `path` nor `volume` is said")),
     };
     if !backend.engine().await?.is_local {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            "the Engine runs on another host, and its files are not read from here",
-        )
-        .hint("take backups with files on the Engine's own host"));
+        let elsewhere = "the Engine runs on another host, and its files are not read from here";
+        return Err(
+            Error::new(ErrorKind::Unsupported, elsewhere).hint("take backups with files on the Engine's own host")
+        );
     }
-    Ok(folder)
+    Ok(found)
 }
 
-pub(super) async fn in_container(backend: &dyn Backend, service: &str, path: &Path) -> Result<PathBuf> {
-    if path.components().any(|step| step == Step::ParentDir) {
-        return Err(Error::new(ErrorKind::InvalidInput, format!("`{}` leads upwards", path.display())));
-    }
+async fn in_container(backend: &dyn Backend, service: &str, path: &Path) -> Result<(PathBuf, PathBuf)> {
     let containers = backend.service_containers(service).await?;
     let container = containers.first().ok_or_else(|| {
         Error::new(ErrorKind::NotFound, format!("service `{service}` has no container"))
             .hint("`docker compose up -d` makes one; it need not run")
     })?;
-    let mount = container.mounts.iter().filter(|m| path.starts_with(&m.target)).max_by_key(|m| m.target.len());
     let not_mounted = |why: &str| {
         Error::new(ErrorKind::Unsupported, format!("`{}` of service `{service}` {why}", path.display()))
             .hint("name a folder that is mounted there; what lies in an image comes back with the image")
     };
-    let mount = mount.ok_or_else(|| not_mounted("lies in its image"))?;
-    let below = path.strip_prefix(&mount.target).map_err(|_| not_mounted("lies in its image"))?;
-    let source = match &mount.source {
+    let covering = container.mounts.iter().filter_map(|m| Some((m, path.strip_prefix(&m.target).ok()?)));
+    let (mount, below) =
+        covering.max_by_key(|(m, _)| m.target.len()).ok_or_else(|| not_mounted("lies in its image"))?;
+    let folder = match &mount.source {
         MountSource::HostPath(folder) => PathBuf::from(folder),
         MountSource::Volume(name) => of_volume(backend, name).await?,
         MountSource::Tmpfs => return Err(not_mounted("lies in memory")),
     };
-    Ok(if below.as_os_str().is_empty() { source } else { source.join(below) })
+    Ok((folder, below.to_path_buf()))
 }
 
 async fn of_volume(backend: &dyn Backend, name: &str) -> Result<PathBuf> {
@@ -70,11 +81,71 @@ async fn of_volume(backend: &dyn Backend, name: &str) -> Result<PathBuf> {
             .hint("`docker volume ls` lists them")
     })?;
     if volume.driver != "local" {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("volume `{}` is of driver `{}`", volume.name, volume.driver),
-        )
-        .hint("back up where that driver keeps its files, by `path`"));
+        let what = format!("volume `{}` is of driver `{}`", volume.name, volume.driver);
+        return Err(
+            Error::new(ErrorKind::Unsupported, what).hint("back up where that driver keeps its files, by `path`")
+        );
     }
     Ok(volume.mount_point.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        backend::{Container, Mount, Volume},
+        probe::testing::backend::{Told, container},
+    };
+
+    fn volume(name: &str, driver: &str) -> Volume {
+        Volume {
+            name: name.into(),
+            driver: driver.into(),
+            mount_point: format!("/volumes/{name}"),
+            options: std::collections::BTreeMap::new(),
+            labels: crate::backend::Labels::new(),
+            created_at: None,
+        }
+    }
+
+    fn told() -> Told {
+        let mount = |target: &str, source| Mount { source, target: target.into(), read_only: false };
+        let mounts = vec![
+            mount("/srv", MountSource::HostPath("/opt/srv".into())),
+            mount("/srv/app/storage", MountSource::Volume("p_storage".into())),
+            mount("/run", MountSource::Tmpfs),
+            mount("/nfs", MountSource::Volume("far".into())),
+        ];
+        Told {
+            containers: Some(vec![Container { mounts, ..container("app") }]),
+            volumes: vec![volume("p_storage", "local"), volume("far", "nfs")],
+            ..Told::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_path_is_found_by_the_nearest_mount_that_covers_it() {
+        for (path, mount, below) in [
+            ("/srv/app/storage", "/volumes/p_storage", ""),
+            ("/srv/app/storage/app/public", "/volumes/p_storage", "app/public"),
+            ("/srv/app/storage-old", "/opt/srv", "app/storage-old"),
+            ("/srv", "/opt/srv", ""),
+        ] {
+            let found = in_container(&told(), "app", Path::new(path)).await.unwrap();
+            assert_eq!(found, (PathBuf::from(mount), PathBuf::from(below)), "{path}");
+        }
+        for (path, why) in [("/etc/php", "its image"), ("/run/chom", "memory"), ("/nfs/a", "driver `nfs`")] {
+            let error = in_container(&told(), "app", Path::new(path)).await.unwrap_err();
+            assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains(why), "{path}: {error}");
+        }
+        assert_eq!(in_container(&told(), "web", Path::new("/srv")).await.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn a_volume_is_found_by_its_short_and_by_its_full_name() {
+        for name in ["storage", "p_storage"] {
+            assert_eq!(of_volume(&told(), name).await.unwrap(), Path::new("/volumes/p_storage"));
+        }
+        assert_eq!(of_volume(&told(), "other").await.unwrap_err().kind(), ErrorKind::NotFound);
+    }
 }

@@ -7,9 +7,9 @@ use std::{
     time::Duration,
 };
 
+use rustix::fs::{Mode, OFlags};
 use tokio::time::Instant;
 
-use super::locate::in_container;
 use crate::{
     backend::Backend,
     error::{Error, ErrorKind, Result},
@@ -17,6 +17,7 @@ use crate::{
         Health,
         redis::{Session, parse_info},
     },
+    store::pipe,
     system::{Redis, System},
 };
 
@@ -29,35 +30,30 @@ const CHECKSUM: i64 = 8;
 /// `RDB_OPCODE_EOF` there.
 const END: u8 = 0xff;
 
-/// The folder that redis writes its snapshots to, on this host, and the name of the file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct RdbFile {
-    pub(crate) folder: PathBuf,
-    pub(crate) name: String,
-}
-
-/// Finds out where redis writes snapshots.
+/// Returns the service of redis, and the folder in its container that it writes snapshots to.
 ///
 /// # Errors
-/// `Precondition`: the configuration knows no redis, or it does not answer. Those of a container's path.
-pub(crate) async fn rdb_file(system: &System, backend: &Arc<dyn Backend>) -> Result<RdbFile> {
+/// `Precondition`: the configuration knows no redis, or it does not answer.
+pub(super) async fn folder(system: &System, backend: &Arc<dyn Backend>) -> Result<(String, PathBuf)> {
     let redis = configured(system)?;
-    let mut session = open(redis, backend).await?;
-    let mut setting = async |name: &str| {
-        let answer: Vec<String> =
-            session.query(redis::cmd("CONFIG").arg("GET").arg(name)).await.map_err(|health| failed(&health))?;
-        answer.into_iter().nth(1).ok_or_else(|| Error::new(ErrorKind::Precondition, format!("redis has no `{name}`")))
-    };
-    let (folder, name) = (setting("dir").await?, setting("dbfilename").await?);
-    Ok(RdbFile { folder: in_container(&**backend, &redis.service, Path::new(&folder)).await?, name })
+    let folder = setting(&mut open(redis, backend).await?, "dir").await?;
+    Ok((redis.service.clone(), folder.into()))
 }
 
-/// Has redis write a snapshot, and waits until it is there and whole.
+async fn setting(session: &mut Session, name: &str) -> Result<String> {
+    let answer: Vec<String> =
+        session.query(redis::cmd("CONFIG").arg("GET").arg(name)).await.map_err(|health| failed(&health))?;
+    answer.into_iter().nth(1).ok_or_else(|| Error::new(ErrorKind::Precondition, format!("redis tells no `{name}`")))
+}
+
+/// Has redis write a snapshot, and waits until it is there and whole. Returns the name of its file in `folder`, which is
+/// where [`folder`] lies on this host.
 ///
 /// # Errors
-/// `Failed`: redis could not write it. `Timeout`: it took longer than half an hour.
-pub(super) async fn snapshot(system: &System, backend: &Arc<dyn Backend>, file: &RdbFile) -> Result<()> {
+/// `Failed`: redis could not write it. `Timeout`: it took longer than half an hour. `Corrupt`: it is not whole.
+pub(super) async fn snapshot(system: &System, backend: &Arc<dyn Backend>, folder: &Path) -> Result<String> {
     let mut session = open(configured(system)?, backend).await?;
+    let name = setting(&mut session, "dbfilename").await?;
     let now: Vec<String> = session.query(&redis::cmd("TIME")).await.map_err(|health| failed(&health))?;
     let begun: i64 = now.first().and_then(|seconds| seconds.parse().ok()).unwrap_or(i64::MAX);
     // While the AOF is rewritten, the snapshot follows that.
@@ -84,15 +80,17 @@ pub(super) async fn snapshot(system: &System, backend: &Arc<dyn Backend>, file: 
         }
         tokio::time::sleep(POLL).await;
     }
-    let path = file.folder.join(&file.name);
-    crate::store::pipe::blocking(move || check(&path)).await
+    let path = folder.join(&name);
+    pipe::blocking(move || check(&path)).await?;
+    Ok(name)
 }
 
 /// Looks at both ends of an RDB file.
 fn check(path: &Path) -> Result<()> {
     let mut ends = [0; 6];
     let mut read = || {
-        let mut file = std::fs::File::open(path)?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut file = std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
         file.read_exact(&mut ends[..5])?;
         file.seek(SeekFrom::End(-CHECKSUM - 1))?;
         file.read_exact(&mut ends[5..])
@@ -137,5 +135,8 @@ mod tests {
             assert!(check(&path).is_err(), "{length}");
         }
         assert!(check(&folder.path().join("absent")).is_err());
+        std::fs::write(&path, &whole).unwrap();
+        std::os::unix::fs::symlink(&path, folder.path().join("link")).unwrap();
+        assert!(check(&folder.path().join("link")).is_err(), "links are not followed");
     }
 }

@@ -54,10 +54,7 @@ pub(crate) async fn take(
     let (with_database, trees) = chosen(system, &request.components)?;
     let mut found = Vec::new();
     for component in trees {
-        let folder = locate(system, backend, component)
-            .await
-            .map_err(|e| e.during(format!("component `{}`", component.name)))?;
-        found.push((component, open(component, folder).await?));
+        found.push((component, locate(system, backend, component).await?));
     }
     let state_dir = system.state_dir();
     let signer = Signer::load(&state_dir, &system.id)?;
@@ -126,11 +123,6 @@ fn chosen<'a>(system: &'a System, wanted: &[String]) -> Result<(bool, Vec<&'a Co
     Ok((wanted.iter().any(|name| name == DATABASE), trees))
 }
 
-async fn open(component: &Component, folder: PathBuf) -> Result<Root> {
-    let name = component.name.clone();
-    crate::store::pipe::blocking(move || Root::open(&folder).map_err(|e| e.during(format!("component `{name}`")))).await
-}
-
 async fn write(
     writer: &mut BackupWriter,
     taking: Taking<'_>,
@@ -150,20 +142,18 @@ async fn write(
     for (component, root) in trees {
         let spec = ComponentSpec::new(&component.name, kind(component.kind))?.compression(request.compression);
         let writing = writer.component(spec)?;
-        let mut include = component.include.clone();
-        if component.kind == TreeKind::Redis {
-            let file = redis::rdb_file(system, backend).await?;
-            redis::snapshot(system, backend, &file)
-                .await
-                .map_err(|e| e.during(format!("component `{}`", component.name)))?;
-            include = vec![format!("/{}", file.name)];
-        }
+        let within = |e: Error| e.during(format!("component `{}`", component.name));
+        let include = if component.kind == TreeKind::Redis {
+            vec![format!("/{}", redis::snapshot(system, backend, root.path()).await.map_err(within)?)]
+        } else {
+            component.include.clone()
+        };
         let file = system.state_dir().join("known").join(format!("{}.{}", system.id, component.name));
         let options = StoreOptions::new(Rules::new(&include, &component.exclude)?).known(KnownParts::load(&file));
         let told = progress.clone();
         let (stored, parts) = tree::store_tree(&writing, &root, &options, Arc::new(move |done, all| told(done, all)))
             .await
-            .map_err(|e| e.during(format!("component `{}`", component.name)))?;
+            .map_err(within)?;
         known.push((file, parts));
         facts.baselines.counts.insert(format!("{}.entries", component.name), stored.entries);
         facts.baselines.counts.insert(format!("{}.bytes", component.name), stored.bytes);
