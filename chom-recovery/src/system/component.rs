@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::{
+    catalog::Name,
+    error::{Error, ErrorKind, Result},
+};
 
 /// Name of the component that holds the database.
 pub const DATABASE: &str = "database";
@@ -71,19 +74,16 @@ impl Component {
         let bad = |what: &str| {
             Err(Error::new(ErrorKind::InvalidInput, format!("configuration: component `{}` {what}", self.name)))
         };
-        let is_name = (1..=64).contains(&self.name.len())
-            && !self.name.starts_with('.')
-            && self.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b));
-        if !is_name {
-            return bad(
-                "has a name that cannot be used: 1 to 64 of a-z, 0-9, `.`, `_` and `-`, not beginning with `.`",
-            );
-        }
+        self.name.parse::<Name>().map_err(|e| e.during("configuration: a component"))?;
         if self.name == DATABASE {
             return bad("bears the name of the database's own component");
         }
         match (&self.service, &self.path, &self.volume) {
-            (None, None, None) if self.kind == TreeKind::Redis => {}
+            (None, None, None) if self.kind == TreeKind::Redis => {
+                if !(self.include.is_empty() && self.exclude.is_empty()) {
+                    return bad("is one file of redis's: there is nothing to include or exclude");
+                }
+            }
             _ if self.kind == TreeKind::Redis => return bad("is redis's: redis itself tells where its snapshot lies"),
             (_, Some(path), None) if path.is_absolute() => {}
             (None, None, Some(_)) => {}
@@ -129,10 +129,11 @@ mod tests {
             ("[[components]]\nname = 'a'", "neither"),
             ("[[components]]\nname = 'a'\npath = 'b'", "not absolute"),
             ("[[components]]\nname = 'a'\nservice = 'app'", "no `path`"),
+            ("[[components]]\nname = 'a'\nkind = 'redis'\nexclude = ['b']", "nothing to include"),
             ("[[components]]\nname = 'a'\nkind = 'redis'\npath = '/b'", "redis itself"),
             ("[[components]]\nname = 'a'\npath = '/b'\nvolume = 'c'", "say one"),
             ("[[components]]\nname = 'database'\npath = '/b'", "own component"),
-            ("[[components]]\nname = 'A/b'\npath = '/b'", "cannot be used"),
+            ("[[components]]\nname = 'A/b'\npath = '/b'", "not a name"),
             ("[[components]]\nname = 'a'\npath = '/b'\nexclude = ['[z-a]']", "[z-a]"),
             ("[[components]]\nname = 'a'\npath = '/b'\n[[components]]\nname = 'a'\npath = '/c'", "two components"),
         ] {
