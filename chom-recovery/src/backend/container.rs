@@ -24,7 +24,8 @@ pub struct Container {
     pub state: ContainerState,
     /// Health check's verdict.
     pub health: HealthCheck,
-    /// Exit code, once it has ended; `None` also where the Engine has not recorded it yet.
+    /// Exit code, once it has ended, also when it is about to be started again; `None` also where the Engine has not
+    /// recorded it yet.
     pub exit_code: Option<i64>,
     /// Whether the kernel killed it for want of memory.
     pub oom_killed: bool,

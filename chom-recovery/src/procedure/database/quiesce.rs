@@ -138,6 +138,9 @@ async fn start(backend: &dyn Backend, service: &str, wait: Duration) -> Result<(
     let end = tokio::time::Instant::now() + wait.min(BETWEEN_TWO_LIVES);
     while tokio::time::Instant::now() < end {
         let containers = backend.service_containers(service).await?;
+        if containers.iter().all(|c| c.restart_count == 0) {
+            break;
+        }
         let bad = containers.iter().find(|c| !(c.is_ready() || c.state == ContainerState::Running));
         match bad {
             Some(c) if c.state != ContainerState::Restarting || c.exit_code != Some(0) => return Err(error),
@@ -174,7 +177,7 @@ mod tests {
             (Running, None, ErrorKind::Timeout, false),
             (Restarting, Some(0), ErrorKind::Unreachable, false),
         ] {
-            let queue = Container { state, exit_code, ..container("queue") };
+            let queue = Container { state, exit_code, restart_count: 3, ..container("queue") };
             let told = Told { containers: Some(vec![queue]), failed_start: Some(kind), ..Told::default() };
             let started = start(&told, "queue", Duration::from_millis(50)).await;
             let case = format!("{state:?} {exit_code:?} {kind:?}");
