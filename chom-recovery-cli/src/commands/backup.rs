@@ -169,9 +169,6 @@ fn marks(info: &BackupInfo) -> String {
     if !info.holds.is_empty() {
         marks.push("HELD".into());
     }
-    if !info.incomplete.is_empty() {
-        marks.push("INCOMPLETE".into());
-    }
     if info.tombstone.is_some() {
         marks.push("TO BE DELETED".into());
     }

@@ -32,13 +32,12 @@ use crate::{
     run::failpoint,
     secret::Secret,
     stream,
-    system::System,
+    system::{DATABASE, System},
 };
 
 /// Image of the simulated server.
 pub const IMAGE: &str = "simulated-server";
 const SCHEMA: &str = "shop";
-const COMPONENT: &str = "database";
 const PASSWORD: &str = "/run/password";
 const VERSION: &str = "10.11.6";
 const DAMAGE: &str = "a page is corrupt";
@@ -202,7 +201,7 @@ impl SimDatabase {
 
     /// Rows of a backup, by table, and its accounts.
     async fn content(backup: &BackupReader) -> Result<Data> {
-        let component = backup.component(COMPONENT).await?;
+        let component = backup.component(DATABASE).await?;
         let mut data = Data::default();
         for part in component.parts() {
             let bytes = stream::collect(component.read_part(part).await?, 1 << 20).await?;
@@ -390,7 +389,7 @@ impl DatabaseOps for SimDatabase {
         let signer = Signer::load(&self.system.state_dir(), &self.system.id)?;
         let host = HostId::derive(&self.backend.engine().await?.id);
         let mut writer = BackupWriter::begin(&self.repository, &signer, &host, &self.system.id).await?;
-        let component = writer.component(ComponentSpec::new(COMPONENT, ComponentKind::Logical)?)?;
+        let component = writer.component(ComponentSpec::new(DATABASE, ComponentKind::Logical)?)?;
         let mut baselines = Baselines { accounts: Some(rows(&data.accounts)), ..Baselines::default() };
         let mut index = 0;
         for (table, text) in &data.tables {
