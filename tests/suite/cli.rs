@@ -257,30 +257,84 @@ fn redis_comes_back_as_it_was_and_a_server_starts_on_it() {
     let (exit, restored) =
         bench.query(&["--json", "restore", "--component", "redis", "--target", target.to_str().unwrap()]);
     assert_eq!((exit, &restored["unpacked"]["files"]), (0, &1.into()), "{restored}");
-    let server = Server::start(&bench.stack, &target);
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while server.get("of-a-test") != "kept" {
-        assert!(Instant::now() < deadline, "it answers {:?}", server.get("of-a-test"));
+    // As the README says: the snapshot first, then the AOF, and from then on both.
+    let server = Server::start(&bench.stack, &target, "no");
+    server.until(&["GET", "of-a-test"], |answer| answer == "kept");
+    server.until(&["CONFIG", "SET", "appendonly", "yes"], |answer| answer == "OK");
+    server.until(&["INFO", "persistence"], |info| {
+        ["aof_enabled:1", "aof_rewrite_in_progress:0", "aof_rewrite_scheduled:0", "aof_last_bgrewrite_status:ok"]
+            .iter()
+            .all(|line| info.contains(line))
+    });
+    drop(server);
+    let server = Server::start(&bench.stack, &target, "yes");
+    server.until(&["GET", "of-a-test"], |answer| answer == "kept");
+}
+
+#[test]
+fn what_cannot_be_read_makes_a_backup_incomplete_which_is_no_success() {
+    let Some(bench) = Bench::open("what_cannot_be_read_makes_a_backup_incomplete_which_is_no_success") else { return };
+    // A file that the kernel lets nobody read, not even root.
+    bench
+        .configure("[[components]]\nname = \"kernel\"\npath = \"/sys/bus/platform\"\ninclude = [\"/drivers_probe\"]\n");
+    let created = bench.run(&["--json", "backup", "create", "--component", "kernel"]);
+    assert_eq!(code(&created), 3, "{created:?}");
+    let (_, shown) = bench.query(&["--json", "backup", "show"]);
+    assert_eq!(shown["incomplete"], serde_json::json!(["kernel"]), "{shown}");
+    assert!(shown["warnings"][0].as_str().unwrap().contains("`drivers_probe` could not be read"), "{shown}");
+    let target = bench.folder.path().join("kernel");
+    let (exit, restored) =
+        bench.query(&["--json", "restore", "--component", "kernel", "--target", target.to_str().unwrap()]);
+    assert_eq!((exit, &restored["troubles"]["unreadable"]), (3, &1.into()), "{restored}");
+}
+
+#[test]
+fn a_component_that_cannot_be_found_is_told_when_the_configuration_is_tried() {
+    let Some(bench) = Bench::open("a_component_that_cannot_be_found_is_told_when_the_configuration_is_tried") else {
+        return;
+    };
+    let storage = "/srv/app/storage/app/way-out";
+    chaos::shell(&bench.stack, "app", &format!("ln -sfn /etc {storage}"));
+    let path = bench.folder.path().join("chom-recovery.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    for (component, why) in [
+        ("service = \"app\"\npath = \"/srv/app/bootstrap\"".to_owned(), "lies in its image"),
+        (format!("service = \"app\"\npath = \"{storage}\""), "links are not followed"),
+        ("service = \"web\"\npath = \"/srv\"".to_owned(), "has no container"),
+        ("volume = \"nothing\"".to_owned(), "there is no volume"),
+    ] {
+        std::fs::write(&path, format!("{text}\n[[components]]\nname = \"files\"\n{component}\n")).unwrap();
+        let checked = bench.run(&["config", "check"]);
+        let said = String::from_utf8_lossy(&checked.stdout);
+        assert!(code(&checked) != 0 && said.contains(why), "{component}: {checked:?}");
     }
+    chaos::shell(&bench.stack, "app", &format!("rm {storage}"));
 }
 
 /// Another redis on a folder of this host; gone when dropped.
 struct Server(String);
 
 impl Server {
-    fn start(stack: &Stack, folder: &Path) -> Self {
+    fn start(stack: &Stack, folder: &Path, appendonly: &str) -> Self {
         let image = chaos::docker(&["inspect", "-f", "{{.Image}}", &format!("{}-redis-1", stack.project)]).stdout;
         let image = String::from_utf8(image).unwrap();
         let mount = format!("{}:/restored", folder.display());
         let run = ["run", "-d", "--network", "none", "--user", "root", "-v", &mount, "--entrypoint", "redis-server"];
-        let command = [image.trim(), "--dir", "/restored", "--appendonly", "no"];
+        let command = [image.trim(), "--dir", "/restored", "--appendonly", appendonly];
         let started = chaos::docker(&[&run[..], &command].concat()).stdout;
         Self(String::from_utf8(started).unwrap().trim().to_owned())
     }
 
-    fn get(&self, key: &str) -> String {
-        let asked = Command::new("docker").args(["exec", &self.0, "redis-cli", "GET", key]).output().unwrap();
-        String::from_utf8_lossy(&asked.stdout).trim().to_owned()
+    fn until(&self, command: &[&str], is_good: impl Fn(&str) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let asked = Command::new("docker").args(["exec", &self.0, "redis-cli"]).args(command).output().unwrap();
+            let answer = String::from_utf8_lossy(&asked.stdout);
+            if is_good(answer.trim()) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{command:?}: {answer}");
+        }
     }
 }
 
