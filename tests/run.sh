@@ -35,10 +35,15 @@ phase() {
     printf -- '--- %s: ok, %d s%s\n' "$name" $((SECONDS - from)) "$tests"
   else
     printf -- '%s\n--- %s: FAILED, %d s\n' "$(tail -n 200 "$log")" "$name" $((SECONDS - from))
-    fail "$name"
+    fail "$name" "$log"
   fi
 }
-fail() { printf '%s\n' "$1" >>"$logs/failed"; }
+# fail NAME [LOG]: for the summary at the end, with the lines that say why.
+fail() {
+  { printf 'failed: %s\n' "$1"
+    [ $# -lt 2 ] || grep -E "panicked at|^FAIL|^FAILED|^error|^    [a-z_:]+$|: fatal|died" -A 2 "$2" | tail -n 30 | sed 's/^/  | /'
+  } >>"$logs/failed"
+}
 # lane FUNCTION: runs its phases beside those of other lanes, in a process group that an interrupted run can end.
 lanes=()
 lane() { set -m; "$1" & set +m; lanes+=($!); }
@@ -115,9 +120,10 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 # stack_up PROJECT DB PORT: a fresh project, always: a test must not depend on what an earlier run left.
 stack_up() {
-  local site=$root/target/sites/$1 log=$root/target/sites/$1.log
+  local site=$root/target/sites/$1
   stack_down "$1" || true
-  DB=$2 PROJECT=$1 HTTPS_PORT=$3 SITE_DIR=$site tests/stack/up.sh --no-build --seed 300 >"$log" 2>&1 || { tail -n 20 "$log"; return 1; }
+  phase "stack on $2" env DB="$2" PROJECT="$1" HTTPS_PORT="$3" SITE_DIR="$site" tests/stack/up.sh --no-build --seed 300
+  [ -s "$site/facts.json" ]
 }
 stack_down() { PROJECT=$1 SITE_DIR=$root/target/sites/$1 tests/stack/down.sh --volumes >/dev/null 2>&1; }
 
@@ -197,8 +203,6 @@ stacks() {
     phase "recover database on mysql" on_stack chom-test recover_database $(recoveries mysql)
     check_stack chom-test
     stack_down chom-test
-  else
-    fail "stack on mysql"
   fi
 }
 
@@ -214,8 +218,6 @@ mariadb_stacks() {
         CHOM_TEST_FACTS="$root/target/sites/$project/facts.json" tests/python.sh
       [ "$db" != mariadb-10.11 ] || check_stack "$project"
       stack_down "$project"
-    else
-      fail "stack on $db"
     fi
   done
 }
@@ -248,7 +250,7 @@ lanes=()
 
 printf '\n%d s in all\n' $((SECONDS - begun))
 if [ -e "$logs/failed" ]; then
-  sed 's/^/failed: /' "$logs/failed"
+  cat "$logs/failed"
   exit 1
 fi
 echo "everything passed"

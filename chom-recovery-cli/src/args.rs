@@ -43,6 +43,9 @@ pub(crate) struct Global {
     /// Identity file that encrypted backups are read with, instead of the configuration's; may be given more than once
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) identity: Vec<PathBuf>,
+    /// Use the copy of the repository in place of the repository, as `repository.copy` of the configuration names it
+    #[arg(long = "copy", id = "use-copy", global = true)]
+    pub(crate) use_copy: bool,
     /// Print JSON: one document for a query, one line an event for a run
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -237,6 +240,12 @@ pub(crate) enum Backup {
         #[arg(long, value_enum, default_value_t = Depth::L2)]
         depth: Depth,
     },
+    /// Copy backups into the second store, and read them back there; needs no key
+    Copy {
+        /// By id, or its unique beginning [default: all that the copy lacks]
+        #[arg(long, value_name = "ID")]
+        backup: Option<String>,
+    },
     /// Keep a backup, whatever the policy says, until it is released
     Hold {
         #[command(flatten)]
@@ -425,6 +434,8 @@ pub(crate) enum Repo {
         #[arg(long)]
         pin: bool,
     },
+    /// Make the second store, `repository.copy` of the configuration, a copy of the repository, without backups yet
+    InitCopy,
     /// Change who can read the backups that are made from now on
     Recipients {
         #[command(flatten)]

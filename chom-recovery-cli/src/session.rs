@@ -34,6 +34,9 @@ impl Session {
         if !self.global.identity.is_empty() {
             system.repository.identity = self.global.identity.iter().cloned().map(SecretSource::File).collect();
         }
+        if self.global.use_copy {
+            system.repository = system.repository.on_copy()?;
+        }
         self.choose_engine(&mut system.compose);
         Ok(system)
     }

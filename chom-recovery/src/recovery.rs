@@ -35,6 +35,7 @@ use crate::{
     triage::{Diagnosis, diagnose},
 };
 
+mod copying;
 mod files;
 mod keeping;
 mod leftovers;
@@ -43,6 +44,7 @@ mod metrics;
 mod overview;
 mod upkeep;
 
+pub use copying::{CopiedBackup, CopyReport, NotCopied};
 pub use files::RestoredTree;
 pub use leftovers::{Kept, LeftoverContainer, LeftoverVolume, Leftovers, Pruned};
 pub use overview::{BackupStatus, NextStep, OpenRun, Overview, UnreadableRun};
@@ -67,6 +69,7 @@ pub struct Recovery {
     system: Arc<System>,
     backend: Arc<dyn Backend>,
     store: Arc<dyn BackupStore>,
+    copy: Option<Arc<dyn BackupStore>>,
 }
 
 /// Who runs something, and who is asked.
@@ -166,9 +169,10 @@ impl Recovery {
         Ok(Self::with_ports(system, backend, store))
     }
 
-    /// Makes it from ports of the caller's choice.
+    /// Makes it from ports of the caller's choice; the copy is the configured one.
     pub fn with_ports(system: System, backend: Arc<dyn Backend>, store: Arc<dyn BackupStore>) -> Self {
-        Self { system: Arc::new(system), backend, store }
+        let copy = system.repository.copy.as_ref().map(store::open_later);
+        Self { system: Arc::new(system), backend, store, copy }
     }
 
     /// Returns the configuration.
@@ -205,7 +209,8 @@ impl Recovery {
     }
 
     fn parts_of(&self, repository: Repository) -> Parts {
-        let catalog = Arc::new(Catalog::new(&repository, &self.system.id).holding(DATABASE));
+        let catalog = Catalog::new(&repository, &self.system.id).holding(DATABASE).with_copy(self.copy.clone());
+        let catalog = Arc::new(catalog);
         let database = MySqlOps::new(self.system.clone(), self.backend.clone(), repository);
         Parts {
             system: self.system.clone(),

@@ -364,6 +364,9 @@ pub struct Repository {
     /// How a host is reached, for `sftp:`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sftp: Option<SftpSettings>,
+    /// Second store, with copies of the backups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy: Option<StoreSettings>,
     /// Ed25519 public keys whose manifests are trusted, in hex; `repo init` prints the line to add.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub signers: Vec<String>,
@@ -397,6 +400,19 @@ impl Repository {
             s3: self.s3.clone().unwrap_or_default(),
             sftp: self.sftp.clone().unwrap_or_default(),
         }
+    }
+
+    /// Returns the settings with the stores' parts changed: the copy is read and written, and the other one is its copy.
+    ///
+    /// # Errors
+    /// `NotFound`: no copy is configured.
+    pub fn on_copy(&self) -> Result<Self> {
+        let Some(copy) = self.copy.clone() else {
+            return Err(Error::new(ErrorKind::NotFound, "no copy of the repository is configured")
+                .hint("add `[repository.copy]` with the `url` of a second store"));
+        };
+        let (s3, sftp) = (Some(copy.s3), Some(copy.sftp));
+        Ok(Self { url: copy.url, s3, sftp, copy: Some(self.store()), ..self.clone() })
     }
 }
 

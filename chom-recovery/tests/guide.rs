@@ -25,6 +25,15 @@ fn every_test_that_the_guide_names_exists() {
     assert_eq!(missing, Vec::<&str>::new(), "the guide names tests that are not there");
 }
 
+#[test]
+fn the_configuration_in_the_readme_is_one() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
+    let blocks: Vec<_> = readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert_eq!(blocks.len(), 2, "{blocks:?}");
+    let system = chom_recovery::System::parse(&blocks.join("\n")).unwrap();
+    assert_eq!(system.components.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["uploads", "redis", "config"]);
+}
+
 fn is_of_name(c: char) -> bool {
     c == '_' || c.is_ascii_lowercase() || c.is_ascii_digit()
 }

@@ -84,11 +84,18 @@ compose() { site_compose "$site" "$@"; }
 
 # --- start --------------------------------------------------------------------
 say "starting $project ($db) from $site"
+# Compose gives up at the first "unhealthy", which on a loaded machine is often only "not yet": asked again, it goes on
+# waiting, while any other error ends the start at once.
 start() { # start [SERVICE...]: all without names
-  compose up -d --wait --wait-timeout "$timeout" "$@" >>"$site/up.log" 2>&1 && return
-  tail -n 20 "$site/up.log" >&2
-  compose ps -a --format 'table {{.Service}}\t{{.Status}}' >&2 || true
-  die 1 "the services of $project did not become healthy within $timeout s"
+  local end=$(( $(now) + timeout )) tried
+  while :; do
+    tried="$(compose up -d --wait --wait-timeout "$timeout" "$@" 2>&1)" && return
+    printf '%s\n' "$tried" >>"$site/up.log"
+    case "$tried" in *unhealthy*) [ "$(now)" -ge "$end" ] || { sleep 1; continue; };; esac
+    printf '%s\n' "$tried" | tail -n 20 >&2
+    compose ps -a --format 'table {{.Service}}\t{{.Status}}' >&2 || true
+    die 1 "the services of $project did not become healthy within $timeout s"
+  done
 }
 artisan() { compose exec -T app php artisan "$@"; }
 : >"$site/up.log"

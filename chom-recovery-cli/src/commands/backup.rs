@@ -7,7 +7,7 @@ use chom_recovery::{
     catalog::{BackupInfo, Compression, Level, Listing, Selector, VerifyReport, legacy::LegacyListing},
     probe::Status,
     procedure::database::ops::BackUp,
-    recovery::BackupStatus,
+    recovery::{BackupStatus, CopyReport},
 };
 use comfy_table::{Cell, Color};
 use serde::Serialize;
@@ -58,6 +58,7 @@ pub(crate) async fn run(session: &Session, command: Backup) -> Result<Exit> {
             output.show("verification", &report, |output| print_verification(output, &report));
             Ok(if report.passed() { Exit::Ok } else { Exit::Corrupt })
         }
+        Backup::Copy { backup } => copy(session, backup).await,
         Backup::Hold { which, why } => {
             let (recovery, by) = (session.open_without_engine()?, why.operator.unwrap_or_else(login_name));
             let record = recovery.hold_backup(&which.selector()?, &why.because, &by).await?;
@@ -123,6 +124,19 @@ async fn list(session: &Session, tag: Option<&str>) -> Result<Exit> {
     });
     let is_whole = listing.problems.is_empty() && legacy.is_none_or(|l| l.problems.is_empty());
     Ok(if is_whole { Exit::Ok } else { Exit::Incomplete })
+}
+
+async fn copy(session: &Session, backup: Option<String>) -> Result<Exit> {
+    let (output, recovery) = (&session.output, session.open_without_engine()?);
+    let terminal = output.terminal.clone();
+    terminal.begin("copying");
+    let progress = |_, p: chom_recovery::catalog::Progress| terminal.advance(p.done, Some(p.total));
+    let report = recovery.copy_backups(backup.map(Selector::Id).as_ref(), &progress).await;
+    terminal.end();
+    let report = report?;
+    output.show("copies", &report, |output| print_copies(output, &report));
+    report.into_result()?;
+    Ok(Exit::Ok)
 }
 
 async fn create(session: &Session, request: BackUp) -> Result<Exit> {
@@ -298,6 +312,24 @@ fn print_verification(output: &Output, report: &VerifyReport) {
     }
     if let Some(more) = report.findings_total.checked_sub(report.findings.len() as u64).filter(|n| *n > 0) {
         output.line(format!("  and {more} more"));
+    }
+}
+
+fn print_copies(output: &Output, report: &CopyReport) {
+    for one in &report.copied {
+        let verdict = match (one.verification.passed(), one.recorded) {
+            (true, true) => "read back",
+            (true, false) => "read back; this host has no signing key to record it with",
+            (false, _) => "DAMAGED in the copy",
+        };
+        let (objects, bytes) = (one.copied.objects, human::bytes(one.copied.bytes));
+        output.line(format!("copied {}: {objects} objects, {bytes}, {verdict}", one.copied.backup));
+    }
+    for one in &report.failed {
+        output.line(format!("NOT copied {}: {}", one.backup, one.error.message));
+    }
+    if report.copied.is_empty() && report.failed.is_empty() {
+        output.line(format!("nothing to copy: {} backups are there", report.present));
     }
 }
 

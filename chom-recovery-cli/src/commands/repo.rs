@@ -19,8 +19,20 @@ use crate::{
 pub(crate) async fn run(session: &Session, command: Repo) -> Result<Exit> {
     match command {
         Repo::Init { encryption, keys, pin } => init(session, encryption, keys, pin).await,
+        Repo::InitCopy => init_copy(session).await,
         Repo::Recipients { keys, pin } => change_recipients(session, keys, pin).await,
     }
+}
+
+async fn init_copy(session: &Session) -> Result<Exit> {
+    let system = session.system()?;
+    let id = Recovery::init_copy(&system).await?;
+    let url = system.repository.on_copy()?.url;
+    session.output.show("repository", &json!({ "repository": id, "url": url }), |output| {
+        output.line(format!("copy of repository {id} at {url}"));
+        output.say("chom-recovery backup copy fills it");
+    });
+    Ok(Exit::Ok)
 }
 
 async fn init(session: &Session, choice: EncryptionChoice, keys: ReaderKeys, pin: bool) -> Result<Exit> {

@@ -306,13 +306,16 @@ fn write<W: Write>(
     Ok((given, length, hash))
 }
 
-/// Checks the bytes of a part as they are stored.
-pub(super) fn check(input: &mut Input, want_len: u64, want: Hash) -> Result<()> {
+/// Checks bytes as they are stored, and hands them on where somebody wants them.
+pub(super) fn check(input: &mut Input, out: Option<&Output>, want_len: u64, want: Hash) -> Result<()> {
     let mut sha256 = Sha256::new();
     let mut length = 0;
     while let Some(piece) = input.next()? {
         length += piece.len() as u64;
         sha256.update(&piece);
+        if let Some(out) = out {
+            out.send(piece)?;
+        }
     }
     check_stored((want_len, want), (length, Hash(sha256.finalize().into())))
 }

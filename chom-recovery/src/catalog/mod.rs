@@ -42,6 +42,7 @@ use chrono::Duration;
 
 mod codec;
 mod compress;
+mod copy;
 mod crypt;
 mod entry;
 mod facts;
@@ -71,6 +72,7 @@ mod writer;
 
 pub use codec::{Measure, PART_LIMIT};
 pub use compress::Compression;
+pub use copy::{Copied, copy_backup, copy_holds, init_copy};
 pub use crypt::{Identities, MAX_RECIPIENTS, MIN_RECIPIENTS, Recipient, Recipients};
 pub use entry::BackupInfo;
 pub use facts::{

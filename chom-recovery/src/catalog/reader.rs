@@ -18,13 +18,15 @@ use crate::{
         sign::{MANIFEST, SignerId},
     },
     error::{Error, ErrorKind, Result},
-    store::{Key, pipe},
+    store::{BackupStore, Key, pipe},
     stream,
 };
 
 mod component;
+mod second;
 
 pub(super) use component::key;
+pub(super) use second::Second;
 pub use component::{ComponentReader, StoredComponent};
 
 /// An open backup: its manifest's signature was verified.
@@ -33,6 +35,7 @@ pub struct BackupReader {
     repository: Repository,
     place: Place,
     opened: Arc<Opened>,
+    second: Option<Second>,
 }
 
 #[derive(Debug)]
@@ -62,28 +65,48 @@ impl BackupReader {
     /// `NotFound`: there is no manifest, so there is no backup. `Corrupt`: both manifest and copy are damaged, or
     /// belong to another backup. `Denied`: signed by a key that is not trusted. `Unsupported`: a newer format.
     pub async fn open(repository: &Repository, place: Place) -> Result<Self> {
-        let damage = match read_manifest(repository, &place, &place.manifest()).await {
-            Ok(opened) => return Ok(Self::of(repository, place, opened)),
-            Err(e) if e.kind() == ErrorKind::NotFound => {
-                return Err(Error::new(ErrorKind::NotFound, format!("there is no backup {}", place.id)));
-            }
-            Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Denied) => e,
+        Self::open_with(repository, place, None).await
+    }
+
+    /// Opens a backup as [`BackupReader::open`] does; what is damaged or gone is read from a copy, where it is good.
+    pub(super) async fn open_with(repository: &Repository, place: Place, second: Option<Second>) -> Result<Self> {
+        let first = repository.store();
+        let damage = match read_manifest(repository, first, &place, &place.manifest()).await {
+            Ok(opened) => return Ok(Self::of(repository, place, opened, second)),
+            Err(e) if is_damage(&e) || e.kind() == ErrorKind::Denied => e,
             Err(e) => return Err(e),
         };
-        match read_manifest(repository, &place, &place.manifest_copy()).await {
-            Ok(opened) => Ok(Self::of(repository, place, Opened { damage: Some(damage), ..opened })),
-            Err(_) => Err(damage.during(format!("backup {}", place.id))),
+        let mut others = Vec::new();
+        if damage.kind() != ErrorKind::NotFound {
+            others.push((first, place.manifest_copy()));
         }
+        others.extend(second.iter().map(|second| (second.store(), place.manifest())));
+        for (store, key) in others {
+            if let Ok(opened) = read_manifest(repository, store, &place, &key).await {
+                let opened = Opened { damage: Some(damage), ..opened };
+                return Ok(Self::of(repository, place, opened, second));
+            }
+        }
+        Err(match damage.kind() {
+            ErrorKind::NotFound => Error::new(ErrorKind::NotFound, format!("there is no backup {}", place.id)),
+            _ => damage.during(format!("backup {}", place.id)),
+        })
     }
 
     /// Opens a backup that has no manifest yet, by the copy.
     pub(super) async fn open_copy(repository: &Repository, place: Place) -> Result<Self> {
-        let opened = read_manifest(repository, &place, &place.manifest_copy()).await?;
-        Ok(Self::of(repository, place, opened))
+        let opened = read_manifest(repository, repository.store(), &place, &place.manifest_copy()).await?;
+        Ok(Self::of(repository, place, opened, None))
     }
 
-    fn of(repository: &Repository, place: Place, opened: Opened) -> Self {
-        Self { repository: repository.clone(), place, opened: Arc::new(opened) }
+    fn of(repository: &Repository, place: Place, opened: Opened, second: Option<Second>) -> Self {
+        Self { repository: repository.clone(), place, opened: Arc::new(opened), second }
+    }
+
+    /// Counts the parts read or verified so far that are damaged in the repository and good in its copy, where
+    /// [`Catalog::with_copy`](super::Catalog::with_copy) named one.
+    pub fn parts_from_copy(&self) -> u64 {
+        self.second.as_ref().map_or(0, Second::needed)
     }
 
     /// Returns the manifest.
@@ -212,26 +235,47 @@ impl BackupReader {
     }
 
     async fn read_index(&self, key: &Key, record: &ComponentRecord) -> Result<Index> {
-        let bad = |why: &str| Error::new(ErrorKind::Corrupt, format!("the index of `{}` {why}", record.name));
-        if record.index_len > INDEX_LIMIT {
-            return Err(bad("is longer than format 1 allows"));
-        }
-        let body = self.repository.store().get(key, None).await.map_err(|e| match e.kind() {
-            ErrorKind::NotFound => bad("is missing"),
-            _ => e,
-        })?;
-        let text = stream::collect(body, usize::try_from(record.index_len).unwrap_or(usize::MAX)).await?;
-        if codec::sha256(&text) != record.index_sha256 {
-            return Err(bad("has another SHA-256 than the manifest says"));
-        }
+        let text = match (index_text(self.repository.store(), key, record).await, &self.second) {
+            (Err(damage), Some(second)) if is_damage(&damage) => {
+                index_text(second.store(), key, record).await.map_err(|_| damage)?
+            }
+            (text, _) => text?,
+        };
         let record = record.clone();
         pipe::blocking(move || Index::decode(&text, &record)).await
     }
 }
 
-async fn read_manifest(repository: &Repository, place: &Place, key: &Key) -> Result<Opened> {
+/// Reads an index and checks its hash.
+async fn index_text(store: &Arc<dyn BackupStore>, key: &Key, record: &ComponentRecord) -> Result<Bytes> {
+    let bad = |why: &str| Error::new(ErrorKind::Corrupt, format!("the index of `{}` {why}", record.name));
+    if record.index_len > INDEX_LIMIT {
+        return Err(bad("is longer than format 1 allows"));
+    }
+    let body = store.get(key, None).await.map_err(|e| match e.kind() {
+        ErrorKind::NotFound => bad("is missing"),
+        _ => e,
+    })?;
+    let text = stream::collect(body, usize::try_from(record.index_len).unwrap_or(usize::MAX)).await?;
+    if codec::sha256(&text) != record.index_sha256 {
+        return Err(bad("has another SHA-256 than the manifest says"));
+    }
+    Ok(text)
+}
+
+/// Tells what speaks about stored bytes from what speaks about the way to them.
+fn is_damage(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound)
+}
+
+async fn read_manifest(
+    repository: &Repository,
+    store: &Arc<dyn BackupStore>,
+    place: &Place,
+    key: &Key,
+) -> Result<Opened> {
     let read = async {
-        let object = stream::collect(repository.store().get(key, None).await?, MANIFEST_LIMIT + 1024).await?;
+        let object = stream::collect(store.get(key, None).await?, MANIFEST_LIMIT + 1024).await?;
         let (signer, payload) = repository.trusted().open(MANIFEST, &object)?;
         let manifest = Manifest::decode(&payload, place)?;
         Ok(Opened { manifest, signer, object, damage: None, private: OnceCell::new() })

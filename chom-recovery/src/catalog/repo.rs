@@ -281,6 +281,15 @@ impl Repository {
         self
     }
 
+    /// Makes another store the same repository.
+    ///
+    /// # Errors
+    /// `AlreadyExists`: it is a repository already.
+    pub(super) async fn put_file(&self, to: &Arc<dyn BackupStore>) -> Result<()> {
+        let text = stream::collect(self.store.get(&key(), None).await?, LIMIT).await?;
+        to.put_new(&key(), stream::once(text)).await.map(drop)
+    }
+
     /// Returns the store below.
     pub fn store(&self) -> &Arc<dyn BackupStore> {
         &self.store

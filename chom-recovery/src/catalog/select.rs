@@ -1,6 +1,9 @@
 //! Lists backups and chooses one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
@@ -13,14 +16,14 @@ use crate::{
         hold,
         id::{BackupId, Name},
         layout::{self, Belongs, Place},
-        reader::BackupReader,
+        reader::{BackupReader, Second},
         repo::Repository,
         statement,
         tombstone::{Tombstone, tombstone},
         verify::VerificationRecord,
     },
     error::{Error, ErrorKind, ErrorRecord, Result},
-    store::Key,
+    store::{BackupStore, Key},
     system::SystemId,
 };
 
@@ -92,12 +95,21 @@ pub struct Catalog {
     system: SystemId,
     is_clone: bool,
     holding: Option<String>,
+    second: Option<Second>,
 }
 
 impl Catalog {
     /// Looks for the backups of a system.
     pub fn new(repository: &Repository, system: &SystemId) -> Self {
-        Self { repository: repository.clone(), system: system.clone(), is_clone: false, holding: None }
+        Self { repository: repository.clone(), system: system.clone(), is_clone: false, holding: None, second: None }
+    }
+
+    /// Reads what is damaged or gone from a copy of the repository, where it is good. Without one, a reader tells how the
+    /// repository itself is.
+    #[must_use]
+    pub fn with_copy(mut self, copy: Option<Arc<dyn BackupStore>>) -> Self {
+        self.second = copy.map(Second::new);
+        self
     }
 
     /// Looks for those alone that hold a component: one without the database is no answer to the question for the newest
@@ -225,7 +237,7 @@ impl Catalog {
         if place.system != self.system {
             return Err(wrong_system(place, &self.system));
         }
-        let reader = BackupReader::open(&self.repository, place.clone()).await?;
+        let reader = BackupReader::open_with(&self.repository, place.clone(), self.second.clone()).await?;
         self.guard(&reader)?;
         Ok(reader)
     }

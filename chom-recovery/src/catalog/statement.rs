@@ -1,6 +1,7 @@
 //! Signed records beside backups: each says one thing about one backup, lies under a key that follows from it, and
 //! counts only there.
 
+use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -49,12 +50,17 @@ pub(super) async fn publish<S: Statement + Sync>(repository: &Repository, signer
 /// `Corrupt`: damaged, or moved here from elsewhere. `Denied`: signed by a stranger. `Unsupported`: a newer format.
 /// `NotFound`: it is gone.
 pub(super) async fn read<S: Statement>(repository: &Repository, key: &Key) -> Result<(S, SignerId)> {
+    read_sealed(repository, key).await.map(|(record, signer, _)| (record, signer))
+}
+
+/// Reads a record as [`read`] does, and returns the object itself as well.
+pub(super) async fn read_sealed<S: Statement>(repository: &Repository, key: &Key) -> Result<(S, SignerId, Bytes)> {
     let read = async {
         let object = stream::collect(repository.store().get(key, None).await?, LIMIT + 1024).await?;
         let (signer, payload) = repository.trusted().open(S::KIND, &object)?;
         let record: S = json::decode(S::WHAT, &payload)?;
         if record.key() == *key && record.repository() == repository.id() {
-            return Ok((record, signer));
+            return Ok((record, signer, object));
         }
         Err(Error::new(ErrorKind::Corrupt, format!("the {} was moved here or replayed", S::WHAT)))
     };

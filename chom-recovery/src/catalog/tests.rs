@@ -14,7 +14,9 @@ use crate::{
     system::SystemId,
 };
 
+mod copying;
 mod damage;
+mod dying;
 mod encryption;
 #[cfg(feature = "testing")]
 mod faulty;

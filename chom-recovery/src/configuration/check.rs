@@ -258,6 +258,7 @@ async fn check_repository(system: &System, report: &mut CheckReport) {
         }
     };
     check_encryption(&repository, report).await;
+    check_copy(system, &repository, report).await;
     // Backups need a key on this host; a host that only restores needs none.
     match Signer::load(&system.state_dir(), &system.id) {
         Ok(signer) if system.repository.signers.contains(&signer.id().to_string()) => {
@@ -276,6 +277,18 @@ async fn check_repository(system: &System, report: &mut CheckReport) {
             error.hint_text().map(str::to_owned),
         ),
     }
+}
+
+async fn check_copy(system: &System, repository: &Repository, report: &mut CheckReport) {
+    let Some(copy) = &system.repository.copy else { return };
+    let opened = async {
+        let there = Repository::open_with(store::open(copy)?, &system.repository).await?;
+        if there.id() == repository.id() {
+            return Ok(format!("{}, a copy of the repository", copy.url));
+        }
+        Err(Error::new(ErrorKind::Conflict, format!("`{}` is another repository (id {})", copy.url, there.id())))
+    };
+    report.tried("repository.copy", opened.await.map_err(|e: Error| e.hint("chom-recovery repo init-copy")));
 }
 
 /// Whom backups are encrypted for, and whether this host could read them.

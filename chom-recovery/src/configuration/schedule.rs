@@ -11,7 +11,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     report,
     secret::SecretSource,
-    system::{Schedule, System},
+    system::System,
 };
 
 /// First line of every file, by which it is known as ours.
@@ -103,7 +103,7 @@ pub fn schedule(system: &System, request: &ScheduleRequest) -> Result<Units> {
         }
     }
     let mut units = Vec::new();
-    for job in jobs(&system.schedule, request)? {
+    for job in jobs(system, request)? {
         let base = format!("chom-recovery-{}-{}", system.id, job.name);
         units.push(Unit { name: format!("{base}.service"), text: service(system, request, &job)? });
         units.push(Unit { name: format!("{base}.timer"), text: timer(system, &job) });
@@ -111,7 +111,8 @@ pub fn schedule(system: &System, request: &ScheduleRequest) -> Result<Units> {
     Ok(Units { units, notes: notes(system) })
 }
 
-fn jobs(schedule: &Schedule, request: &ScheduleRequest) -> Result<Vec<Job>> {
+fn jobs(system: &System, request: &ScheduleRequest) -> Result<Vec<Job>> {
+    let schedule = &system.schedule;
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let mut jobs = vec![
         Job {
@@ -147,6 +148,10 @@ fn jobs(schedule: &Schedule, request: &ScheduleRequest) -> Result<Vec<Job>> {
             timeout: "1h",
         },
     ];
+    if system.repository.copy.is_some() {
+        jobs[0].calls.push(words("backup copy"));
+        jobs[3].calls.push(words("--copy prune --yes --operator timer"));
+    }
     if let Some(textfile) = &request.textfile {
         jobs.push(Job {
             name: "metrics",
@@ -168,7 +173,8 @@ fn service(system: &System, request: &ScheduleRequest, job: &Job) -> Result<Stri
     };
     let commands: String = job.calls.iter().map(command).collect();
     let mut writable = vec![system.state_dir()];
-    writable.extend(system.repository.url.strip_prefix("file:").map(PathBuf::from));
+    let urls = std::iter::once(&system.repository.url).chain(system.repository.copy.iter().map(|copy| &copy.url));
+    writable.extend(urls.filter_map(|url| url.strip_prefix("file:")).map(PathBuf::from));
     writable.extend(request.textfile.as_ref().and_then(|f| f.parent()).map(Path::to_owned));
     // A folder that is not there yet is no reason not to start.
     let writable: Vec<_> =

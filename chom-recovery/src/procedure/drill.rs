@@ -62,7 +62,9 @@ pub struct DrillReport {
 /// longer counts as verified. `NoSpace`: there is no room for a candidate.
 pub async fn rehearse(run: &Run, parts: &Parts, request: &Request) -> Result<DrillReport> {
     let scope = run.scope("drill").budget(parts.system.objectives.database.rto);
-    match rehearse_in(&scope, parts, request).await {
+    // What a copy had to make up for is not proven of the repository.
+    let parts = Parts { catalog: Arc::new(parts.catalog.as_ref().clone().with_copy(None)), ..parts.clone() };
+    match rehearse_in(&scope, &parts, request).await {
         // Whatever went wrong, nobody resumes a drill: the next one begins from nothing.
         Err(error) => match run.roll_back("a drill leaves nothing behind").await {
             Ok(_) => Err(error),

@@ -31,6 +31,8 @@ pub struct RestoredTree {
     pub unpacked: Unpacked,
     /// What was not as it should be when the backup was taken.
     pub troubles: Troubles,
+    /// Parts that are damaged in the repository, and were read from its copy.
+    pub parts_from_copy: u64,
 }
 
 impl Recovery {
@@ -57,6 +59,7 @@ impl Recovery {
         }
         let progress: OnProgress = Arc::new(progress);
         let catalog = Catalog::new(&self.repository().await?, &self.system.id).holding(component);
+        let catalog = catalog.with_copy(self.copy.clone());
         let info: BackupInfo = catalog.select(which).await.map_err(|e| match e.kind() {
             ErrorKind::NotFound => e.during(format!("component `{component}`")),
             _ => e,
@@ -66,6 +69,6 @@ impl Recovery {
         let options = RestoreOptions::new(policy, self.system.limits.keep_free_bytes);
         let troubles = tree::read_troubles(&component).await?;
         let (unpacked, path) = tree::restore_tree(&component, target, &options, progress).await?;
-        Ok(RestoredTree { backup: info.id(), component: component.name().clone(), path, unpacked, troubles })
+        Ok(RestoredTree { backup: info.id(), component: component.name().clone(), path, unpacked, troubles, parts_from_copy: reader.parts_from_copy() })
     }
 }

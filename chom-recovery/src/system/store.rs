@@ -7,14 +7,21 @@ use serde::{Deserialize, Serialize};
 use crate::secret::SecretSource;
 
 /// All that is needed to open a store.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct StoreSettings {
-    /// `file:/path`, `s3://bucket/prefix` or `sftp://[user@]host[:port]/path`.
+    /// `file:/absolute/path`, `s3://bucket/prefix` or `sftp://[user@]host[:port]/absolute/path`, without a password.
     pub url: String,
-    /// For `s3:`.
+    /// How a bucket is reached, for `s3:`.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub s3: S3Settings,
-    /// For `sftp:`.
+    /// How a host is reached, for `sftp:`.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub sftp: SftpSettings,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl From<&str> for StoreSettings {

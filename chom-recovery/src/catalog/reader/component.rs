@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 
-use super::BackupReader;
+use super::{BackupReader, is_damage};
 use crate::{
     catalog::{
         codec,
@@ -16,7 +16,7 @@ use crate::{
         repo::{Cipher, Repository},
     },
     error::{Error, ErrorKind, Result},
-    store::{Key, pipe},
+    store::{BackupStore, Key, pipe},
     stream::ByteStream,
 };
 
@@ -50,22 +50,63 @@ impl StoredComponent {
 
     /// Checks the bytes of a part as they are stored.
     pub(in crate::catalog) async fn check_part(&self, part: &StoredRecord) -> Result<()> {
-        let what = self.name_of(part.index);
-        let stored = self.open(part).await?;
-        let (length, sha256) = (part.stored_len, part.sha256);
-        pipe::consume(stored, move |input| codec::check(input, length, sha256).map_err(|e| blame(e, &what))).await
+        let work = || {
+            let (what, length, sha256) = (self.name_of(part.index), part.stored_len, part.sha256);
+            move |input: &mut pipe::Input| codec::check(input, None, length, sha256).map_err(|e| blame(e, &what))
+        };
+        self.check(part, work).await
+    }
+
+    async fn check_in<W>(&self, store: &Arc<dyn BackupStore>, part: &StoredRecord, work: W) -> Result<()>
+    where
+        W: FnOnce(&mut pipe::Input) -> Result<()> + Send + 'static,
+    {
+        pipe::consume(self.get(store, part).await?, work).await
+    }
+
+    /// Checks a part in the repository's store and, where it is damaged there, in the copy. What was found is known from
+    /// then on.
+    async fn check<W>(&self, part: &StoredRecord, work: impl Fn() -> W) -> Result<()>
+    where
+        W: FnOnce(&mut pipe::Input) -> Result<()> + Send + 'static,
+    {
+        let found = self.check_in(self.reader.repository().store(), part, work()).await;
+        let Some(second) = &self.reader.second else { return found };
+        let key = self.key(part);
+        match found {
+            Ok(()) => second.remember(&key, false),
+            Err(damage) if is_damage(&damage) => {
+                // What is wrong in the first store is what a person wants to know, should the copy not help either.
+                self.check_in(second.store(), part, work()).await.map_err(|why| damage.with("copy", why))?;
+                second.remember(&key, true);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     fn name_of(&self, index: u32) -> String {
         format!("part {index} of `{}` in backup {}", self.record.name, self.reader.place().id)
     }
 
+    /// Opens a part where it is good. With a copy to turn to, one that nobody has checked yet is read twice: bytes that
+    /// were handed on cannot be taken back.
     async fn open(&self, part: &StoredRecord) -> Result<ByteStream> {
+        let Some(second) = &self.reader.second else { return self.get(self.reader.repository().store(), part).await };
+        let key = self.key(part);
+        if second.is_needed(&key).is_none() {
+            self.check_part(part).await?;
+        }
+        let is_needed = second.is_needed(&key) == Some(true);
+        self.get(if is_needed { second.store() } else { self.reader.repository().store() }, part).await
+    }
+
+    async fn get(&self, store: &Arc<dyn BackupStore>, part: &StoredRecord) -> Result<ByteStream> {
         if self.parts.binary_search_by_key(&part.index, |p| p.index).ok().map(|i| &self.parts[i]) != Some(part) {
             return Err(Error::new(ErrorKind::InvalidInput, format!("there is no such {}", self.name_of(part.index))));
         }
         let key = self.key(part);
-        self.reader.repository().store().get(&key, None).await.map_err(|e| match e.kind() {
+        store.get(&key, None).await.map_err(|e| match e.kind() {
             ErrorKind::NotFound => {
                 Error::new(ErrorKind::Corrupt, format!("{} is missing", self.name_of(part.index))).with("key", &key)
             }
@@ -149,9 +190,11 @@ impl ComponentReader {
 
     /// Checks a part without handing its bytes on.
     pub(in crate::catalog) async fn check_part(&self, part: &PartRecord) -> Result<()> {
-        let stored = self.stored.open(&part.stored()).await?;
-        let decoding = self.decoding(part);
-        pipe::consume(stored, move |input| decoding.run(input, None)).await
+        let work = || {
+            let decoding = self.decoding(part);
+            move |input: &mut pipe::Input| decoding.run(input, None)
+        };
+        self.stored.check(&part.stored(), work).await
     }
 
     fn decoding(&self, part: &PartRecord) -> Decoding {

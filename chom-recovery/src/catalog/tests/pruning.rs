@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use chrono::{DateTime, TimeDelta, TimeZone, Utc};
 
-use super::*;
+use super::{dying::DyingStore, *};
 use crate::system::Retention;
 
 fn at(day: u32, hour: u32) -> DateTime<Utc> {
@@ -267,6 +267,47 @@ async fn a_prune_that_died_half_way_is_gone_on_with() {
     assert_eq!(again.delete.iter().map(|d| &d.place).collect::<Vec<_>>(), [&place]);
     assert_eq!(pruned.prune(&again).await.unwrap().deleted, [place.id]);
     assert!(pruned.keys().await.iter().all(|key| !key.contains(&place.id.to_string())));
+}
+
+/// Killed before and after each effect of both phases: what is kept can always be restored, what dies is never half
+/// there without a tombstone, and the next prune ends where an undisturbed one does.
+#[tokio::test]
+async fn a_prune_that_is_killed_at_any_effect_is_finished_by_the_next() {
+    for dies_after_effect in [false, true] {
+        for survives in 0.. {
+            let pruned = Pruned::with(4).await;
+            let mut is_killed = false;
+            for _phase in 0..2 {
+                let plan = pruned.plan().await.unwrap();
+                let dying = DyingStore::new(&pruned.world.store, survives, dies_after_effect);
+                let mortal = pruned.world.opened_on(dying).await.with_ids(pruned.world.repository.ids().clone());
+                let mortal = Catalog::new(&mortal, &pruned.world.system);
+                let result = prune(&mortal, &Pruned::policy(), &plan, &pruned.world.signer, "a test").await;
+                if result.is_err() {
+                    is_killed = true;
+                    let listing = pruned.world.catalog().list().await.unwrap();
+                    assert!(listing.damaged.is_empty() && listing.problems.is_empty(), "after {survives}");
+                    for info in listing.backups {
+                        let whole = content(&pruned.world.repository, &info.place).await;
+                        assert!(whole.is_ok() || info.tombstone.is_some(), "after {survives}: {whole:?}");
+                    }
+                    // Its lease ends by itself.
+                    pruned.world.pass(11);
+                    pruned.prune(&pruned.plan().await.unwrap()).await.unwrap();
+                }
+                pruned.world.pass(25 * 60);
+            }
+            let left = pruned.keys().await;
+            assert_eq!(left.iter().filter(|key| key.ends_with("/manifest")).count(), 2, "after {survives}: {left:?}");
+            assert!(!left.iter().any(|key| key.contains("/dead/")), "after {survives}: {left:?}");
+            // Two backups with their records, the repository's file, the lease.
+            assert_eq!(left.len(), 2 * (5 + 1) + 2, "after {survives}: {left:?}");
+            if !is_killed {
+                assert!(survives > 15, "the first phase and the second have more effects than {survives}");
+                break;
+            }
+        }
+    }
 }
 
 #[tokio::test]

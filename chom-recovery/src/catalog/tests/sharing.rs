@@ -3,7 +3,7 @@
 use super::*;
 
 /// Makes a backup whose first part is that of an earlier one, and whose second part is new.
-async fn sharing(world: &World, from: &BackupInfo, new: &str) -> BackupInfo {
+pub(super) async fn sharing(world: &World, from: &BackupInfo, new: &str) -> BackupInfo {
     let reader = BackupReader::open(&world.repository, from.place.clone()).await.unwrap();
     let earlier = reader.component("database").await.unwrap();
     let mut writer = world.begin().await;

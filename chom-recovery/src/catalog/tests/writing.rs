@@ -1,6 +1,6 @@
 //! From parts to a backup: order, interruption, resumption.
 
-use super::*;
+use super::{dying::DyingStore, *};
 
 #[tokio::test]
 async fn what_was_backed_up_is_read_back() {
@@ -145,74 +145,6 @@ async fn a_host_whose_key_is_not_trusted_makes_no_backup() {
     assert_eq!(begun.unwrap_err().kind(), ErrorKind::Precondition);
 }
 
-/// Stops working after so many writes: before the next one has an effect, or after.
-#[derive(Debug, Clone)]
-struct DyingStore {
-    inner: Arc<dyn BackupStore>,
-    writes_left: Arc<Mutex<u32>>,
-    dies_after_effect: bool,
-}
-
-impl DyingStore {
-    fn write(&self) -> (bool, bool) {
-        let mut left = self.writes_left.lock().unwrap();
-        let is_last = *left == 0;
-        let is_dead = *left == u32::MAX;
-        *left = left.wrapping_sub(1).min(if is_last || is_dead { u32::MAX } else { *left });
-        (is_dead || (is_last && !self.dies_after_effect), is_last)
-    }
-
-    fn dead(&self) -> Result<()> {
-        if *self.writes_left.lock().unwrap() == u32::MAX { Err(gone()) } else { Ok(()) }
-    }
-}
-
-fn gone() -> Error {
-    Error::new(ErrorKind::Unreachable, "the process was killed here")
-}
-
-#[async_trait::async_trait]
-impl BackupStore for DyingStore {
-    fn url(&self) -> String {
-        self.inner.url()
-    }
-    async fn put_new(&self, key: &Key, body: ByteStream) -> Result<ObjectInfo> {
-        let (is_dead, is_last) = self.write();
-        if is_dead {
-            return Err(gone());
-        }
-        let result = self.inner.put_new(key, body).await;
-        if is_last { Err(gone()) } else { result }
-    }
-    async fn get(&self, key: &Key, range: Option<std::ops::Range<u64>>) -> Result<ByteStream> {
-        self.dead()?;
-        self.inner.get(key, range).await
-    }
-    async fn stat(&self, key: &Key) -> Result<Option<ObjectInfo>> {
-        self.dead()?;
-        self.inner.stat(key).await
-    }
-    async fn list(&self, prefix: &str) -> Result<futures::stream::BoxStream<'static, Result<ObjectInfo>>> {
-        self.dead()?;
-        self.inner.list(prefix).await
-    }
-    async fn delete(&self, _: &Key) -> Result<()> {
-        Err(gone())
-    }
-    async fn compare_and_swap(&self, _: &Key, _: Option<&Version>, _: Bytes) -> Result<Version> {
-        Err(gone())
-    }
-    async fn now(&self) -> Result<DateTime<Utc>> {
-        self.inner.now().await
-    }
-    async fn free_bytes(&self) -> Result<Option<u64>> {
-        self.inner.free_bytes().await
-    }
-    async fn sweep_leftovers(&self, older_than: std::time::Duration) -> Result<u64> {
-        self.inner.sweep_leftovers(older_than).await
-    }
-}
-
 async fn write_two(writer: BackupWriter, facts: Facts) -> Result<BackupInfo> {
     let mut writer = writer;
     let component = writer.component(database())?;
@@ -230,12 +162,8 @@ async fn death_at_every_write_leaves_nothing_or_everything() {
     for (is_encrypted, dies_after_effect) in [(false, false), (false, true), (true, false), (true, true)] {
         for survives in 0..=WRITES {
             let world = if is_encrypted { World::encrypted().await } else { World::new().await };
-            let dying = DyingStore {
-                inner: world.store.clone(),
-                writes_left: Arc::new(Mutex::new(survives)),
-                dies_after_effect,
-            };
-            let mortal = world.opened_on(Arc::new(dying)).await;
+            let dying = DyingStore::new(&world.store, survives, dies_after_effect);
+            let mortal = world.opened_on(dying).await;
             let mortal = mortal.with_ids(world.repository.ids().clone());
             let writer = BackupWriter::begin(&mortal, &world.signer, &world.host, &world.system).await.unwrap();
             let place = writer.place().clone();

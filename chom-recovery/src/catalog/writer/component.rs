@@ -182,7 +182,7 @@ impl ComponentWriter {
                 ErrorKind::NotFound => Error::new(ErrorKind::Corrupt, "it is gone").with("key", &key),
                 _ => e,
             })?;
-            pipe::consume(stored, move |input| codec::check(input, measure.stored_len, measure.sha256)).await
+            pipe::consume(stored, move |input| codec::check(input, None, measure.stored_len, measure.sha256)).await
         };
         let checked: Result<()> = checked.await;
         if checked.is_err() {

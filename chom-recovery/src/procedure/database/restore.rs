@@ -53,6 +53,9 @@ pub(super) struct Contents {
     pub(super) legacy: Option<LegacyDump>,
     pub(super) loaded: Loaded,
     pub(super) verified: Verified,
+    /// Parts that are damaged in the repository and good in its copy.
+    #[serde(default)]
+    pub(super) parts_from_copy: u64,
 }
 
 impl CheckedBackup {
@@ -202,11 +205,15 @@ pub async fn check_backup(run: &Run, parts: &Parts, site: &Site, wanted: &Select
             let progress = |p: catalog::Progress| cx.progress(p.done, Some(p.total));
             let report = catalog::verify(&reader, Level::L2, &progress).await?.into_result()?;
             let (loaded, verified) = (Loaded::expected(&reader).await?, Verified::expected(&reader).await?);
-            Ok(Contents { report: Some(report), legacy: None, loaded, verified })
+            Ok(Contents { report: Some(report), legacy: None, loaded, verified, parts_from_copy: reader.parts_from_copy() })
         })
         .await;
     match checked {
         Ok(contents) => {
+            let mut info = info;
+            if contents.parts_from_copy > 0 {
+                info.warnings.push(format!("{} damaged parts were read from the copy", contents.parts_from_copy));
+            }
             let opener = Opener::Repository(parts.catalog.clone(), info.place.clone());
             Ok(CheckedBackup { origin: Origin::Repository(Box::new(info)), opener, contents })
         }
