@@ -222,7 +222,11 @@ impl Recovery {
     }
 
     async fn repository(&self) -> Result<Repository> {
-        Repository::open_with(self.store.clone(), &self.system.repository).await
+        Repository::open_with(self.store.clone(), &self.system.repository).await.map_err(|e| {
+            let Some(copy) = &self.copy else { return e };
+            let hint = e.hint_text().map(|hint| format!("{hint}; or ")).unwrap_or_default();
+            e.hint(format!("{hint}use the copy at `{}`: `--copy`", copy.url()))
+        })
     }
 
     // ---- health ------------------------------------------------------------------------------------------------

@@ -159,6 +159,69 @@ fn files(folder: &Path) -> Vec<std::path::PathBuf> {
     found
 }
 
+/// Flips a bit in the middle of each part of a repository.
+fn damage_parts(repository: &Path) {
+    let parts: Vec<_> = files(repository)
+        .into_iter()
+        .filter(|f| f.parent().unwrap().ends_with("p/database") && f.file_name().unwrap() != "index")
+        .collect();
+    assert!(parts.len() > 5, "{parts:?}");
+    for part in parts {
+        let mut bytes = std::fs::read(&part).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&part, bytes).unwrap();
+    }
+}
+
+#[test]
+fn a_copy_serves_where_the_repository_is_damaged_or_gone() {
+    let Some(bench) = Bench::open("a_copy_serves_where_the_repository_is_damaged_or_gone") else { return };
+    let created = bench.run(&["backup", "create"]);
+    assert_eq!(code(&created), 0, "{created:?}");
+    let refused = bench.run(&["backup", "copy"]);
+    assert_eq!(code(&refused), 10, "no second store is configured: {refused:?}");
+
+    let (repository, copy) = (bench.folder.path().join("repository"), bench.folder.path().join("copy"));
+    let config = bench.folder.path().join("chom-recovery.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let text = text.replacen("[application]\n", "[application]\nsoak = \"3s\"\n", 1);
+    std::fs::write(&config, format!("{text}\n[repository.copy]\nurl = \"file:{}\"\n", copy.display())).unwrap();
+    let refused = bench.run(&["backup", "copy"]);
+    assert_eq!(code(&refused), 10, "it is no repository yet: {refused:?}");
+    for _twice in 0..2 {
+        let made = bench.run(&["repo", "init-copy"]);
+        assert_eq!(code(&made), 0, "{made:?}");
+    }
+    bench.configure("");
+    let (exit, copied) = bench.query(&["--json", "backup", "copy"]);
+    let one = &copied["copied"][0];
+    assert_eq!((exit, &one["verification"]["findings_total"], &one["recorded"]), (0, &0.into(), &true.into()));
+    let (exit, again) = bench.query(&["--json", "backup", "copy"]);
+    assert_eq!((exit, &again["copied"], &again["present"]), (0, &serde_json::json!([]), &1.into()));
+    let (_, list) = bench.query(&["--json", "--copy", "backup", "list"]);
+    assert_eq!((&list["backups"][0]["id"], &list["backups"][0]["level"]), (&one["backup"], &"L1".into()));
+
+    damage_parts(&repository);
+    assert_eq!(code(&bench.run(&["backup", "verify"])), 7);
+    assert_eq!(code(&bench.run(&["backup", "verify", "--copy"])), 0);
+    let drilled = bench.run(&["drill"]);
+    assert_eq!(code(&drilled), 7, "what the copy makes up for is not proven of the repository: {drilled:?}");
+    let restored = bench.run(&["--json", "restore", "--yes"]);
+    assert_eq!(code(&restored), 0, "{restored:?}");
+    let summary = lines(&restored).pop().unwrap().to_string();
+    assert!(summary.contains("damaged parts were read from the copy"), "{summary}");
+
+    std::fs::rename(&repository, bench.folder.path().join("gone")).unwrap();
+    let refused = bench.run(&["backup", "list"]);
+    assert_eq!(code(&refused), 10);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--copy"), "{refused:?}");
+    let drilled = bench.run(&["--copy", "drill"]);
+    assert_eq!(code(&drilled), 0, "{drilled:?}");
+    let (_, list) = bench.query(&["--json", "--copy", "backup", "list"]);
+    assert_eq!(list["backups"][0]["level"], "L3");
+}
+
 #[test]
 fn health_is_one_document_and_its_exit_code_says_the_same() {
     let Some(bench) = Bench::open("health_is_one_document_and_its_exit_code_says_the_same") else { return };

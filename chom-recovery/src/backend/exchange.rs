@@ -124,6 +124,7 @@ pub(crate) struct LocalFolders {
 
 impl LocalFolders {
     /// The contents of two volumes of the `local` driver below the folder of all volumes.
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn new(root: &Path, first: &str, second: &str) -> Self {
         Self::below(root, &volume_slots(first, second))
     }

@@ -111,7 +111,8 @@ pub async fn copy_backup(
 /// Copies an object. Returns whether it was not there yet.
 async fn copy_object(from: &BackupReader, to: &Repository, object: &BackupObject) -> Result<bool> {
     let damaged = |why: &str| {
-        Error::new(ErrorKind::Corrupt, format!("an object of backup {} {why}", from.place().id)).with("key", &object.key)
+        Error::new(ErrorKind::Corrupt, format!("an object of backup {} {why}", from.place().id))
+            .with("key", &object.key)
     };
     match to.store().stat(&object.key).await? {
         Some(there) if there.length == object.length => return Ok(false),

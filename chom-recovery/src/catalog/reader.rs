@@ -26,8 +26,8 @@ mod component;
 mod second;
 
 pub(super) use component::key;
-pub(super) use second::Second;
 pub use component::{ComponentReader, StoredComponent};
+pub(super) use second::Second;
 
 /// An open backup: its manifest's signature was verified.
 #[derive(Debug, Clone)]

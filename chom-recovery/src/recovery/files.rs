@@ -69,6 +69,13 @@ impl Recovery {
         let options = RestoreOptions::new(policy, self.system.limits.keep_free_bytes);
         let troubles = tree::read_troubles(&component).await?;
         let (unpacked, path) = tree::restore_tree(&component, target, &options, progress).await?;
-        Ok(RestoredTree { backup: info.id(), component: component.name().clone(), path, unpacked, troubles, parts_from_copy: reader.parts_from_copy() })
+        Ok(RestoredTree {
+            backup: info.id(),
+            component: component.name().clone(),
+            path,
+            unpacked,
+            troubles,
+            parts_from_copy: reader.parts_from_copy(),
+        })
     }
 }

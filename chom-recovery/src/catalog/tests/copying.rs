@@ -3,6 +3,8 @@
 use super::{dying::DyingStore, *};
 
 const BODIES: [&str; 3] = ["1\tann\n2\tbob\n", "3\tcarol\n", "4\tdave\n"];
+/// Three parts, the index, the manifest's copy, the manifest, a hold.
+const EFFECTS: u32 = 7;
 
 /// An empty store that became a copy of the world's repository.
 async fn empty_copy(world: &World) -> Arc<dyn BackupStore> {
@@ -72,12 +74,10 @@ async fn a_copy_that_is_killed_at_any_effect_is_finished_by_the_next() {
     let world = World::new().await;
     let info = world.backup(&BODIES).await;
     hold(&world.repository, &world.signer, &info.place, "court", "ann").await.unwrap();
-    // Three parts, the index, the manifest's copy, the manifest, the hold.
-    const EFFECTS: u32 = 7;
     for dies_after_effect in [false, true] {
         for survives in 0..=EFFECTS {
             let store = empty_copy(&world).await;
-            let dying = DyingStore::new(&store, survives, dies_after_effect);
+            let dying = DyingStore::over(&store, survives, dies_after_effect);
             assert_eq!(copy(&world, &info.place, &dying).await.is_ok(), survives == EFFECTS, "{survives}");
             let there = world.opened_on(store.clone()).await;
             let listing = Catalog::new(&there, &world.system).list().await.unwrap();
@@ -103,7 +103,9 @@ async fn damage_is_never_copied() {
         }
         let whole = world.object(&key).await;
         let store = empty_copy(&world).await;
-        for bad in [whole.slice(..whole.len() - 1), [&whole[..], b"x"].concat().into(), Bytes::from(vec![0; whole.len()])] {
+        for bad in
+            [whole.slice(..whole.len() - 1), [&whole[..], b"x"].concat().into(), Bytes::from(vec![0; whole.len()])]
+        {
             world.replace(&key, bad).await;
             let error = copy(&world, &info.place, &store).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{key}: {error}");

@@ -11,7 +11,7 @@ pub(super) struct DyingStore {
 }
 
 impl DyingStore {
-    pub(super) fn new(inner: &Arc<dyn BackupStore>, survives: u32, dies_after_effect: bool) -> Arc<dyn BackupStore> {
+    pub(super) fn over(inner: &Arc<dyn BackupStore>, survives: u32, dies_after_effect: bool) -> Arc<dyn BackupStore> {
         Arc::new(Self { inner: inner.clone(), writes_left: Arc::new(Mutex::new(survives)), dies_after_effect })
     }
 

@@ -279,7 +279,7 @@ async fn a_prune_that_is_killed_at_any_effect_is_finished_by_the_next() {
             let mut is_killed = false;
             for _phase in 0..2 {
                 let plan = pruned.plan().await.unwrap();
-                let dying = DyingStore::new(&pruned.world.store, survives, dies_after_effect);
+                let dying = DyingStore::over(&pruned.world.store, survives, dies_after_effect);
                 let mortal = pruned.world.opened_on(dying).await.with_ids(pruned.world.repository.ids().clone());
                 let mortal = Catalog::new(&mortal, &pruned.world.system);
                 let result = prune(&mortal, &Pruned::policy(), &plan, &pruned.world.signer, "a test").await;

@@ -162,7 +162,7 @@ async fn death_at_every_write_leaves_nothing_or_everything() {
     for (is_encrypted, dies_after_effect) in [(false, false), (false, true), (true, false), (true, true)] {
         for survives in 0..=WRITES {
             let world = if is_encrypted { World::encrypted().await } else { World::new().await };
-            let dying = DyingStore::new(&world.store, survives, dies_after_effect);
+            let dying = DyingStore::over(&world.store, survives, dies_after_effect);
             let mortal = world.opened_on(dying).await;
             let mortal = mortal.with_ids(world.repository.ids().clone());
             let writer = BackupWriter::begin(&mortal, &world.signer, &world.host, &world.system).await.unwrap();

@@ -205,7 +205,13 @@ pub async fn check_backup(run: &Run, parts: &Parts, site: &Site, wanted: &Select
             let progress = |p: catalog::Progress| cx.progress(p.done, Some(p.total));
             let report = catalog::verify(&reader, Level::L2, &progress).await?.into_result()?;
             let (loaded, verified) = (Loaded::expected(&reader).await?, Verified::expected(&reader).await?);
-            Ok(Contents { report: Some(report), legacy: None, loaded, verified, parts_from_copy: reader.parts_from_copy() })
+            Ok(Contents {
+                report: Some(report),
+                legacy: None,
+                loaded,
+                verified,
+                parts_from_copy: reader.parts_from_copy(),
+            })
         })
         .await;
     match checked {
