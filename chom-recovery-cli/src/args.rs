@@ -79,7 +79,8 @@ pub(crate) enum Command {
     Backup(Backup),
     /// Restore without triage and maintenance mode: same candidate, verification, approval and swap
     ///
-    /// Files go into a new folder, which appears when everything in it was compared with the backup.
+    /// Files take production's place by a rename, when everything was compared with the backup beside it; what was there
+    /// is kept. With `--target` they go into a new folder instead.
     Restore {
         /// Component: the database, or one of files by its name
         #[arg(long, value_name = "NAME", default_value = chom_recovery::system::DATABASE)]
@@ -293,14 +294,14 @@ pub(crate) enum Depth {
 /// Where files are restored to, and how.
 #[derive(Debug, Args)]
 pub(crate) struct IntoFolder {
-    /// New folder, for a component of files; there must be nothing yet
+    /// Restore files into this new folder, and leave production alone; there must be nothing yet
     #[arg(long, value_name = "FOLDER")]
     pub(crate) target: Option<PathBuf>,
     /// Let everything belong to me instead of the recorded owners
     #[arg(long, requires = "target")]
     pub(crate) own: bool,
     /// Set setuid and setgid of files again
-    #[arg(long, requires = "target")]
+    #[arg(long)]
     pub(crate) keep_setid: bool,
 }
 
@@ -496,10 +497,31 @@ pub(crate) enum Maintenance {
 pub(crate) enum Config {
     /// Write a configuration from a running Compose project
     Init(ConfigInit),
+    /// On a machine that has nothing: write the configuration that the newest backup holds, and make a signing key
+    Recover(ConfigRecover),
     /// Try everything the configuration names
     Check,
     /// Print the configuration in force
     Show,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigRecover {
+    /// Repository or its copy: file:/path, s3://bucket/prefix, sftp://host/path
+    #[arg(long, value_name = "URL")]
+    pub(crate) from: String,
+    /// Key whose backups are believed, in hex, as the card of the system names it; may be given more than once
+    #[arg(long = "signer", value_name = "HEX")]
+    pub(crate) signers: Vec<String>,
+    /// System, where the repository holds several
+    #[arg(long, value_name = "ID")]
+    pub(crate) system: Option<String>,
+    /// State directory, where it is to be another
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// File to write; an existing one is never overwritten
+    #[arg(long, default_value = "chom-recovery.toml", value_name = "FILE")]
+    pub(crate) output: PathBuf,
 }
 
 #[derive(Debug, Args)]

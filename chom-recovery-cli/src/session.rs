@@ -32,13 +32,18 @@ impl Session {
     pub(crate) fn system(&self) -> Result<System> {
         let mut system = System::load(&self.config_path()?)?;
         if !self.global.identity.is_empty() {
-            system.repository.identity = self.global.identity.iter().cloned().map(SecretSource::File).collect();
+            system.repository.identity = self.identity();
         }
         if self.global.use_copy {
             system.repository = system.repository.on_copy()?;
         }
         self.choose_engine(&mut system.compose);
         Ok(system)
+    }
+
+    /// Names the identity files of the command line.
+    pub(crate) fn identity(&self) -> Vec<SecretSource> {
+        self.global.identity.iter().cloned().map(SecretSource::File).collect()
     }
 
     pub(crate) fn choose_engine(&self, compose: &mut chom_recovery::system::Compose) {

@@ -23,6 +23,7 @@ use crate::{
         backup,
         database::{self, DatabaseReport, Request, mysql_ops::MySqlOps, ops::BackUp},
         drill::{self, DrillReport},
+        files::{self as files_procedure, FilesReport},
         lock::EngineLock,
     },
     report::{ACHIEVED, Unresolved, unresolved},
@@ -46,7 +47,7 @@ mod upkeep;
 
 pub use copying::{CopiedBackup, CopyReport, NotCopied};
 pub use files::RestoredTree;
-pub use leftovers::{Kept, LeftoverContainer, LeftoverVolume, Leftovers, Pruned};
+pub use leftovers::{Kept, LeftoverContainer, LeftoverFolder, LeftoverVolume, Leftovers, Pruned};
 pub use overview::{BackupStatus, NextStep, OpenRun, Overview, UnreadableRun};
 pub use upkeep::MaintenanceSwitch;
 
@@ -109,6 +110,8 @@ pub enum Report {
     BackUp(Box<BackupInfo>),
     /// A drill.
     Drill(Box<DrillReport>),
+    /// Files put in production's place.
+    RestoreFiles(Box<FilesReport>),
     /// A rollback.
     RollBack {
         /// Steps that were undone, in the order in which they were.
@@ -377,6 +380,17 @@ impl Recovery {
         Ok(self.new_run(database::PROCEDURE, request)?.objective(self.system.objectives.database))
     }
 
+    /// Restores a component of files beside production and puts it in place; what was there before is kept.
+    ///
+    /// # Errors
+    /// `NotFound`: no such component is configured; nothing was begun. `Locked`: another run is going on or unfinished.
+    pub async fn restore_files(&self, request: files_procedure::Request, options: RunOptions) -> Result<Going> {
+        let parts = self.parts().await?;
+        files_procedure::check(&parts, &request)?;
+        let run = self.engine(&options).start(self.new_run(files_procedure::PROCEDURE, &request)?).await?;
+        Ok(Self::go(run, parts, options))
+    }
+
     /// Goes on with a run that was killed, failed or waits. Where the repository cannot be opened, it goes on to the
     /// first step that needs it: a run that has compared its candidate gets as far as the new backup.
     pub async fn resume(&self, id: RunId, options: RunOptions) -> Result<Going> {
@@ -472,6 +486,10 @@ async fn perform(run: &Run, parts: &Parts) -> Result<Report> {
         drill::PROCEDURE => {
             let request: drill::Request = run.request()?;
             Ok(Report::Drill(Box::new(drill::rehearse(run, parts, &request).await?)))
+        }
+        files_procedure::PROCEDURE => {
+            let request: files_procedure::Request = run.request()?;
+            Ok(Report::RestoreFiles(Box::new(files_procedure::restore(run, parts, &request).await?)))
         }
         other => Err(Error::new(ErrorKind::Unsupported, format!("this version knows no procedure `{other}`"))
             .hint("use the version that began the run; `chom-recovery runs show` tells it")),

@@ -1,6 +1,7 @@
 //! Fixtures that the real-stack tests share.
 
 pub mod chaos;
+pub mod cli;
 pub mod engine;
 pub mod fake_engine;
 pub mod mysql;

@@ -8,15 +8,17 @@ use chom_recovery::{
         Backend,
         docker::{DockerBackend, DockerOptions},
     },
-    configuration::{CheckReport, DraftRequest, Verdict, check, draft},
-    system::Compose,
+    configuration::{CheckReport, DraftRequest, RecallRequest, Verdict, check, draft, recall},
+    secret::SecretSource,
+    system::{Compose, SystemId},
 };
 use comfy_table::{Cell, Color};
 use serde_json::json;
 
 use crate::{
-    args::{Config, ConfigInit},
+    args::{Config, ConfigInit, ConfigRecover},
     exit::Exit,
+    human,
     output::Output,
     session::Session,
 };
@@ -24,6 +26,7 @@ use crate::{
 pub(crate) async fn run(session: &Session, command: Config) -> Result<Exit> {
     match command {
         Config::Init(options) => init(session, options).await,
+        Config::Recover(options) => recover(session, options).await,
         Config::Check => {
             let system = session.system()?;
             session.output.terminal.begin("trying everything");
@@ -67,6 +70,41 @@ async fn init(session: &Session, options: ConfigInit) -> Result<Exit> {
         ));
     });
     Ok(Exit::Ok)
+}
+
+async fn recover(session: &Session, options: ConfigRecover) -> Result<Exit> {
+    let request = RecallRequest {
+        store: options.from.as_str().into(),
+        signers: options.signers,
+        // The file has to be found from everywhere later on.
+        identity: absolute(session.identity())?,
+        system: options.system.map(SystemId::try_from).transpose()?,
+        state_dir: options.state_dir,
+    };
+    let recalled = recall(&request).await?;
+    recalled.write(&options.output)?;
+    let found = json!({ "file": options.output, "recalled": recalled });
+    session.output.show("config_recovered", &found, |output| {
+        output.line(options.output.display());
+        output.say(format!(
+            "of system {}, from backup {}, data of {}",
+            recalled.system,
+            recalled.backup,
+            human::time(recalled.point)
+        ));
+        let trees = recalled.components.join(", ");
+        output
+            .say(format!("next: restore the files ({trees}), start the project, recover the database: see the README"));
+    });
+    Ok(Exit::Ok)
+}
+
+fn absolute(sources: Vec<SecretSource>) -> Result<Vec<SecretSource>> {
+    let absolute = |source| match source {
+        SecretSource::File(path) => Ok(SecretSource::File(std::path::absolute(path)?)),
+        other => Ok(other),
+    };
+    sources.into_iter().map(absolute).collect()
 }
 
 fn show(session: &Session) -> Result<Exit> {

@@ -8,7 +8,7 @@ use chom_recovery::{
     procedure::{
         backup,
         database::{Extent, Request},
-        drill,
+        drill, files,
     },
     recovery::{RestoredTree, RunOptions},
     run::Plan,
@@ -49,7 +49,10 @@ pub(crate) async fn restore(
     consent: &Consent,
 ) -> Result<Exit> {
     if component != DATABASE {
-        return restore_files(session, component, files, which).await;
+        return match files.target {
+            Some(_) => restore_into_folder(session, component, files, which).await,
+            None => restore_files(session, component, files.keep_setid, which, consent).await,
+        };
     }
     if files.target.is_some() {
         return Err(Error::new(ErrorKind::InvalidInput, "the database is not restored into a folder")
@@ -62,12 +65,26 @@ pub(crate) async fn restore(
     start(session, &recovery, request, run_options(&consent)).await
 }
 
+/// Puts files in production's place.
+async fn restore_files(
+    session: &Session,
+    component: &str,
+    keep_setid: bool,
+    which: &Which,
+    consent: &Consent,
+) -> Result<Exit> {
+    let recovery = session.open().await?;
+    let consent = session.consent(consent, &recovery)?;
+    let project = &recovery.system().compose.project;
+    consent.can_be_given(&format!("replace `{component}` of project `{project}`"))?;
+    let request = files::Request { backup: which.selector()?, component: component.to_owned(), keep_setid };
+    let going = recovery.restore_files(request, run_options(&consent)).await?;
+    watch(session, &recovery, going).await
+}
+
 /// Puts files into a new folder. Nobody is asked: nothing is replaced.
-async fn restore_files(session: &Session, component: &str, files: IntoFolder, which: &Which) -> Result<Exit> {
-    let target = files.target.ok_or_else(|| {
-        Error::new(ErrorKind::InvalidInput, format!("where shall the files of `{component}` go?"))
-            .hint("name a new folder with `--target`; move it into place when you have looked at it")
-    })?;
+async fn restore_into_folder(session: &Session, component: &str, files: IntoFolder, which: &Which) -> Result<Exit> {
+    let target = files.target.ok_or_else(|| Error::new(ErrorKind::InvalidInput, "no folder is named"))?;
     let recovery = session.open_without_engine()?;
     let (output, terminal) = (&session.output, session.output.terminal.clone());
     let policy = Policy { own_everything: files.own, keep_setid: files.keep_setid };

@@ -158,6 +158,21 @@ pub(crate) fn print_report(output: &Output, report: &RunReport) {
         let level = info.level.map_or_else(|| "not verified".into(), |level| format!("verified to {level:?}"));
         output.line(format!("\nbackup {}, {}, {level}", palette.bold(info.id()), human::bytes(info.stored_len)));
     }
+    if let Some(Report::RestoreFiles(done)) = &report.achieved {
+        output.line(format!(
+            "\n`{}` of backup {} is in `{}`: {} files, {}, read back and compared; {} entries that it leaves out stayed",
+            done.component,
+            done.backup.id(),
+            done.path.display(),
+            done.unpacked.files,
+            human::bytes(done.unpacked.bytes),
+            done.carried
+        ));
+        if !done.restarted.is_empty() {
+            let outage = human::seconds(done.outage_s);
+            output.line(format!("stopped for it, and proven again after {outage}: {}", done.restarted.join(", ")));
+        }
+    }
     if let Some(Report::RecoverDatabase(done)) = &report.achieved {
         let from = match &done.restored {
             Some(restored) => {
@@ -229,6 +244,9 @@ fn print_leftovers(output: &Output, leftovers: &Leftovers) {
             let size = volume.bytes.map_or_else(|| "unknown".into(), human::bytes);
             table.add_row([Cell::new("volume"), Cell::new(&volume.volume), Cell::new(size), Cell::new(volume.run)]);
         }
+        for one in &leftovers.folders {
+            table.add_row([Cell::new("folder"), Cell::new(one.folder.display()), Cell::new(""), Cell::new(one.run)]);
+        }
         for container in &leftovers.containers {
             let what = format!("container ({})", container.role);
             table.add_row([Cell::new(what), Cell::new(&container.container), Cell::new(""), Cell::new(container.run)]);
@@ -245,9 +263,10 @@ fn print_leftovers(output: &Output, leftovers: &Leftovers) {
 
 fn print_pruned(output: &Output, pruned: &Pruned) {
     output.line(format!(
-        "removed {} volumes ({}), {} containers, {} journals",
+        "removed {} volumes ({}), {} folders, {} containers, {} journals",
         pruned.volumes.len(),
         human::bytes(pruned.bytes),
+        pruned.folders.len(),
         pruned.containers.len(),
         pruned.runs.len()
     ));

@@ -89,7 +89,7 @@ pub use prune::{Deleting, PrunePlan, PruneReport, plan_prune, prune};
 pub use reader::{BackupObject, BackupReader, ComponentReader, StoredComponent};
 pub use repo::{Cipher, Encryption, Initialized, RecipientsRecord, Repository, RepositoryFile};
 pub use retention::{Expiring, Expiry, Keeping, Reason, expire};
-pub use select::{Catalog, Damaged, Listing, Selector, compatible};
+pub use select::{Catalog, Damaged, Listing, Selector, compatible, systems};
 pub use sign::{Signer, SignerId, TrustedSigners};
 pub use sweep::{Swept, sweep_unfinished};
 pub use tombstone::{Tombstone, TombstoneRecord, mark_alive, mark_dead, tombstone};

@@ -276,6 +276,21 @@ impl Catalog {
     }
 }
 
+/// Names the systems whose backups a repository holds.
+///
+/// # Errors
+/// Those of listing the store.
+pub async fn systems(repository: &Repository) -> Result<BTreeSet<SystemId>> {
+    let mut systems = BTreeSet::new();
+    let mut listed = repository.store().list("").await?;
+    while let Some(object) = listed.next().await.transpose()? {
+        if let Belongs::Backup(place, "manifest") = layout::belongs(&object.key) {
+            systems.insert(place.system);
+        }
+    }
+    Ok(systems)
+}
+
 /// What a listing saw beside a backup.
 #[derive(Default)]
 struct Beside {

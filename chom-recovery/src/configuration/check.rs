@@ -16,7 +16,7 @@ use crate::{
     catalog::{Recipient, Repository, Signer, legacy::LegacyCatalog},
     error::{Error, ErrorKind, Result},
     probe::{Answer, HealthProbe, Status, ask, http::HttpProbe, mysql::MysqlProbe, redis::RedisProbe},
-    procedure::backup::locate,
+    procedure::locate,
     store,
     system::System,
 };

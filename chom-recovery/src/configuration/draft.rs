@@ -1,21 +1,21 @@
 //! Drafts a configuration from a running Compose project.
 
 use std::{
-    io::Write,
     net::SocketAddr,
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use super::write_new;
 use crate::{
     backend::Backend,
-    error::{Error, ErrorKind, Result},
+    error::Result,
     system::{Compose, System},
 };
 
 mod look;
 mod text;
+mod trees;
 
 /// What is known beforehand; everything else is guessed from what runs.
 #[derive(Debug, Clone, Default)]
@@ -65,21 +65,7 @@ impl Draft {
     /// # Errors
     /// `AlreadyExists`: there is a file; it stays as it is.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let mut file =
-            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|e| {
-                let error = Error::from(e).during(format!("cannot write `{}`", path.display()));
-                match error.kind() {
-                    ErrorKind::AlreadyExists => error.hint("give another `--output`; no file is ever overwritten"),
-                    _ => error,
-                }
-            })?;
-        let written = file.write_all(self.text.as_bytes()).and_then(|()| file.sync_all());
-        if let Err(error) = written {
-            // Half a configuration would be found and used.
-            let _ = std::fs::remove_file(path);
-            return Err(Error::from(error).during(format!("cannot write `{}`", path.display())));
-        }
-        Ok(())
+        write_new(path, &self.text)
     }
 }
 

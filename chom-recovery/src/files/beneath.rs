@@ -4,7 +4,7 @@ use std::{
     ffi::OsStr,
     io,
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
@@ -63,6 +63,12 @@ impl Root {
             }
         })?;
         Ok(Self { path: Arc::new(self.path.join(path)), fd: Arc::new(fd) })
+    }
+
+    /// Returns a path of the open folder that does not depend on what lies on the way to it, for calls that take no
+    /// descriptor. It is valid as long as the folder is held open.
+    pub(crate) fn path_by_descriptor(&self) -> PathBuf {
+        Path::new("/proc/self/fd").join(self.fd.as_raw_fd().to_string())
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {

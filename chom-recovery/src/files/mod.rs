@@ -6,6 +6,7 @@
 //! backups.
 
 mod beneath;
+mod carry;
 mod check;
 mod entry;
 mod exclude;
@@ -17,6 +18,7 @@ pub mod unpack;
 pub mod walk;
 
 pub use beneath::Root;
+pub use carry::carry_over;
 pub use entry::{Attributes, Entry, Extent, Kind, Time, TreePath, Xattr};
 pub use exclude::Rules;
 

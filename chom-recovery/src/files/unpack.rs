@@ -220,7 +220,7 @@ impl Unpacker {
 
     /// Sets everything that an open file or folder has besides its content: the owner before the mode, since a change
     /// of owner clears bits of it.
-    fn dress(&self, file: &OwnedFd, entry: &Entry) -> rustix::io::Result<()> {
+    pub(super) fn dress(&self, file: &OwnedFd, entry: &Entry) -> rustix::io::Result<()> {
         let Attributes { uid, gid, mode, modified, xattrs } = &entry.attributes;
         if !self.policy.own_everything {
             rustix::fs::fchown(file, Some(Uid::from_raw(*uid)), Some(Gid::from_raw(*gid)))?;

@@ -557,7 +557,7 @@ fn describe(hash: &mut blake3::Hasher, path: &TreePath, stat: &Stat) {
 }
 
 /// Lists a folder in order of names.
-fn names_in(folder: BorrowedFd<'_>) -> rustix::io::Result<Vec<Vec<u8>>> {
+pub(super) fn names_in(folder: BorrowedFd<'_>) -> rustix::io::Result<Vec<Vec<u8>>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(folder)? {
         let entry = entry?;

@@ -9,8 +9,14 @@ pub mod application_ops;
 pub mod backup;
 pub mod database;
 pub mod drill;
+pub mod files;
+mod locate;
 pub mod lock;
 pub mod maintenance;
+pub mod quiesce;
+mod redis;
+
+pub(crate) use locate::locate;
 
 /// What every procedure works with: the system and its ports. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -1,6 +1,6 @@
 //! What finished runs left behind: old volumes, containers, journals.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,9 @@ use super::Recovery;
 use crate::{
     backend::{Container, Labels, MountSource, ROLE_LABEL, RUN_LABEL},
     error::{Error, ErrorKind, Result},
+    procedure::files,
     run::{RunId, SystemClock, summary},
+    store::pipe,
 };
 
 /// What may be removed, and what is kept although it looks old.
@@ -23,6 +25,9 @@ pub struct Leftovers {
     pub volumes: Vec<LeftoverVolume>,
     /// Containers.
     pub containers: Vec<LeftoverContainer>,
+    /// Folders of this host, with what was there before files were put in their place.
+    #[serde(default)]
+    pub folders: Vec<LeftoverFolder>,
     /// Runs whose journals and evidence are removed once nothing else of theirs is left.
     pub runs: Vec<RunId>,
     /// What stays.
@@ -32,7 +37,7 @@ pub struct Leftovers {
 impl Leftovers {
     /// Tells whether there is nothing to remove.
     pub fn is_empty(&self) -> bool {
-        self.volumes.is_empty() && self.containers.is_empty() && self.runs.is_empty()
+        self.volumes.is_empty() && self.containers.is_empty() && self.folders.is_empty() && self.runs.is_empty()
     }
 
     /// Adds up the sizes of the volumes, in bytes.
@@ -65,6 +70,15 @@ pub struct LeftoverContainer {
     pub role: String,
 }
 
+/// A folder of a finished run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftoverFolder {
+    /// Path on this host.
+    pub folder: PathBuf,
+    /// Run that made it.
+    pub run: RunId,
+}
+
 /// Something of ours that is not removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
@@ -81,6 +95,9 @@ pub struct Pruned {
     pub volumes: Vec<String>,
     /// Containers.
     pub containers: Vec<String>,
+    /// Folders.
+    #[serde(default)]
+    pub folders: Vec<PathBuf>,
     /// Runs.
     pub runs: Vec<RunId>,
     /// Bytes that the volumes held.
@@ -144,8 +161,11 @@ impl Recovery {
                 Err(because) => kept.push(Kept { what: format!("volume `{}`", volume.name), because }),
             }
         }
-        let runs = old.values().filter_map(|verdict| verdict.ok()).collect();
-        Ok(Leftovers { older_than_s: older_than.as_secs(), volumes, containers, runs, kept })
+        let runs: Vec<RunId> = old.values().filter_map(|verdict| verdict.ok()).collect();
+        let of_old = known.iter().filter(|run| runs.contains(&run.run));
+        let folders = of_old.filter_map(|run| Some(LeftoverFolder { folder: files::kept(run)?, run: run.run }));
+        let folders = folders.filter(|one| one.folder.is_dir()).collect();
+        Ok(Leftovers { older_than_s: older_than.as_secs(), volumes, containers, folders, runs, kept })
     }
 
     /// Removes what was listed, and looks again before that: what has come into use since stays.
@@ -204,6 +224,18 @@ impl Recovery {
                     pruned.volumes.push(one.volume.clone());
                 }
                 Err(error) => failed(pruned, format!("volume `{}`", one.volume), &error),
+            }
+        }
+        for one in now.folders.iter().filter(|f| f.run == run) {
+            let removed = if listed.folders.contains(one) {
+                let folder = one.folder.clone();
+                pipe::blocking(move || Ok(std::fs::remove_dir_all(folder)?)).await
+            } else {
+                Err(changed())
+            };
+            match removed {
+                Ok(()) => pruned.folders.push(one.folder.clone()),
+                Err(error) => failed(pruned, format!("folder `{}`", one.folder.display()), &error),
             }
         }
         // Something of the run that stays for another reason, a volume in use, still needs its journal.

@@ -55,6 +55,14 @@ pub fn card(system: &System, file: &Path, engine_address: &str) -> Card {
         line("is it well now", command("health --mode post-recovery")),
         line("backups", command("backup list")),
         line("take one", command("backup create")),
+        line(
+            "on a machine that has nothing",
+            command(&format!(
+                "config recover --from {} --signer {} --identity FILE",
+                system.repository.copy.as_ref().map_or(&system.repository.url, |copy| &copy.url),
+                system.repository.signers.first().map_or("HEX", String::as_str)
+            )),
+        ),
     ];
     let database = &system.database;
     let mut places = vec![
@@ -69,8 +77,10 @@ pub fn card(system: &System, file: &Path, engine_address: &str) -> Card {
         ),
         line("writers, stopped for a swap", system.writers().join(", ")),
         line("backups", system.repository.url.as_str()),
+        line("backups are signed by", system.repository.signers.join(", ")),
         line("journals and keys", system.state_dir().display().to_string()),
     ];
+    places.extend(system.repository.copy.iter().map(|copy| line("their copy", copy.url.as_str())));
     places.extend(system.application.logs.iter().map(|log| line("log", log.as_str())));
     places.extend(system.http.iter().map(|http| line(format!("check {}", http.name), http.url.as_str())));
     let contacts = system

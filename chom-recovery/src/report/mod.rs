@@ -118,6 +118,7 @@ impl From<&RunSummary> for RunReport {
             Some(Report::RecoverDatabase(report)) => (Some(report.rto), report.rpo, report.to_review.clone()),
             Some(Report::BackUp(info)) => (None, None, info.warnings.clone()),
             Some(Report::Drill(report)) => (Some(report.rto), Some(report.rpo), report.backup.warnings.clone()),
+            Some(Report::RestoreFiles(report)) => (None, None, report.to_review()),
             Some(Report::RollBack { .. }) | None => (None, None, Vec::new()),
         };
         let exceptions: Vec<CheckSummary> = run

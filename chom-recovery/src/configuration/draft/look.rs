@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, io::Read, path::PathBuf, sync::Arc};
 
-use super::DraftRequest;
+use super::{
+    DraftRequest,
+    trees::{self, FoundTree},
+};
 use crate::{
     backend::{Backend, Container, ContainerEnvironment, MountSource, Place},
     error::{Error, ErrorKind, Result},
@@ -34,6 +37,7 @@ pub(super) struct Found {
     pub(super) application: FoundApplication,
     pub(super) redis: Option<FoundRedis>,
     pub(super) http: Option<FoundHttp>,
+    pub(super) trees: Vec<FoundTree>,
     pub(super) repository: String,
     pub(super) guessed: Vec<String>,
     pub(super) missing: Vec<String>,
@@ -91,6 +95,7 @@ pub(super) async fn look(backend: &Arc<dyn Backend>, request: &DraftRequest) -> 
         found.redis = Some(look_at_redis(backend, redis, &variables, &mut found.guessed, &mut found.missing).await);
     }
     look_at_http(request, &variables, &mut found);
+    trees::look(backend, &containers, redis, &mut found).await?;
     found.repository = request.repository.clone().unwrap_or_else(|| {
         found
             .missing

@@ -3,6 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 use super::*;
 use crate::{
     backend::{Mount, MountSource, Service},
+    error::ErrorKind,
     system::{Maintenance, System},
     testing::sim::SimBackend,
 };

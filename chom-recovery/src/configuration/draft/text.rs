@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, path::Path};
 
-use super::look::Found;
+use super::{look::Found, trees::TreePlace};
 use crate::system::Compose;
 
 /// Quotes a string for TOML.
@@ -57,6 +57,7 @@ fn compose_file(out: &mut String, compose: &Compose, found: &Found) -> std::fmt:
     application(out, found)?;
     redis(out, found)?;
     http(out, found)?;
+    trees(out, found)?;
     writeln!(out, "\n[repository]\n# `chom-recovery repo init --pin` makes it and adds its keys.")?;
     writeln!(out, "url = {}", quote(&found.repository))?;
     writeln!(out, "\n[objectives]\n# Longest downtime, and largest loss, that the business tolerates.")?;
@@ -101,6 +102,41 @@ fn redis(out: &mut String, found: &Found) -> std::fmt::Result {
         Some(key) => writeln!(out, "heartbeat_key = {}", quote(key)),
         None => writeln!(out, "# heartbeat_key = \"scheduler:heartbeat\""),
     }
+}
+
+fn trees(out: &mut String, found: &Found) -> std::fmt::Result {
+    if found.trees.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "\n# Files, backed up with the database. Those of the project hold secrets: encrypt the repository."
+    )?;
+    for tree in &found.trees {
+        let mut block = String::new();
+        writeln!(block, "[[components]]\nname = {}", quote(&tree.name))?;
+        if tree.kind != "files" {
+            writeln!(block, "kind = {}", quote(tree.kind))?;
+        }
+        match &tree.place {
+            TreePlace::Volume(volume) => writeln!(block, "volume = {}", quote(volume))?,
+            TreePlace::Path(folder) => writeln!(block, "path = {}", path(folder))?,
+            TreePlace::Redis => {}
+        }
+        if !tree.include.is_empty() {
+            writeln!(block, "include = {}", list(&tree.include))?;
+        }
+        if !tree.exclude.is_empty() {
+            writeln!(block, "exclude = {}", list(&tree.exclude))?;
+        }
+        if let Some(why) = tree.obstacle {
+            writeln!(out, "\n# Only proposed: {why}.")?;
+            block.lines().try_for_each(|line| writeln!(out, "# {line}"))?;
+        } else {
+            write!(out, "\n{block}")?;
+        }
+    }
+    Ok(())
 }
 
 fn http(out: &mut String, found: &Found) -> std::fmt::Result {

@@ -2,12 +2,9 @@
 
 use std::sync::Arc;
 
-mod locate;
-mod redis;
 mod take;
 
-pub(crate) use locate::locate;
-pub(crate) use take::{Taking, check, take};
+pub(crate) use take::{CONFIGURATION, Taking, check, take};
 
 use super::{
     Parts,

@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use super::{locate::locate, redis};
 use crate::{
     backend::Backend,
     catalog::{
@@ -12,12 +11,17 @@ use crate::{
     },
     error::{Error, ErrorKind, Result},
     files::{Root, Rules, walk::TroubleKind},
-    procedure::database::ops::{BackUp, Progress},
+    procedure::{
+        database::ops::{BackUp, Progress},
+        locate, redis,
+    },
     system::{Component, DATABASE, System, TreeKind},
 };
 
 /// Age at which an interrupted backup counts as given up.
 const UNFINISHED: Duration = Duration::from_hours(24);
+/// Name of the private note that holds the configuration.
+pub(crate) const CONFIGURATION: &str = "configuration";
 /// Paths that the warnings of a backup name.
 const NAMED: usize = 10;
 
@@ -74,6 +78,10 @@ pub(crate) async fn take(
     facts.tags = request.tags.iter().map(|tag| tag.parse::<Name>()).collect::<Result<_>>()?;
     facts.compose =
         Some(ComposeFacts { project: backend.project().to_owned(), config_hash: None, images: images.clone() });
+    // A machine that has nothing learns from it where everything belongs. It names secrets and holds none.
+    let text = toml::to_string(system)
+        .map_err(|e| Error::new(ErrorKind::Failed, "the configuration cannot be written as TOML").caused_by(e))?;
+    facts.private_notes.insert(CONFIGURATION.into(), text);
     let info = writer.finish(facts).await?;
     for (file, known) in known {
         // Without it the next backup stores everything anew.

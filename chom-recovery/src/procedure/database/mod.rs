@@ -12,13 +12,13 @@ use serde::{Deserialize, Serialize};
 
 use self::{
     ops::{Assessment, BackUp, Finding, Production},
-    quiesce::Remembered,
     report::Facts,
     service::Unstarted,
 };
 use super::{
     Parts,
     maintenance::{MaintenanceRecord, Method},
+    quiesce::Remembered,
 };
 use crate::{
     backend::{BackendExt, VolumeIdentity},
@@ -34,10 +34,9 @@ pub mod jobs;
 mod legacy;
 pub mod mysql_ops;
 pub mod ops;
-pub mod quiesce;
 pub(super) mod report;
 mod restore;
-mod service;
+pub(super) mod service;
 pub mod source;
 mod space;
 pub mod swap;

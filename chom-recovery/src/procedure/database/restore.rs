@@ -9,7 +9,6 @@ use super::{
     candidate::{CandidateRecord, Site},
     legacy, mins,
     ops::{Assessment, Loaded, NextIds, Verified},
-    quiesce::{self, Remembered},
     source::{LegacyDump, Opener, Origin, Source},
     swap::Exchange,
 };
@@ -17,7 +16,10 @@ use crate::{
     backend::VolumeIdentity,
     catalog::{self, BackupInfo, BackupReader, Catalog, Level, Selector, VerifyReport},
     error::{Error, ErrorKind, Result},
-    procedure::Parts,
+    procedure::{
+        Parts,
+        quiesce::{self, Remembered},
+    },
     run::{Approval, Effect, Run, Undo, Work},
 };
 

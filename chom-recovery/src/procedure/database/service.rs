@@ -13,18 +13,21 @@ use super::{
     jobs::HeldJobs,
     mins, moment, moment_step,
     ops::{NextIds, RaisedCounter},
-    quiesce::{self, Remembered},
     restore::Swapped,
 };
 use crate::{
     error::Result,
     probe::{Class, Health, HealthMode, ROLE, Role, SharedProbe, Status, all_of, container::STARTS, map},
-    procedure::{Parts, maintenance::MaintenanceRecord},
+    procedure::{
+        Parts,
+        maintenance::MaintenanceRecord,
+        quiesce::{self, Remembered},
+    },
     run::{Effect, Run, Undo, Wait},
 };
 
 /// Three answers in a row, two seconds apart: one good answer may come from a server that is about to restart.
-const STEADY: Wait = Wait::new(Duration::from_secs(2), 3, mins(5));
+pub(in crate::procedure) const STEADY: Wait = Wait::new(Duration::from_secs(2), 3, mins(5));
 
 /// When the service was proven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,7 +160,12 @@ pub(super) async fn start(
     Ok(Proven { database_at, service_at, users_stay_out })
 }
 
-fn pick(parts: &Parts, since: DateTime<Utc>, wanted: impl Fn(&str) -> bool) -> Vec<SharedProbe> {
+/// Makes the post-recovery probes that are wanted, as a recovery judges them.
+pub(in crate::procedure) fn pick(
+    parts: &Parts,
+    since: DateTime<Utc>,
+    wanted: impl Fn(&str) -> bool,
+) -> Vec<SharedProbe> {
     let mut probes = parts.application.probes(HealthMode::PostRecovery, Some(since));
     probes.retain(|probe| wanted(probe.name()));
     probes.into_iter().map(|probe| tolerant(steady(probe))).collect()
@@ -223,7 +231,7 @@ fn is_of_worker(health: &Health) -> bool {
     health.facts.get(ROLE).is_some_and(|role| *role == Role::Worker.to_string())
 }
 
-fn is_outer(name: &str) -> bool {
+pub(in crate::procedure) fn is_outer(name: &str) -> bool {
     name.starts_with("http-") || name.starts_with("certificate-")
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     io::{Read, Seek, SeekFrom},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -11,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use tokio::time::Instant;
 
 use crate::{
-    backend::Backend,
+    backend::{Backend, BackendExt, Mount, MountSource},
     error::{Error, ErrorKind, Result},
     probe::{
         Health,
@@ -29,15 +30,65 @@ const POLL: Duration = Duration::from_millis(100);
 const CHECKSUM: i64 = 8;
 /// `RDB_OPCODE_EOF` there.
 const END: u8 = 0xff;
+/// Where the official images keep the data.
+const OFFICIAL: &str = "/data";
 
-/// Returns the service of redis, and the folder in its container that it writes snapshots to.
+/// Returns the folder in redis's container that it writes snapshots to.
 ///
 /// # Errors
 /// `Precondition`: the configuration knows no redis, or it does not answer.
-pub(super) async fn folder(system: &System, backend: &Arc<dyn Backend>) -> Result<(String, PathBuf)> {
+pub(super) async fn folder(system: &System, backend: &Arc<dyn Backend>) -> Result<PathBuf> {
     let redis = configured(system)?;
-    let folder = setting(&mut open(redis, backend).await?, "dir").await?;
-    Ok((redis.service.clone(), folder.into()))
+    Ok(setting(&mut open(redis, backend).await?, "dir").await?.into())
+}
+
+/// Returns the folder in redis's container that must be its data: the only one that is mounted, or else the one of the
+/// official images.
+///
+/// # Errors
+/// `NotFound`: there is none.
+pub(super) async fn mounted_folder(backend: &dyn Backend, service: &str) -> Result<PathBuf> {
+    let containers = backend.service_containers(service).await?;
+    let lasting = |m: &&Mount| m.source != MountSource::Tmpfs;
+    let targets: Vec<_> =
+        containers.iter().flat_map(|c| c.mounts.iter().filter(lasting)).map(|m| m.target.as_str()).collect();
+    match targets[..] {
+        [one] => Ok(one.into()),
+        ref several if several.contains(&OFFICIAL) => Ok(OFFICIAL.into()),
+        _ => Err(Error::new(ErrorKind::NotFound, format!("service `{service}` has no folder that must be its data"))),
+    }
+}
+
+/// Names the file that redis reads first where its AOF is switched on; as the server says, else as by default.
+pub(super) async fn aof_name(system: &System, backend: &Arc<dyn Backend>) -> Result<String> {
+    let Ok(mut session) = open(configured(system)?, backend).await else { return Ok("appendonly.aof".into()) };
+    setting(&mut session, "appendfilename").await
+}
+
+/// Makes a restored snapshot the AOF as well: a redis whose AOF is switched on reads no snapshot. An AOF may begin with
+/// one, since redis 4; redis 7 and later find it under the old name and take it for the base of theirs.
+///
+/// # Source
+/// redis, `src/aof.c`: `loadSingleAppendOnlyFile`, `aofLoadManifestFromDisk`, `aofUpgradePrepare`.
+///
+/// # Errors
+/// `Corrupt`: there is no whole snapshot in the folder.
+pub(super) fn snapshot_as_aof(folder: &Path, aof: &str) -> Result<()> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() && check(&entry.path()).is_ok() {
+            found.push(entry.path());
+        }
+    }
+    let [snapshot] = &found[..] else {
+        return Err(Error::new(ErrorKind::Corrupt, "the backup holds no snapshot of redis, or several"));
+    };
+    let (path, meta) = (folder.join(aof), std::fs::metadata(snapshot)?);
+    std::fs::copy(snapshot, &path)?;
+    std::os::unix::fs::chown(&path, Some(meta.uid()), Some(meta.gid()))?;
+    std::fs::File::open(&path)?.sync_all()?;
+    Ok(std::fs::File::open(folder)?.sync_all()?)
 }
 
 async fn setting(session: &mut Session, name: &str) -> Result<String> {
@@ -103,7 +154,7 @@ fn check(path: &Path) -> Result<()> {
         .hint("does another program write to that folder?"))
 }
 
-fn configured(system: &System) -> Result<&Redis> {
+pub(super) fn configured(system: &System) -> Result<&Redis> {
     system.redis.as_ref().ok_or_else(|| {
         Error::new(ErrorKind::Precondition, "a component is of kind `redis`, and the configuration knows no redis")
             .hint("add a `[redis]` table with its `service`")

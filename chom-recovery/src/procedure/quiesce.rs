@@ -33,7 +33,7 @@ pub struct Remembered {
 }
 
 /// Notes state and restart policy of every container of `services`.
-pub(super) async fn remember(backend: &dyn Backend, services: &[String]) -> Result<Vec<Remembered>> {
+pub(in crate::procedure) async fn remember(backend: &dyn Backend, services: &[String]) -> Result<Vec<Remembered>> {
     let mut found = Vec::new();
     for container in backend.containers().await? {
         if services.contains(&container.service) {
@@ -51,7 +51,7 @@ pub(super) async fn remember(backend: &dyn Backend, services: &[String]) -> Resu
 }
 
 /// Keeps the Engine from starting them again, then stops them, workers before those they depend on.
-pub(super) async fn stop(backend: &dyn Backend, those: &[Remembered], grace: Duration) -> Result<u32> {
+pub(in crate::procedure) async fn stop(backend: &dyn Backend, those: &[Remembered], grace: Duration) -> Result<u32> {
     for one in those {
         backend.set_restart_policy(&one.container, &RestartPolicy::No).await?;
     }
@@ -65,7 +65,7 @@ pub(super) async fn stop(backend: &dyn Backend, those: &[Remembered], grace: Dur
 ///
 /// # Errors
 /// `Conflict`: one runs again; somebody or something else started it.
-pub(super) async fn prove_stopped(backend: &dyn Backend, those: &[Remembered]) -> Result<()> {
+pub(in crate::procedure) async fn prove_stopped(backend: &dyn Backend, those: &[Remembered]) -> Result<()> {
     for container in backend.containers().await? {
         let ours = those.iter().any(|r| r.service == container.service);
         if ours
@@ -86,7 +86,7 @@ pub(super) async fn prove_stopped(backend: &dyn Backend, those: &[Remembered]) -
 }
 
 /// Gives every container its restart policy back.
-pub(super) async fn put_policies_back(backend: &dyn Backend, those: &[Remembered]) -> Result<()> {
+pub(in crate::procedure) async fn put_policies_back(backend: &dyn Backend, those: &[Remembered]) -> Result<()> {
     for one in those {
         match backend.set_restart_policy(&one.container, &one.restart_policy).await {
             // A container that was made anew has its policy from the Compose file.
@@ -99,7 +99,11 @@ pub(super) async fn put_policies_back(backend: &dyn Backend, those: &[Remembered
 
 /// Starts the services that ran, in dependency order, and gives them their policies back. One that did not serve
 /// before, as a server on damaged data, is started and need not serve now.
-pub(super) async fn start_again(backend: &Arc<dyn Backend>, those: &[Remembered], wait: Duration) -> Result<()> {
+pub(in crate::procedure) async fn start_again(
+    backend: &Arc<dyn Backend>,
+    those: &[Remembered],
+    wait: Duration,
+) -> Result<()> {
     // First: a worker may end by itself, and counts on the Engine to begin it again.
     put_policies_back(&**backend, those).await?;
     for service in backend.model().await?.services {
@@ -117,7 +121,7 @@ pub(super) async fn start_again(backend: &Arc<dyn Backend>, those: &[Remembered]
 }
 
 /// Starts services in dependency order, as [`start`] does.
-pub(super) async fn start_all(backend: &dyn Backend, services: &[&str], wait: Duration) -> Result<()> {
+pub(in crate::procedure) async fn start_all(backend: &dyn Backend, services: &[&str], wait: Duration) -> Result<()> {
     for service in backend.model().await?.services {
         if services.contains(&service.name.as_str()) {
             start(backend, &service.name, wait).await?;
@@ -152,7 +156,11 @@ async fn start(backend: &dyn Backend, service: &str, wait: Duration) -> Result<(
 }
 
 /// Stops the services that did not run.
-pub(super) async fn stop_again(backend: &dyn Backend, those: &[Remembered], grace: Duration) -> Result<()> {
+pub(in crate::procedure) async fn stop_again(
+    backend: &dyn Backend,
+    those: &[Remembered],
+    grace: Duration,
+) -> Result<()> {
     let ran = |service: &str| those.iter().any(|r| r.service == service && r.was_running);
     let services: Vec<_> = those.iter().map(|r| r.service.as_str()).filter(|service| !ran(service)).collect();
     backend.stop_all(&services, grace).await.map(drop)

@@ -5,6 +5,8 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::redis;
 use crate::{
     backend::{Backend, BackendExt, MountSource},
@@ -20,20 +22,49 @@ use crate::{
 /// `Unsupported`: the Engine is elsewhere, or the path is not a mount of the container: what lies in an image comes back
 /// with it. `NotFound`: there is no such service, volume or folder. `InvalidInput`: a link leads there.
 pub(crate) async fn locate(system: &System, backend: &Arc<dyn Backend>, component: &Component) -> Result<Root> {
-    let found = find(system, backend, component).await;
-    let opened = match found {
-        Ok((mount, below)) => pipe::blocking(move || Root::open(&mount)?.below(&below)).await,
-        Err(error) => Err(error),
-    };
-    opened.map_err(|e| e.during(format!("component `{}`", component.name)))
+    let Located { mount, below } = find(system, backend, component).await?;
+    pipe::blocking(move || Root::open(&mount)?.below(&below)).await.map_err(|e| of_component(component, e))
 }
 
-/// Finds a folder that the operator or the Engine names, and the path below it that whoever writes there may change.
-async fn find(system: &System, backend: &Arc<dyn Backend>, component: &Component) -> Result<(PathBuf, PathBuf)> {
+fn of_component(component: &Component, error: Error) -> Error {
+    error.during(format!("component `{}`", component.name))
+}
+
+/// A folder that the operator or the Engine names, and the path below it that whoever writes there may change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Located {
+    /// On this host.
+    pub(super) mount: PathBuf,
+    /// Empty where the folder itself is meant.
+    pub(super) below: PathBuf,
+}
+
+impl Located {
+    /// Returns the path of the folder.
+    pub(super) fn folder(&self) -> PathBuf {
+        if self.below.as_os_str().is_empty() { self.mount.clone() } else { self.mount.join(&self.below) }
+    }
+}
+
+/// Finds the folder of a component, which need not exist.
+///
+/// # Errors
+/// As [`locate`].
+pub(super) async fn find(system: &System, backend: &Arc<dyn Backend>, component: &Component) -> Result<Located> {
+    let found = find_folder(system, backend, component).await;
+    found.map(|(mount, below)| Located { mount, below }).map_err(|e| of_component(component, e))
+}
+
+async fn find_folder(system: &System, backend: &Arc<dyn Backend>, component: &Component) -> Result<(PathBuf, PathBuf)> {
     let found = match (&component.service, &component.path, &component.volume) {
         _ if component.kind == TreeKind::Redis => {
-            let (service, folder) = redis::folder(system, backend).await?;
-            in_container(&**backend, &service, &folder).await?
+            let service = &redis::configured(system)?.service;
+            let folder = match redis::folder(system, backend).await {
+                Ok(folder) => folder,
+                // One that is down is to get its data back.
+                Err(silent) => redis::mounted_folder(&**backend, service).await.map_err(|_| silent)?,
+            };
+            in_container(&**backend, service, &folder).await?
         }
         (None, Some(path), None) => return Ok((path.clone(), PathBuf::new())),
         (Some(service), Some(path), _) => in_container(&**backend, service, path).await?,
@@ -68,6 +99,26 @@ async fn in_container(backend: &dyn Backend, service: &str, path: &Path) -> Resu
         MountSource::Tmpfs => return Err(not_mounted("lies in memory")),
     };
     Ok((folder, below.to_path_buf()))
+}
+
+/// Names the services that have a folder, or something above or below it, mounted.
+pub(super) async fn users(backend: &dyn Backend, folder: &Path) -> Result<Vec<String>> {
+    let mut users = Vec::new();
+    for container in backend.containers().await? {
+        for mount in &container.mounts {
+            let source = match &mount.source {
+                MountSource::HostPath(path) => Some(PathBuf::from(path)),
+                MountSource::Volume(name) => backend.volume(name).await?.map(|v| v.mount_point.into()),
+                MountSource::Tmpfs => None,
+            };
+            if source.is_some_and(|source| folder.starts_with(&source) || source.starts_with(folder)) {
+                users.push(container.service.clone());
+            }
+        }
+    }
+    users.sort();
+    users.dedup();
+    Ok(users)
 }
 
 async fn of_volume(backend: &dyn Backend, name: &str) -> Result<PathBuf> {
@@ -139,6 +190,21 @@ mod tests {
             assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains(why), "{path}: {error}");
         }
         assert_eq!(in_container(&told(), "web", Path::new("/srv")).await.unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn who_has_a_folder_mounted_is_known_from_above_and_from_below() {
+        for (folder, is_used) in [
+            ("/volumes/p_storage", true),
+            ("/volumes/p_storage/app", true),
+            ("/opt/srv/x", true),
+            ("/opt", true),
+            ("/opt/srv-old", false),
+            ("/volumes/other", false),
+        ] {
+            let users = users(&told(), Path::new(folder)).await.unwrap();
+            assert_eq!(users, if is_used { vec!["app".to_owned()] } else { vec![] }, "{folder}");
+        }
     }
 
     #[tokio::test]

@@ -1,0 +1,178 @@
+//! What has to be backed up besides the database.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::look::Found;
+use crate::{
+    backend::{
+        Backend, Container, MountSource,
+        compose::{ENV_FILES_LABEL, FILES_LABEL, FOLDER_LABEL},
+    },
+    error::Result,
+};
+
+/// What Laravel makes anew in its `storage`: caches, compiled views, sessions, logs.
+const LARAVEL_MAKES: [&str; 4] = ["/framework/cache/", "/framework/sessions/", "/framework/views/", "/logs/"];
+
+/// A component that is proposed.
+#[derive(Debug)]
+pub(super) struct FoundTree {
+    pub(super) name: String,
+    pub(super) kind: &'static str,
+    pub(super) place: TreePlace,
+    pub(super) include: Vec<String>,
+    pub(super) exclude: Vec<String>,
+    /// Why it is only proposed.
+    pub(super) obstacle: Option<&'static str>,
+}
+
+/// Where it lies.
+#[derive(Debug)]
+pub(super) enum TreePlace {
+    /// Volume by its name in the Compose file.
+    Volume(String),
+    /// Folder of this host.
+    Path(PathBuf),
+    /// Redis tells.
+    Redis,
+}
+
+/// Proposes each volume, redis's snapshot, and the project's own files.
+pub(super) async fn look(
+    backend: &Arc<dyn Backend>,
+    containers: &[Container],
+    redis: Option<&Container>,
+    found: &mut Found,
+) -> Result<()> {
+    let is_local = backend.engine().await?.is_local;
+    let elsewhere = (!is_local).then_some("the Engine runs on another host");
+    let mut names = BTreeSet::new();
+    for (volume, target) in volumes(containers, &found.database.service, redis) {
+        let readable = match backend.volume(&volume).await? {
+            Some(known) if known.driver != "local" => Some("its driver keeps it elsewhere"),
+            Some(known) => std::fs::read_dir(&known.mount_point).err().map(|_| "this user cannot read it"),
+            None => continue,
+        };
+        let short = volume.strip_prefix(&format!("{}_", backend.project())).unwrap_or(&volume).to_owned();
+        let is_of_certificates = ["cert", "ssl", "letsencrypt"].iter().any(|word| target.contains(word));
+        let exclude = if target.ends_with("/storage") { LARAVEL_MAKES.map(str::to_owned).to_vec() } else { Vec::new() };
+        found.trees.push(FoundTree {
+            name: unique(&mut names, &short),
+            kind: if is_of_certificates { "certificates" } else { "files" },
+            place: TreePlace::Volume(short),
+            include: Vec::new(),
+            exclude,
+            obstacle: elsewhere.or(readable),
+        });
+    }
+    if redis.is_some_and(|c| c.mounts.iter().any(|m| m.source != MountSource::Tmpfs)) {
+        found.trees.push(FoundTree {
+            name: unique(&mut names, "redis"),
+            kind: "redis",
+            place: TreePlace::Redis,
+            include: Vec::new(),
+            exclude: Vec::new(),
+            obstacle: elsewhere,
+        });
+    }
+    if let Some((folder, include)) = project_files(containers) {
+        let unreadable = std::fs::read_dir(&folder).err().map(|_| "this user cannot read it");
+        found.trees.push(FoundTree {
+            name: unique(&mut names, "config"),
+            kind: "config",
+            place: TreePlace::Path(folder),
+            include,
+            exclude: Vec::new(),
+            obstacle: elsewhere.or(unreadable),
+        });
+    }
+    for tree in &found.trees {
+        match tree.obstacle {
+            Some(why) => found.missing.push(format!("component {}: {why}; it is only proposed", tree.name)),
+            None => found.guessed.push(format!("component {}: backed up with the database", tree.name)),
+        }
+    }
+    Ok(())
+}
+
+/// Lists the volumes of everything but the database and redis, with where they are mounted.
+fn volumes(containers: &[Container], database: &str, redis: Option<&Container>) -> BTreeMap<String, String> {
+    let is_of_data = |c: &&Container| c.service == database || redis.is_some_and(|r| r.service == c.service);
+    let of = |c: &Container| {
+        let volumes = c.mounts.iter().filter_map(|m| match &m.source {
+            MountSource::Volume(name) => Some((name.clone(), m.target.clone())),
+            _ => None,
+        });
+        volumes.collect::<Vec<_>>()
+    };
+    let data: BTreeSet<String> = containers.iter().filter(is_of_data).flat_map(of).map(|(name, _)| name).collect();
+    let mut found = BTreeMap::new();
+    for (name, target) in containers.iter().filter(|c| !is_of_data(c)).flat_map(of) {
+        if !data.contains(&name) {
+            found.entry(name).or_insert(target);
+        }
+    }
+    found
+}
+
+/// Finds the folder of the Compose files, and what in it the project is made of.
+fn project_files(containers: &[Container]) -> Option<(PathBuf, Vec<String>)> {
+    let labels = &containers.iter().find(|c| c.labels.contains_key(FOLDER_LABEL))?.labels;
+    let folder = PathBuf::from(labels.get(FOLDER_LABEL)?);
+    let below = |path: &Path| Some(format!("/{}", path.strip_prefix(&folder).ok()?.to_str()?));
+    let mut include: BTreeSet<String> = BTreeSet::from(["/.env".to_owned()]);
+    for label in [FILES_LABEL, ENV_FILES_LABEL] {
+        let files = labels.get(label).into_iter().flat_map(|files| files.split(','));
+        include.extend(files.filter_map(|file| below(Path::new(file))));
+    }
+    for container in containers {
+        for mount in &container.mounts {
+            if let MountSource::HostPath(path) = &mount.source
+                && Path::new(path) != folder
+            {
+                include.extend(below(Path::new(path)));
+            }
+        }
+    }
+    Some((folder, include.into_iter().collect()))
+}
+
+/// Makes a name for a component that no other has.
+fn unique(names: &mut BTreeSet<String>, wanted: &str) -> String {
+    let is_good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-');
+    let mut base: String =
+        wanted.to_ascii_lowercase().chars().map(|c| if is_good(c) { c } else { '-' }).take(56).collect();
+    if base.is_empty() || base == crate::system::DATABASE {
+        base.push_str("-files");
+    }
+    let mut name = base.clone();
+    let mut number = 2;
+    while !names.insert(name.clone()) {
+        name = format!("{base}-{number}");
+        number += 1;
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_valid_and_differ() {
+        let mut names = BTreeSet::new();
+        for (wanted, name) in [
+            ("app_storage", "app_storage"),
+            ("App Storage", "app-storage"),
+            ("app storage", "app-storage-2"),
+            ("database", "database-files"),
+        ] {
+            assert_eq!(unique(&mut names, wanted), name);
+            name.parse::<crate::catalog::Name>().unwrap();
+        }
+    }
+}

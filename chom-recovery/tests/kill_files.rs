@@ -1,0 +1,305 @@
+//! Files put in production's place in the simulated world: killed at every place, undone, refused.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use chom_recovery::{
+    ErrorKind, Result, System,
+    backend::{BackendExt, Container, ContainerState, Mount, MountSource},
+    catalog::{
+        BackupWriter, Capture, ComponentKind, ComponentSpec, Facts, HostId, Selector, Signer,
+        tree::{self, StoreOptions},
+    },
+    files::{Root, Rules},
+    procedure::{
+        Parts, backup, drill,
+        files::{self, FilesReport, Request},
+    },
+    run::{
+        AlwaysYes, Engine, NewRun, Run, RunId,
+        summary::{self, RunStatus, RunSummary},
+    },
+    system::{Component, TreeKind},
+    testing::{
+        kill::{Crash, Kills, Promises, TakenUp, kill_matrix, take_up},
+        stack::{SimStack, Snapshot},
+    },
+};
+use chrono::Utc;
+
+type Tree = BTreeMap<String, String>;
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(work)
+}
+
+fn new_run() -> NewRun {
+    let request = Request { backup: Selector::Latest, component: "uploads".into(), keep_setid: false };
+    let new = NewRun::new("shop", files::PROCEDURE, &request).unwrap();
+    new.supersede([backup::PROCEDURE, drill::PROCEDURE])
+}
+
+fn uploads(directory: &Path) -> PathBuf {
+    directory.join("site/uploads")
+}
+
+fn component(directory: &Path) -> Component {
+    Component {
+        name: "uploads".into(),
+        kind: TreeKind::Files,
+        service: None,
+        path: Some(uploads(directory)),
+        volume: None,
+        include: Vec::new(),
+        exclude: vec!["*.log".into()],
+    }
+}
+
+/// Content of each file.
+fn tree_of(folder: &Path) -> Tree {
+    let mut found = Tree::new();
+    let mut waiting = vec![folder.to_owned()];
+    while let Some(at) = waiting.pop() {
+        for entry in fs::read_dir(&at).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                waiting.push(path);
+            } else {
+                let name = path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
+                found.insert(name, fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+fn tree(entries: &[(&str, &str)]) -> Tree {
+    entries.iter().map(|(name, text)| ((*name).into(), (*text).into())).collect()
+}
+
+fn before() -> Tree {
+    tree(&[("a.txt", "broken"), ("deep/since.txt", "newer than the backup"), ("deep/app.log", "a log")])
+}
+
+fn restored() -> Tree {
+    tree(&[("a.txt", "good"), ("deep/b.txt", "was deleted"), ("deep/app.log", "a log")])
+}
+
+fn write(folder: &Path, tree: &Tree) {
+    for (name, text) in tree {
+        let path = folder.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+}
+
+struct World {
+    stack: SimStack,
+    parts: Parts,
+}
+
+impl World {
+    async fn open(directory: &Path) -> Self {
+        let stack = SimStack::open(directory, "state").await.unwrap();
+        let system = System { components: vec![component(directory)], ..System::clone(&stack.parts.system) };
+        let parts = Parts { system: Arc::new(system), ..stack.parts.clone() };
+        Self { stack, parts }
+    }
+
+    /// A system whose application has its uploads in a folder of the host, which were backed up and then damaged.
+    async fn create(directory: &Path) -> Self {
+        let stack = SimStack::create(directory).await.unwrap();
+        let folder = uploads(directory);
+        let mount = MountSource::HostPath(directory.join("site").to_str().unwrap().into());
+        let mount = Mount { source: mount, target: "/srv/site".into(), read_only: false };
+        for container in ["shop-app-1", "shop-queue-1"] {
+            stack.backend.change(container, |c| c.mounts.push(mount.clone())).unwrap();
+        }
+        let mut backed_up = restored();
+        backed_up.remove("deep/app.log");
+        write(&folder, &backed_up);
+
+        let world = Self::open(directory).await;
+        let repository = world.parts.catalog.repository();
+        let signer = Signer::load(&world.parts.system.state_dir(), &world.parts.system.id).unwrap();
+        let host = HostId::derive("a test");
+        let mut writer = BackupWriter::begin(repository, &signer, &host, &world.parts.system.id).await.unwrap();
+        let spec = ComponentSpec::new("uploads", ComponentKind::Files).unwrap();
+        let options = StoreOptions::new(Rules::none());
+        let writing = writer.component(spec).unwrap();
+        let root = Root::open(&folder).unwrap();
+        tree::store_tree(&writing, &root, &options, Arc::new(|_, _| {})).await.unwrap();
+        let now = Utc::now();
+        writer.finish(Facts::new(Capture { begin: now, point: now, end: now })).await.unwrap();
+
+        fs::remove_dir_all(&folder).unwrap();
+        write(&folder, &before());
+        world
+    }
+
+    fn engine(&self) -> Engine {
+        self.stack.engine(Arc::new(AlwaysYes { by: "tester".into() }))
+    }
+
+    async fn looks(&self) -> Snapshot {
+        let mut looks = self.stack.snapshot().await.unwrap();
+        looks.containers.retain(|name, _| !name.ends_with("-recovery-lock"));
+        looks
+    }
+}
+
+async fn restore(run: Run, parts: Parts) -> Result<FilesReport> {
+    let request: Request = run.request()?;
+    files::restore(&run, &parts, &request).await
+}
+
+fn begin(directory: &Path) {
+    block_on(async {
+        let world = World::create(directory).await;
+        fs::write(directory.join("looked"), serde_json::to_vec(&world.looks().await).unwrap()).unwrap();
+    });
+}
+
+fn looked(directory: &Path) -> Snapshot {
+    serde_json::from_slice(&fs::read(directory.join("looked")).unwrap()).unwrap()
+}
+
+fn newest(directory: &Path) -> Option<(RunId, RunSummary)> {
+    let runs = summary::list(&directory.join("state")).unwrap();
+    runs.into_iter().filter_map(|(id, run)| Some((id, run.ok()?))).next_back()
+}
+
+/// What lies beside the site.
+fn beside(directory: &Path) -> Vec<PathBuf> {
+    let found = fs::read_dir(directory.join("site")).unwrap().map(|entry| entry.unwrap().path());
+    found.filter(|path| *path != uploads(directory)).collect()
+}
+
+/// Production has all that it had or all of the backup; where it has the backup, nobody who is not done with the old one
+/// runs, and the old one is kept.
+fn always(directory: &Path, crash: &Crash) {
+    let production = tree_of(&uploads(directory));
+    if production == restored() {
+        assert!(beside(directory).iter().any(|path| tree_of(path) == before()), "{crash:?}: the old files are gone");
+    } else {
+        assert_eq!(production, before(), "{crash:?}");
+    }
+}
+
+fn work(directory: &Path) {
+    block_on(async {
+        let world = World::open(directory).await;
+        match take_up(&world.engine(), new_run()).await.unwrap() {
+            TakenUp::Finished(_) => {}
+            TakenUp::Run(run) => {
+                let report = run.execute(restore(run.clone(), world.parts.clone())).await.unwrap();
+                assert_eq!(report.restarted, ["app", "queue"]);
+                assert_eq!((report.unpacked.files, report.carried), (2, 1));
+            }
+        }
+    });
+}
+
+fn in_place(directory: &Path) {
+    assert_eq!(newest(directory).unwrap().1.status, RunStatus::Succeeded);
+    assert_eq!(tree_of(&uploads(directory)), restored());
+    let kept = beside(directory);
+    assert_eq!(kept.iter().map(|path| tree_of(path)).collect::<Vec<_>>(), [before()], "{kept:?}");
+    block_on(async {
+        assert_eq!(World::open(directory).await.looks().await, looked(directory), "everybody runs as before");
+    });
+}
+
+#[test]
+fn files_whose_restore_is_killed_anywhere_end_up_whole_and_in_place() {
+    let places = kill_matrix(
+        "files_whose_restore_is_killed_anywhere_end_up_whole_and_in_place",
+        Kills::Once,
+        &Promises { begin: &begin, work: &work, always: &always, at_end: &in_place },
+    );
+    for place in ["before sync", "body ended", "before folders are exchanged", "after folders are exchanged"] {
+        assert!(places.iter().any(|p| p == place), "{place} is not among {places:?}");
+    }
+}
+
+#[test]
+fn files_whose_restore_is_killed_anywhere_can_be_put_back_as_they_were() {
+    fn work(directory: &Path) {
+        block_on(async {
+            let world = World::open(directory).await;
+            let engine = world.engine();
+            let id = if let Some((id, _)) = newest(directory) {
+                id
+            } else {
+                let run = engine.start(new_run()).await.unwrap();
+                run.execute(restore(run.clone(), world.parts.clone())).await.unwrap();
+                run.id()
+            };
+            if newest(directory).unwrap().1.status != RunStatus::RolledBack {
+                engine.roll_back(id, "a test", |run| restore(run, world.parts.clone())).await.unwrap();
+            }
+        });
+    }
+    fn as_before(directory: &Path) {
+        assert_eq!(newest(directory).unwrap().1.status, RunStatus::RolledBack);
+        assert_eq!(tree_of(&uploads(directory)), before());
+        assert_eq!(beside(directory), Vec::<PathBuf>::new());
+        block_on(async {
+            assert_eq!(World::open(directory).await.looks().await, looked(directory));
+        });
+    }
+    let places = kill_matrix(
+        "files_whose_restore_is_killed_anywhere_can_be_put_back_as_they_were",
+        Kills::Once,
+        &Promises { begin: &begin, work: &work, always: &always, at_end: &as_before },
+    );
+    for place in ["after undo_intent", "undo ended", "after folders are exchanged"] {
+        assert!(places.iter().any(|p| p == place), "{place} is not among {places:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_folder_that_is_gone_comes_back_and_one_that_is_a_link_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::create(directory.path()).await;
+    let folder = uploads(directory.path());
+    let elsewhere = directory.path().join("elsewhere");
+    fs::rename(&folder, &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &folder).unwrap();
+    let engine = world.engine();
+    let run = engine.start(new_run()).await.unwrap();
+    let refused = run.execute(restore(run.clone(), world.parts.clone())).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidInput, "{refused}");
+    assert_eq!(tree_of(&elsewhere), before());
+    let id = run.id();
+    drop(run);
+    engine.roll_back(id, "a test", |run| restore(run, world.parts.clone())).await.unwrap();
+
+    fs::remove_file(&folder).unwrap();
+    let run = engine.start(new_run()).await.unwrap();
+    run.execute(restore(run.clone(), world.parts.clone())).await.unwrap();
+    let mut whole = restored();
+    whole.remove("deep/app.log");
+    assert_eq!(tree_of(&folder), whole);
+}
+
+#[tokio::test(start_paused = true)]
+async fn until_somebody_says_yes_nothing_is_touched() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::create(directory.path()).await;
+    let asking = world.stack.engine(Arc::new(chom_recovery::run::AskLater));
+    let run = asking.start(new_run()).await.unwrap();
+    let id = run.id();
+    let waits = run.execute(restore(run.clone(), world.parts.clone())).await.unwrap_err();
+    assert_eq!(waits.kind(), ErrorKind::NeedsConfirmation, "{waits}");
+    let running = |c: &Container| c.state == ContainerState::Running;
+    assert!(world.parts.backend.service_containers("app").await.unwrap().iter().all(running), "nobody was stopped");
+    assert_eq!(tree_of(&uploads(directory.path())), before());
+    drop(run);
+    asking.roll_back(id, "a test", |run| restore(run, world.parts.clone())).await.unwrap();
+    assert_eq!(beside(directory.path()), Vec::<PathBuf>::new());
+}
