@@ -182,9 +182,9 @@ containers() {
     cases=all
     [ "$db" != mariadb-11.8 ] || cases=core
     [ "$depth" != all ] || cases=slow
-    phase "dump and load on $db ($cases)" real CHOM_TEST_STACK=1 CHOM_TEST_DB=$db CHOM_TEST_DB_CASES=$cases -- \
+    threads=2 phase "dump and load on $db ($cases)" real CHOM_TEST_STACK=1 CHOM_TEST_DB=$db CHOM_TEST_DB_CASES=$cases -- \
       mysql_roundtrip mysql_load mysql_consistency mysql_settings mysql_scale
-    [ "$cases" = core ] || phase "by hand and from other programs' dumps on $db" \
+    [ "$cases" = core ] || threads=2 phase "by hand and from other programs' dumps on $db" \
       real CHOM_TEST_STACK=1 CHOM_TEST_DB=$db CHOM_TEST_DB_CASES=$foreign -- format_by_hand sqlfile
   done
 }

@@ -451,6 +451,8 @@ async fn a_swap_of_which_nobody_can_tell_is_settled_by_a_person_who_types_no_out
     // Somebody makes the kept volume anew: now neither the old order nor the new one is to be seen.
     let kept = beside(&stack).await.unwrap();
     let labels = stack.backend.volume(&kept).await.unwrap().unwrap().labels;
+    // Held open: else the new folder may get the very inode of the old one, and nobody could tell them apart.
+    let _old = std::fs::File::open(stack.backend.volume_folder(&kept)).unwrap();
     stack.backend.remove_volume(&kept).await.unwrap();
     stack.backend.create_volume(&kept, &labels).await.unwrap();
     let run = engine.resume(id).await.unwrap();

@@ -1,7 +1,7 @@
 //! A machine that has nothing: no project, no configuration, no key of its own, but the program, an identity and the
 //! address of the repository. It takes the stack down to the last volume and file, so it is the last test of a stack.
 
-use std::{fs, path::Path, time::Instant};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Instant};
 
 use chom_recovery_tests::{
     Stack, chaos,
@@ -63,6 +63,7 @@ fn everything_comes_back_on_a_machine_that_has_nothing_but_a_key_and_an_address(
     let keys = tempfile::tempdir().unwrap();
     let identity = keys.path().join("escrow");
     fs::write(&identity, ESCROW).unwrap();
+    fs::set_permissions(&identity, fs::Permissions::from_mode(0o600)).unwrap();
 
     // What has to be there again: rows, uploads, keys of redis, the very certificate.
     let upload = "/srv/app/storage/app/uploads/of-a-test";
