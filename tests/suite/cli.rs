@@ -231,9 +231,30 @@ fn files_are_backed_up_with_the_database_and_come_back_into_a_new_folder() {
     let read = Command::new("sha256sum").arg("large").current_dir(&back).output().unwrap();
     assert_eq!(read.stdout, hash);
     assert!(!target.join("framework").exists(), "what is left out stays so");
-    chaos::shell(bench.stack(), "app", "rm /srv/app/storage/framework/cache/left-out");
     let again = bench.run(&restore);
     assert_eq!(code(&again), 6, "nothing is ever written over: {again:?}");
+
+    // In production's place: the upload is back, what is left out stayed, and everybody serves. And back again.
+    let replaced = bench.run(&["--json", "restore", "--component", "storage", "--yes"]);
+    assert_eq!(code(&replaced), 0, "{replaced:?}");
+    let summary = lines(&replaced).pop().unwrap();
+    let restarted = summary["achieved"]["restarted"].as_array().unwrap();
+    for service in ["app", "nginx", "queue"] {
+        assert!(restarted.contains(&service.into()), "{summary}");
+    }
+    let look =
+        format!("sha256sum {uploads}/large | cut -c1-64; ls /srv/app/storage/framework/cache/left-out; ls {uploads}");
+    let now = String::from_utf8(chaos::shell(bench.stack(), "app", &look).stdout).unwrap();
+    let hash = String::from_utf8(hash).unwrap();
+    assert!(now.starts_with(&hash[..64]) && now.contains("left-out") && now.contains("first"), "{now}");
+    assert_eq!(outside(bench.stack()).0, 200);
+    let undone = bench.run(&["rollback", "--yes"]);
+    assert_eq!(code(&undone), 0, "{undone:?}");
+    let gone = chaos::shell(bench.stack(), "app", &format!("ls -d {uploads} || true"));
+    assert_eq!(String::from_utf8_lossy(&gone.stdout), "");
+    chaos::shell(bench.stack(), "app", "rm /srv/app/storage/framework/cache/left-out");
+    let pruned = bench.run(&["runs", "prune", "--older-than", "0", "--yes"]);
+    assert_eq!(code(&pruned), 0, "{pruned:?}");
 
     let unknown = bench.run(&["backup", "create", "--component", "nothing"]);
     assert_eq!(code(&unknown), 10, "{unknown:?}");

@@ -66,7 +66,7 @@ fn everything_comes_back_on_a_machine_that_has_nothing_but_a_key_and_an_address(
     fs::set_permissions(&identity, fs::Permissions::from_mode(0o600)).unwrap();
 
     // What has to be there again: rows, uploads, keys of redis, the very certificate.
-    let upload = "/srv/app/storage/app/uploads/of-a-test";
+    let upload = "/srv/app/storage/app/uploads/of-a-lost-machine";
     let made = chaos::shell(
         &stack,
         "app",
