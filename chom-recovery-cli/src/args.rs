@@ -237,7 +237,8 @@ pub(crate) enum Backup {
     Verify {
         #[command(flatten)]
         which: Which,
-        /// l1: hashes of the stored bytes, needs no key; l2: decrypted, decompressed and parsed to the end as well
+        /// l1: hashes of the stored bytes, needs no key; l2: decrypted, decompressed and parsed to the end as well; l3: a
+        /// drill, beside production
         #[arg(long, value_enum, default_value_t = Depth::L2)]
         depth: Depth,
     },
@@ -289,6 +290,7 @@ pub(crate) enum CompressionChoice {
 pub(crate) enum Depth {
     L1,
     L2,
+    L3,
 }
 
 /// Where files are restored to, and how.

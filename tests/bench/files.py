@@ -140,7 +140,18 @@ def main() -> int:
             shutil.rmtree(target)
             note("restic restore", run(["restic", "restore", "-q", "-r", str(theirs), "latest", "--target", str(target)], **restic))
 
+        many = work / "many"
+        number = int(10_000 * arguments.scale / 100)
+        run([program, "init", str(many)])
+        print(f"taking {number} backups", file=sys.stderr)
+        run([program, "fill", str(many), str(number)])
+        for _ in range(arguments.runs):
+            note("ours list", run([program, "list", str(many), str(number)]))
+        sizes["many"] = stored_mb(many)
+
     best = {what: median(some) for what, some in costs.items()}
+    # What is asked of a list is a time: it has no peer.
+    best["limit of 1 s"] = Cost(1, 0, 0)
     rows = []
 
     def row(work: str, ours: str, peer: str, stored: float, goal: float) -> None:
@@ -168,6 +179,7 @@ def main() -> int:
     row("backup of a tree", "ours backup", "restic backup", sizes["ours"], 1.5)
     row("restore of a tree", "ours restore", "tar xzf", sizes["ours"], 1)
     row("restore of a tree", "ours restore", "restic restore", sizes["ours"], 1)
+    row(f"list of {number} backups", "ours list", "limit of 1 s", sizes["many"], 1)
     row("backup of an unchanged tree", "ours backup again", "restic backup again", sizes["ours again"], 0)
 
     print(f"{files} files, {plain_mb:.0f} MB; stored: ours {sizes['ours']:.0f} MB, tar {sizes['tar']:.0f} MB, restic {sizes['restic']:.0f} MB; median of {arguments.runs}")

@@ -1,4 +1,4 @@
-//! What `bench.sh files` measures of ours: a repository in a folder, with everything on that a backup has.
+//! What `bench.sh files` measures of ours: a repository in a folder, encrypted and signed, with everything on that a backup has.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -6,13 +6,28 @@ use chom_recovery::{
     Error, ErrorKind, Result,
     catalog::{
         BackupReader, BackupWriter, Capture, Catalog, ComponentKind, ComponentSpec, Encryption, Facts, HostId,
-        Repository, Selector, Signer,
+        Identities, PartMeta, Recipients, Repository, Selector, Signer,
         tree::{self, RestoreOptions, StoreOptions},
     },
     files::{Root, Rules, unpack::Policy},
-    store,
+    secret::Secret,
+    store, stream,
     system::{StoreSettings, SystemId},
 };
+use futures::{StreamExt, TryStreamExt};
+
+/// Identities of nobody: they protect nothing but the data of tests.
+const OPERATOR: &str = include_str!("../../chom-recovery/src/catalog/tests/golden/operator.identity");
+const ESCROW: &str = include_str!("../../chom-recovery/src/catalog/tests/golden/escrow.identity");
+
+fn identities(file: &str) -> Result<Identities> {
+    Identities::parse(&Secret::new(file))
+}
+
+fn recipients() -> Result<Recipients> {
+    let (operator, escrow) = (identities(OPERATOR)?, identities(ESCROW)?);
+    Recipients::new(operator.recipients().into_iter().chain(escrow.recipients()))
+}
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -22,7 +37,9 @@ async fn main() -> Result<()> {
         ["init", folder] => init(folder.into()).await,
         ["backup", folder, tree] => back_up(folder.into(), tree.into()).await,
         ["restore", folder, target] => restore(folder.into(), target.into()).await,
-        _ => Err(Error::new(ErrorKind::InvalidInput, "bench-files init|backup|restore FOLDER [PATH]")),
+        ["fill", folder, number] => fill(folder.into(), count(number)?).await,
+        ["list", folder, number] => list(folder.into(), count(number)?).await,
+        _ => Err(Error::new(ErrorKind::InvalidInput, "bench-files init|backup|restore|fill|list FOLDER [PATH|NUMBER]")),
     }
 }
 
@@ -37,14 +54,16 @@ fn settings(folder: &std::path::Path) -> StoreSettings {
 async fn init(folder: PathBuf) -> Result<()> {
     std::fs::create_dir_all(&folder)?;
     let store = store::create(&settings(&folder)).await?;
-    Repository::init(&store, &system()?, &folder.join("state"), Encryption::None).await?;
+    let encryption = Encryption::Age { recipients: recipients()?, escrow: identities(ESCROW)? };
+    Repository::init(&store, &system()?, &folder.join("state"), encryption).await?;
     Ok(())
 }
 
 async fn open(folder: &std::path::Path) -> Result<(Repository, Signer)> {
     let signer = Signer::load(&folder.join("state"), &system()?)?;
     let store = store::open(&settings(folder))?;
-    Ok((Repository::open(store, signer.id().into()).await?, signer))
+    let repository = Repository::open(store, signer.id().into()).await?.with_recipients(recipients()?);
+    Ok((repository.with_identities(identities(OPERATOR)?), signer))
 }
 
 async fn back_up(folder: PathBuf, path: PathBuf) -> Result<()> {
@@ -59,6 +78,35 @@ async fn back_up(folder: PathBuf, path: PathBuf) -> Result<()> {
     writer.finish(Facts::new(capture)).await?;
     println!("{} entries, {} bytes", stored.entries, stored.bytes);
     Ok(())
+}
+
+fn count(text: &str) -> Result<usize> {
+    text.parse().map_err(|_| Error::new(ErrorKind::InvalidInput, format!("`{text}` is not a number")))
+}
+
+/// Takes so many backups of next to nothing.
+async fn fill(folder: PathBuf, number: usize) -> Result<()> {
+    let (repository, signer) = open(&folder).await?;
+    let (host, system) = (HostId::derive("bench"), system()?);
+    let one = async || {
+        let begin = repository.ids().now();
+        let mut writer = BackupWriter::begin(&repository, &signer, &host, &system).await?;
+        let component = writer.component(ComponentSpec::new("database", ComponentKind::Logical)?)?;
+        component
+            .put(0, PartMeta { what: "rows".into(), rows: Some(1), ..PartMeta::default() }, stream::once("1"))
+            .await?;
+        writer.finish(Facts::new(Capture { begin, point: begin, end: repository.ids().now() })).await
+    };
+    futures::stream::iter(0..number).map(|_| one()).buffer_unordered(16).try_for_each(async |_| Ok(())).await
+}
+
+async fn list(folder: PathBuf, number: usize) -> Result<()> {
+    let (repository, _) = open(&folder).await?;
+    let listing = Catalog::new(&repository, &system()?).list().await?;
+    if listing.backups.len() == number {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Failed, format!("{} of {number} backups are listed", listing.backups.len())))
 }
 
 async fn restore(folder: PathBuf, target: PathBuf) -> Result<()> {

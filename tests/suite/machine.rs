@@ -4,13 +4,17 @@
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Instant};
 
 use chom_recovery_tests::{
-    Stack, chaos,
+    chaos,
     cli::{Bench, code, lines},
+    remote::Machine,
 };
 
 /// Identities of nobody: they protect nothing but the data of tests.
 const OPERATOR: &str = include_str!("../../chom-recovery/src/catalog/tests/golden/operator.identity");
 const ESCROW: &str = include_str!("../../chom-recovery/src/catalog/tests/golden/escrow.identity");
+
+/// An upload of a user.
+const UPLOAD: &str = "/srv/app/storage/app/uploads/of-a-lost-machine";
 
 fn recipient(identity: &str) -> &str {
     identity.lines().find_map(|line| line.strip_prefix("# public key: ")).expect("age-keygen writes it")
@@ -49,15 +53,33 @@ fn back_up(bench: &Bench, identity: &Path) -> String {
         .to_owned()
 }
 
-fn serial(stack: &Stack) -> String {
-    let shown = chaos::shell(stack, "nginx", "openssl x509 -noout -serial -in /etc/nginx/certs/tls.crt");
-    String::from_utf8_lossy(&shown.stdout).trim().to_owned()
+/// What has to be there again: an upload, a key of redis, the very certificate.
+fn looks(bench: &Bench) -> [String; 3] {
+    let compose = |arguments: &[&str]| {
+        let file = bench.stack().compose.to_str().unwrap();
+        bench.docker(&[&["compose", "-f", file, "exec", "-T"], arguments].concat())
+    };
+    [
+        compose(&["app", "sha256sum", UPLOAD]),
+        compose(&["redis", "redis-cli", "GET", "of-a-test"]),
+        compose(&["nginx", "openssl", "x509", "-noout", "-serial", "-in", "/etc/nginx/certs/tls.crt"]),
+    ]
+}
+
+/// Images of the stack.
+fn images(bench: &Bench) -> Vec<String> {
+    let filter = format!("label=com.docker.compose.project={}", bench.stack().project);
+    let names = bench.docker(&["ps", "--all", "--filter", &filter, "--format", "{{.Image}}"]);
+    let names: std::collections::BTreeSet<_> = names.lines().map(str::to_owned).collect();
+    names.into_iter().collect()
 }
 
 #[test]
 fn everything_comes_back_on_a_machine_that_has_nothing_but_a_key_and_an_address() {
     let test = "everything_comes_back_on_a_machine_that_has_nothing_but_a_key_and_an_address";
-    let Some(bench) = Bench::drafted(test) else { return };
+    let Some(mut bench) = Bench::drafted(test) else { return };
+    // Without root there is but one Engine: the machine is the same then, with nothing on it.
+    let machine = Machine::start(test);
     let stack = bench.stack().clone();
     chaos::mend(&stack);
     let keys = tempfile::tempdir().unwrap();
@@ -65,24 +87,23 @@ fn everything_comes_back_on_a_machine_that_has_nothing_but_a_key_and_an_address(
     fs::write(&identity, ESCROW).unwrap();
     fs::set_permissions(&identity, fs::Permissions::from_mode(0o600)).unwrap();
 
-    // What has to be there again: rows, uploads, keys of redis, the very certificate.
-    let upload = "/srv/app/storage/app/uploads/of-a-lost-machine";
-    let made = chaos::shell(
-        &stack,
-        "app",
-        &format!("mkdir -p $(dirname {upload}) && head -c 300000 /dev/urandom >{upload} && sha256sum {upload}"),
-    );
-    let uploaded = String::from_utf8(made.stdout).unwrap();
+    let make = format!("mkdir -p $(dirname {UPLOAD}) && head -c 300000 /dev/urandom >{UPLOAD}");
+    chaos::shell(&stack, "app", &make);
     chaos::redis(&stack, &["SET", "of-a-test", "kept"]);
-    let certificate = serial(&stack);
+    let looked = looks(&bench);
     let signer = back_up(&bench, &identity);
 
     // The disaster: containers, volumes, the folder of the project, state and configuration.
+    let images = images(&bench);
     chaos::compose(&stack, &["down", "--volumes"]);
     let facts = fs::read(stack.site.join("facts.json")).unwrap();
     fs::remove_dir_all(&stack.site).unwrap();
     fs::remove_dir_all(bench.folder().join("state")).unwrap();
     fs::remove_file(bench.folder().join("chom-recovery.toml")).unwrap();
+    let is_elsewhere = machine.is_some();
+    if let Some(machine) = machine {
+        bench.move_to(machine, &images);
+    }
 
     let begun = Instant::now();
     let from = format!("file:{}/repository", bench.folder().display());
@@ -98,7 +119,8 @@ fn everything_comes_back_on_a_machine_that_has_nothing_but_a_key_and_an_address(
     let site = stack.site.to_str().unwrap();
     let restored = bench.run(&["restore", "--component", "config", "--target", site]);
     assert_eq!(code(&restored), 0, "{restored:?}");
-    chaos::compose(&stack, &["create"]);
+    let compose = ["compose", "-f", stack.compose.to_str().unwrap()];
+    bench.docker(&[&compose[..], &["create"]].concat());
     for component in ["app_storage", "certs", "redis"] {
         let restored = bench.run(&["--json", "restore", "--component", component, "--yes"]);
         assert_eq!(code(&restored), 0, "{component}: {restored:?}");
@@ -106,15 +128,12 @@ fn everything_comes_back_on_a_machine_that_has_nothing_but_a_key_and_an_address(
         assert_eq!(summary["achieved"]["component"], component, "{summary}");
     }
     // The database is new and empty; nothing else can be well yet.
-    chaos::try_compose(&stack, &["up", "--detach"]);
+    bench.try_docker(&[&compose[..], &["up", "--detach"]].concat());
     let recovered = bench.run(&["--json", "recover", "database", "--yes"]);
     assert_eq!(code(&recovered), 0, "{recovered:?}");
     println!("everything is back after {} s", begun.elapsed().as_secs());
 
-    let back = chaos::shell(&stack, "app", &format!("sha256sum {upload}"));
-    assert_eq!(String::from_utf8(back.stdout).unwrap(), uploaded);
-    assert_eq!(chaos::redis(&stack, &["GET", "of-a-test"]).trim(), "kept");
-    assert_eq!(serial(&stack), certificate, "no new certificate was made");
+    assert_eq!(looks(&bench), looked);
     let (exit, health) = bench.query(&["--json", "health", "--mode", "post-recovery"]);
     assert_eq!(exit, 0, "{health}");
     // This machine takes backups of its own from now on.
@@ -122,5 +141,8 @@ fn everything_comes_back_on_a_machine_that_has_nothing_but_a_key_and_an_address(
     let signers: std::collections::BTreeSet<_> =
         list["backups"].as_array().unwrap().iter().map(|b| b["signer"].as_str().unwrap()).collect();
     assert_eq!(signers.len(), 2, "{list}");
+    let level = if is_elsewhere { "L4" } else { "L3" };
+    assert_eq!(list["backups"][0]["level"], level, "a whole recovery was done with it: {list}");
+    bench.docker(&[&compose[..], &["down", "--volumes"]].concat());
     fs::write(stack.site.join("facts.json"), facts).unwrap();
 }

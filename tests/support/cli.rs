@@ -11,13 +11,14 @@ use chom_recovery::System;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Stack, program::program};
+use crate::{Stack, program::program, remote::Machine};
 
 /// A folder with a configuration drafted from the stack.
 #[derive(Debug)]
 pub struct Bench {
     stack: Stack,
     folder: TempDir,
+    machine: Option<Machine>,
 }
 
 impl Bench {
@@ -32,7 +33,7 @@ impl Bench {
     /// Drafts a configuration.
     pub fn drafted(test: &str) -> Option<Self> {
         let stack = Stack::open(test)?;
-        let bench = Self { stack, folder: tempfile::tempdir().unwrap() };
+        let bench = Self { stack, folder: tempfile::tempdir().unwrap(), machine: None };
         let stack = &bench.stack;
         let dir = bench.folder.path().display();
         let connect_to = format!("127.0.0.1:{}", stack.port);
@@ -58,9 +59,41 @@ impl Bench {
 
     /// Runs the program in the folder, with nobody at the terminal.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(program());
+        let mut command = self.command(program());
         command.current_dir(self.folder.path()).args(arguments).stdin(Stdio::null());
         command.env_remove("CHOM_CONFIG").env("USER", "ada").output().unwrap()
+    }
+
+    /// A command on the machine that the bench is on.
+    pub fn command(&self, program: impl AsRef<Path>) -> Command {
+        let program = program.as_ref();
+        let Some(machine) = &self.machine else { return Command::new(program) };
+        let mut command = machine.inside(program.to_str().unwrap());
+        command.env("DOCKER_HOST", machine.socket());
+        command
+    }
+
+    /// Runs `docker` on the machine that the bench is on.
+    pub fn try_docker(&self, arguments: &[&str]) -> Output {
+        self.command("docker").args(arguments).output().unwrap()
+    }
+
+    /// The same, which succeeds; what it printed.
+    pub fn docker(&self, arguments: &[&str]) -> String {
+        let output = self.try_docker(arguments);
+        assert!(output.status.success(), "docker {arguments:?}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// Goes to another machine, with an Engine and a network of its own, that has the same files and these images.
+    pub fn move_to(&mut self, machine: Machine, images: &[String]) {
+        let file = machine.path("images.tar");
+        let file = file.to_str().unwrap();
+        let images: Vec<_> = images.iter().map(String::as_str).collect();
+        self.docker(&[&["save", "--output", file], &images[..]].concat());
+        self.machine = Some(machine);
+        self.docker(&["load", "--quiet", "--input", file]);
+        std::fs::remove_file(file).unwrap();
     }
 
     /// Runs a query; its one document.

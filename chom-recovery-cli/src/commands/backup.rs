@@ -9,6 +9,7 @@ use chom_recovery::{
     procedure::database::ops::BackUp,
     recovery::{BackupStatus, CopyReport},
 };
+use chrono::{DateTime, Utc};
 use comfy_table::{Cell, Color};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +44,7 @@ pub(crate) async fn run(session: &Session, command: Backup) -> Result<Exit> {
             output.show("backup", &info, |output| print_one(output, &info));
             Ok(Exit::Ok)
         }
+        Backup::Verify { which, depth: Depth::L3 } => super::drill::drill(session, &which, None).await,
         Backup::Verify { which, depth } => {
             let recovery = session.open_without_engine()?;
             let which = which.selector()?;
@@ -164,6 +166,7 @@ impl From<Depth> for Level {
         match depth {
             Depth::L1 => Self::L1,
             Depth::L2 => Self::L2,
+            Depth::L3 => Self::L3,
         }
     }
 }
@@ -193,11 +196,16 @@ fn marks(info: &BackupInfo) -> String {
     marks.join(" ")
 }
 
-fn level(info: &BackupInfo) -> Cell {
+/// How deep it was verified, and how long ago.
+fn level(info: &BackupInfo, now: DateTime<Utc>) -> Cell {
+    let ago = info.verified.and_then(|at| (now - at).to_std().ok()).map(human::duration);
+    let ago = ago.map_or_else(String::new, |ago| format!(" {ago} ago"));
     match info.level {
         // Stored bytes as they were written, each part decoded before: what a host without an identity can prove.
-        Some(Level::L1) if info.decoded_when_written => Cell::new("L1, decoded when written").fg(Color::Green),
-        Some(level) => Cell::new(format!("{level:?}")).fg(Color::Green),
+        Some(Level::L1) if info.decoded_when_written => {
+            Cell::new(format!("L1{ago}, decoded when written")).fg(Color::Green)
+        }
+        Some(level) => Cell::new(format!("{level:?}{ago}")).fg(Color::Green),
         None => Cell::new("NOT VERIFIED").fg(Color::Yellow),
     }
 }
@@ -214,7 +222,7 @@ fn print_list(output: &Output, listing: &Listing) {
                 Cell::new(human::time(info.point)),
                 Cell::new(human::duration(info.age(listing.now))),
                 Cell::new(human::bytes(info.stored_len)),
-                level(info),
+                level(info, listing.now),
                 Cell::new(components(info)),
                 Cell::new(server),
                 Cell::new(marks(info)),

@@ -34,7 +34,7 @@ pub enum Level {
     L2,
     /// It was loaded into a server and compared with the manifest.
     L3,
-    /// A whole recovery was rehearsed with it.
+    /// A whole recovery was done with it on another host, up to users that are served.
     L4,
 }
 
@@ -167,7 +167,7 @@ pub async fn verify(
         Level::L2 => reader.check_identity()?,
         Level::L3 | Level::L4 => {
             return Err(Error::new(ErrorKind::Unsupported, format!("reading bytes cannot verify to level {level:?}"))
-                .hint("run a drill"));
+                .hint("`chom-recovery drill` reaches L3; a recovery on another host reaches L4"));
         }
     }
     let ids = reader.repository().ids();

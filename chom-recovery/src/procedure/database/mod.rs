@@ -22,10 +22,11 @@ use super::{
 };
 use crate::{
     backend::{BackendExt, VolumeIdentity},
-    catalog::{BackupId, Selector},
+    catalog::{self, BackupId, BackupInfo, HostId, Level, Selector, Signer, VerifyReport},
     error::{Error, ErrorKind, Result},
     probe::{HealthMode, evidence::EvidenceManifest},
     run::{Approvable, Effect, Item, Run, Step, Undo, Work},
+    store::pipe,
     system::DATABASE,
 };
 
@@ -126,8 +127,12 @@ pub async fn recover(run: &Run, parts: &Parts, request: &Request) -> Result<Data
         let proven = service::start(&run, parts, &writers, maintenance.as_ref(), since, Unstarted::AsFound).await?;
         (None, proven)
     } else {
-        let (restored, writers, since) = Box::pin(replace(&run, parts, &site, request, &assessment)).await?;
+        let Replaced { restored, proof, writers, since } =
+            Box::pin(replace(&run, parts, &site, request, &assessment)).await?;
         let proven = service::start(&run, parts, &writers, maintenance.as_ref(), since, Unstarted::Stopped).await?;
+        if let Some(proof) = proof {
+            record_recovery(&run, parts, proof).await?;
+        }
         (Some(restored), proven)
     };
     let new_backup = match request.extent {
@@ -138,6 +143,15 @@ pub async fn recover(run: &Run, parts: &Parts, request: &Request) -> Result<Data
     Ok(report::conclude(parts, facts))
 }
 
+/// What a replaced database came from, and what is to be started on it.
+struct Replaced {
+    restored: Restored,
+    /// What reading every byte of the backup in its repository found; `None`: there is nothing to keep a record of.
+    proof: Option<(BackupInfo, VerifyReport)>,
+    writers: Vec<Remembered>,
+    since: DateTime<Utc>,
+}
+
 /// Puts a backup in the place of production's data, and brings the database up on it.
 async fn replace(
     run: &Run,
@@ -145,7 +159,7 @@ async fn replace(
     site: &Arc<Site>,
     request: &Request,
     assessment: &Assessment,
-) -> Result<(Restored, Vec<Remembered>, DateTime<Utc>)> {
+) -> Result<Replaced> {
     let backup = check_backup(run, parts, site, &request.backup).await?;
     check_space(run, parts, site, &backup).await?;
     let candidate = restore_beside(run, site, &backup).await?;
@@ -172,7 +186,7 @@ async fn replace(
     let newest_rows = restore::newest_rows(run, parts, site).await?;
     let writers = swapped.server().iter().chain(quiesced.writers()).cloned().collect();
     let restored = Restored { backup: backup.origin().clone(), verified, kept, newest_rows, raised, held };
-    Ok((restored, writers, since))
+    Ok(Replaced { restored, proof: backup.proof(), writers, since })
 }
 
 /// Tells of what time the data is; for a legacy backup also what nobody signed for.
@@ -384,6 +398,36 @@ async fn start_as_found(run: &Run, parts: &Parts, site: &Arc<Site>) -> Result<As
             Ok(seen)
         })
         .await
+}
+
+/// Keeps with the backup that users are served from it: the proof of a drill, and where another host had made it, of a
+/// whole recovery elsewhere. That this cannot be kept is no reason to call the recovery failed.
+async fn record_recovery(run: &Run, parts: &Parts, (backup, report): (BackupInfo, VerifyReport)) -> Result<()> {
+    let (catalog, system, backend) = (parts.catalog.clone(), parts.system.clone(), parts.backend.clone());
+    let id = run.id().to_string();
+    run.step("record-recovery")
+        .effect(Effect::Idempotent)
+        .undo(Undo::Unnecessary("what was found out stays true"))
+        .predict(|| None)
+        .budget(mins(1))
+        .timeout(mins(5))
+        .run(async move |cx| {
+            let recording = async {
+                let is_elsewhere = HostId::derive(&backend.engine().await?.id) != backup.place.host;
+                let level = if is_elsewhere { Level::L4 } else { Level::L3 };
+                let report = VerifyReport { level, ended: Utc::now(), ..report };
+                let signer = pipe::blocking(move || Signer::load(&system.state_dir(), &system.id)).await?;
+                Ok::<_, Error>(
+                    catalog::record(catalog.repository(), &signer, &backup.place, report, Some(id)).await?.id,
+                )
+            };
+            Ok(recording.await.map(Some).unwrap_or_else(|error| {
+                cx.note(format!("that users are served from the backup is not kept with it: {error}"));
+                None
+            }))
+        })
+        .await
+        .map(|_: Option<BackupId>| ())
 }
 
 /// Takes and verifies a backup of what now serves: the old ones no longer lead up to it.

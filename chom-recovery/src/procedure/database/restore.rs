@@ -78,6 +78,12 @@ impl CheckedBackup {
         }
     }
 
+    /// Returns what is to be kept with the backup once it has served: nothing where its copy had to help.
+    pub(super) fn proof(&self) -> Option<(BackupInfo, VerifyReport)> {
+        let (info, report) = self.in_repository().ok()?;
+        (self.contents.parts_from_copy == 0).then(|| (info.clone(), report.clone()))
+    }
+
     pub(super) fn legacy(contents: Contents) -> Result<Self> {
         let dump = contents.legacy.clone().ok_or_else(|| Error::new(ErrorKind::Failed, "the dump was not kept"))?;
         Ok(Self { origin: Origin::Legacy(dump.backup.clone()), opener: Opener::Legacy(Arc::new(dump)), contents })
