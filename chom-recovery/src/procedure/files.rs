@@ -282,10 +282,9 @@ async fn survey(run: &Run, parts: &Parts, component: &Component) -> Result<Site>
         let site = Site { located, stage, aof, users };
         // Now: where it cannot be exchanged, nobody must be stopped for it.
         match id_of(&site.opened()?.path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => {}
-            found => drop(found?),
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
+            _ => Ok(site),
         }
-        Ok(site)
     })
     .await
 }
@@ -301,11 +300,13 @@ fn stage(located: &Located, component: &str, run: &str) -> Result<PathBuf> {
     let device = std::fs::metadata(above)
         .map_err(|e| Error::from(e).during(format!("cannot look at `{}`", above.display())))?
         .dev();
-    match std::fs::metadata(&located.mount) {
-        Ok(meta) if meta.dev() != device => return own("is on a filesystem of its own"),
+    let is_alone = match std::fs::metadata(&located.mount) {
         // It is made anew.
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        other => drop(other?),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
+        mount => mount?.dev() != device,
+    };
+    if is_alone {
+        return own("is on a filesystem of its own");
     }
     Ok(above.join(format!(".chom-recovery-{component}-{run}")))
 }

@@ -77,9 +77,11 @@ pub fn card(system: &System, file: &Path, engine_address: &str) -> Card {
         ),
         line("writers, stopped for a swap", system.writers().join(", ")),
         line("backups", system.repository.url.as_str()),
-        line("backups are signed by", system.repository.signers.join(", ")),
         line("journals and keys", system.state_dir().display().to_string()),
     ];
+    if !system.repository.signers.is_empty() {
+        places.push(line("backups are signed by", system.repository.signers.join(", ")));
+    }
     places.extend(system.repository.copy.iter().map(|copy| line("their copy", copy.url.as_str())));
     places.extend(system.application.logs.iter().map(|log| line("log", log.as_str())));
     places.extend(system.http.iter().map(|http| line(format!("check {}", http.name), http.url.as_str())));

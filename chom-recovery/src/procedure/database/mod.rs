@@ -421,10 +421,11 @@ async fn record_recovery(run: &Run, parts: &Parts, (backup, report): (BackupInfo
                     catalog::record(catalog.repository(), &signer, &backup.place, report, Some(id)).await?.id,
                 )
             };
-            Ok(recording.await.map(Some).unwrap_or_else(|error| {
+            let unrecorded = |error| {
                 cx.note(format!("that users are served from the backup is not kept with it: {error}"));
                 None
-            }))
+            };
+            Ok(recording.await.map_or_else(unrecorded, Some))
         })
         .await
         .map(|_: Option<BackupId>| ())
