@@ -165,6 +165,8 @@ checks() {
   phase "unit tests, simulation, kill matrices, remote stores" unit_tests
   phase "dependencies" deny
   phase "lints" cargo clippy --quiet --workspace --all-targets --all-features -- -D warnings
+  # As a user compiles it: tests switch more on.
+  phase "without the features of tests" cargo check --quiet -p chom-recovery-cli -p chom-recovery-py
   phase "documentation" env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --workspace --lib --all-features
   phase "Python lints" env CHOM_TEST_EXTENSION="$extension" tests/python.sh --lint-only
 }

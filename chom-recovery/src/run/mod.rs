@@ -66,7 +66,7 @@ mod events;
 #[cfg(feature = "testing")]
 pub mod failpoint;
 #[cfg(not(feature = "testing"))]
-mod failpoint;
+pub(crate) mod failpoint;
 mod id;
 pub mod journal;
 mod ledger;
