@@ -140,7 +140,7 @@ fn a_copy_serves_where_the_repository_is_damaged_or_gone() {
     let restored = bench.run(&["--json", "restore", "--yes"]);
     assert_eq!(code(&restored), 0, "{restored:?}");
     let summary = lines(&restored).pop().unwrap().to_string();
-    assert!(summary.contains("damaged parts were read from the copy"), "{summary}");
+    assert!(summary.contains("damaged objects were read from the copy"), "{summary}");
 
     std::fs::rename(&repository, bench.folder().join("gone")).unwrap();
     let refused = bench.run(&["backup", "list"]);

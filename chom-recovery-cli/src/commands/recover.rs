@@ -99,7 +99,7 @@ async fn restore_into_folder(session: &Session, component: &str, files: IntoFold
 }
 
 fn print_restored(output: &Output, restored: &RestoredTree) {
-    let RestoredTree { backup, component, path, unpacked, troubles, parts_from_copy } = restored;
+    let RestoredTree { backup, component, path, unpacked, troubles, objects_from_copy } = restored;
     output.line(format!(
         "restored `{component}` of backup {backup} to {}: {} files and {} folders, {}, read back and compared",
         path.display(),
@@ -113,8 +113,8 @@ fn print_restored(output: &Output, restored: &RestoredTree) {
     if unpacked.setid_dropped > 0 {
         output.line(format!("  setuid or setgid was left out of {} files: --keep-setid", unpacked.setid_dropped));
     }
-    if *parts_from_copy > 0 {
-        output.line(format!("  {parts_from_copy} parts are damaged in the repository and came from its copy"));
+    if *objects_from_copy > 0 {
+        output.line(format!("  {objects_from_copy} objects are damaged in the repository and came from its copy"));
     }
     if !troubles.is_complete() {
         output.line(format!("  INCOMPLETE: {} entries could not be read when it was backed up", troubles.unreadable));

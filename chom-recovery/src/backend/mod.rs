@@ -65,6 +65,12 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Lists the containers of the project, stopped ones included, one-off ones not.
     async fn containers(&self) -> Result<Vec<Container>>;
 
+    /// Lists the containers of the Engine, whosesoever they are, stopped ones included. A backend that knows none but
+    /// those of the project lists these.
+    async fn all_containers(&self) -> Result<Vec<Container>> {
+        self.containers().await
+    }
+
     /// Finds any container by name or id, of the project or ours.
     async fn container(&self, name: &str) -> Result<Option<Container>>;
 

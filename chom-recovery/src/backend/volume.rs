@@ -33,6 +33,26 @@ pub struct Volume {
     pub created_at: Option<DateTime<Utc>>,
 }
 
+impl Volume {
+    /// The folder that it stands for, as the options `type: none, o: bind, device: PATH` of the `local` driver say.
+    pub(crate) fn bound_folder(&self) -> Option<&str> {
+        let is_bind = self.options.get("o").is_some_and(|o| o.split(',').any(|word| matches!(word, "bind" | "rbind")));
+        let is_plain = self.options.get("type").is_none_or(|kind| kind.is_empty() || kind == "none");
+        let device = self.options.get("device").filter(|_| is_bind && is_plain)?;
+        device.starts_with('/').then_some(device.as_str())
+    }
+
+    /// The folder of the Engine's host that holds its content, also while nothing mounts it; `None`: there is none, as
+    /// with other drivers and with mounts of something else.
+    pub(crate) fn host_folder(&self) -> Option<&str> {
+        match self.bound_folder() {
+            _ if self.driver != "local" => None,
+            Some(folder) => Some(folder),
+            None => self.options.is_empty().then_some(self.mount_point.as_str()),
+        }
+    }
+}
+
 /// Which content a volume's name leads to: the inode of its root folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeIdentity {

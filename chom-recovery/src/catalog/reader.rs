@@ -83,6 +83,9 @@ impl BackupReader {
         others.extend(second.iter().map(|second| (second.store(), place.manifest())));
         for (store, key) in others {
             if let Ok(opened) = read_manifest(repository, store, &place, &key).await {
+                if let Some(second) = second.as_ref().filter(|second| Arc::ptr_eq(second.store(), store)) {
+                    second.remember(&key, true);
+                }
                 let opened = Opened { damage: Some(damage), ..opened };
                 return Ok(Self::of(repository, place, opened, second));
             }
@@ -103,9 +106,9 @@ impl BackupReader {
         Self { repository: repository.clone(), place, opened: Arc::new(opened), second }
     }
 
-    /// Counts the parts read or verified so far that are damaged in the repository and good in its copy, where
+    /// Counts the objects read or verified so far that are damaged in the repository and good in its copy, where
     /// [`Catalog::with_copy`](super::Catalog::with_copy) named one.
-    pub fn parts_from_copy(&self) -> u64 {
+    pub fn objects_from_copy(&self) -> u64 {
         self.second.as_ref().map_or(0, Second::needed)
     }
 
@@ -237,7 +240,9 @@ impl BackupReader {
     async fn read_index(&self, key: &Key, record: &ComponentRecord) -> Result<Index> {
         let text = match (index_text(self.repository.store(), key, record).await, &self.second) {
             (Err(damage), Some(second)) if is_damage(&damage) => {
-                index_text(second.store(), key, record).await.map_err(|_| damage)?
+                let text = index_text(second.store(), key, record).await.map_err(|_| damage)?;
+                second.remember(key, true);
+                text
             }
             (text, _) => text?,
         };

@@ -9,7 +9,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, FileType, Mode},
+    fs::{AtFlags, FileType, Mode, OFlags, RenameFlags},
     io::Errno,
 };
 
@@ -39,6 +39,9 @@ pub fn carry_over(from: &Root, to: &Root, rules: &Rules) -> Result<u64> {
     carrying.finish()
 }
 
+/// Name of a folder that has not all of its attributes yet.
+const UNNAMED: &str = ".chom-recovery-unnamed";
+
 struct Carrying<'a> {
     from: &'a Root,
     to: &'a Root,
@@ -67,10 +70,10 @@ impl Carrying<'_> {
             if is_folder {
                 // What is mounted here is no part of the tree.
                 if stat.st_dev == device {
-                    if is_left_out {
+                    if is_left_out || (self.rules.is_selective() && !self.rules.asks_for(&child)) {
                         self.make(&child)?;
-                        self.carried += 1;
                     }
+                    self.carried += u64::from(is_left_out);
                     waiting.push((child, is_left_out));
                 }
             } else if is_left_out {
@@ -91,39 +94,52 @@ impl Carrying<'_> {
     /// Makes a folder, and those above it, where they are missing.
     fn make(&mut self, path: &TreePath) -> Result<()> {
         let Some((above, name)) = path.split() else { return Ok(()) };
-        let make = |above: &OwnedFd| rustix::fs::mkdirat(above, OsStr::from_bytes(name), Mode::RWXU);
-        let made = match self.to.folder(above) {
-            Ok(folder) => make(&folder),
+        let name = OsStr::from_bytes(name);
+        let fail = |e: Errno| failed("make folder", path, e);
+        let folder = match self.to.folder(above) {
             Err(Errno::NOENT) => {
                 self.make(&TreePath::new(above)?)?;
-                self.to.folder(above).and_then(|folder| make(&folder))
+                self.to.folder(above)
             }
-            Err(e) => Err(e),
+            found => found,
         };
-        match made {
-            Ok(()) => {
-                self.made.push(path.clone());
-                Ok(())
-            }
-            Err(Errno::EXIST) => Ok(()),
-            Err(e) => Err(failed("make folder", path, e)),
+        let folder = folder.map_err(fail)?;
+        match rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => return Ok(()),
+            Err(Errno::NOENT) => {}
+            Err(e) => return Err(fail(e)),
         }
+        // Dressed before it has its name: what has a name is never half done, whenever this is killed.
+        match rustix::fs::mkdirat(&folder, UNNAMED, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(fail(e)),
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let unnamed = rustix::fs::openat(&folder, UNNAMED, flags, Mode::empty()).map_err(fail)?;
+        self.dress(path, &unnamed)?;
+        rustix::fs::renameat_with(&folder, UNNAMED, &folder, name, RenameFlags::NOREPLACE).map_err(fail)?;
+        self.made.push(path.clone());
+        Ok(())
     }
 
-    /// Gives the new folders the attributes of those that they stand for, the deepest first.
+    /// Gives a folder the attributes of the one that it stands for.
+    fn dress(&self, path: &TreePath, copy: &OwnedFd) -> Result<()> {
+        let fail = |e: Errno| failed("finish folder", path, e);
+        let folder = self.from.folder(path.as_bytes()).map_err(fail)?;
+        let stat = rustix::fs::fstat(&folder).map_err(fail)?;
+        let attributes = attributes_of(&stat, folder.as_fd()).map_err(fail)?;
+        let entry = Entry { path: path.clone(), kind: Kind::Folder, attributes };
+        Unpacker::new(self.to.clone(), Policy::default()).dress(copy, &entry).map_err(fail)
+    }
+
+    /// What was put into a folder changed its time: the deepest first.
     fn finish(mut self) -> Result<u64> {
-        let unpacker = Unpacker::new(self.to.clone(), Policy::default());
         self.made.sort();
         for path in self.made.iter().rev() {
-            let fail = |e: Errno| failed("finish folder", path, e);
-            let folder = self.from.folder(path.as_bytes()).map_err(fail)?;
-            let stat = rustix::fs::fstat(&folder).map_err(fail)?;
-            let attributes = attributes_of(&stat, folder.as_fd()).map_err(fail)?;
-            let entry = Entry { path: path.clone(), kind: Kind::Folder, attributes };
-            let copy = self.to.folder(path.as_bytes()).map_err(fail)?;
-            unpacker.dress(&copy, &entry).map_err(fail)?;
+            let copy = self.to.folder(path.as_bytes()).map_err(|e| failed("finish folder", path, e))?;
+            self.dress(path, &copy)?;
         }
-        unpacker.sync()?;
+        Unpacker::new(self.to.clone(), Policy::default()).sync()?;
         Ok(self.carried)
     }
 }
@@ -188,12 +204,16 @@ mod tests {
         for path in [".env", "docker/nginx/conf", "src/main.php", "src/lib/a.php"] {
             write(&from.join(path), "now");
         }
+        fs::create_dir(from.join("empty")).unwrap();
         write(&to.join(".env"), "backup");
+        // As a call leaves it that was killed.
+        fs::create_dir(to.join(UNNAMED)).unwrap();
         let rules = Rules::new(&["/.env", "/docker/"], &[]).unwrap();
         carry_over(&Root::open(&from).unwrap(), &Root::open(&to).unwrap(), &rules).unwrap();
         assert_eq!(fs::read_to_string(to.join(".env")).unwrap(), "backup");
         assert_eq!(fs::read_to_string(to.join("src/lib/a.php")).unwrap(), "now");
-        assert!(!to.join("docker").exists(), "the backup has none, so it is gone");
+        assert!(!to.join("docker/nginx/conf").exists(), "the backup has none, so it is gone");
+        assert!(to.join("empty").is_dir(), "an empty folder that nobody asks for stays as well");
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod carry;
 mod check;
 mod entry;
 mod exclude;
+mod mounts;
 pub mod pack;
 mod sparse;
 pub mod stage;
@@ -21,6 +22,7 @@ pub use beneath::Root;
 pub use carry::carry_over;
 pub use entry::{Attributes, Entry, Extent, Kind, Time, TreePath, Xattr};
 pub use exclude::Rules;
+pub use mounts::refuse_mounts_below;
 
 #[cfg(test)]
 mod tests;

@@ -33,6 +33,14 @@ impl Stage {
     /// `AlreadyExists`: there is something at `target`. `NotFound`: the folder that is to hold it does not exist.
     /// `InvalidInput`: the path ends without a name.
     pub fn new(target: &Path) -> Result<Self> {
+        Self::named(target, format!(".chom-restoring-{:016x}", rand::random::<u64>()).as_ref())
+    }
+
+    /// The same under a name of the caller's choice, who has to find it after a crash.
+    ///
+    /// # Errors
+    /// As [`Stage::new`]; `AlreadyExists` also where that name is taken.
+    pub fn named(target: &Path, staging: &OsStr) -> Result<Self> {
         let name = target.file_name().ok_or_else(|| {
             Error::new(ErrorKind::InvalidInput, format!("`{}` names no folder to be made", target.display()))
                 .hint("give the path of a folder that does not exist yet")
@@ -50,7 +58,7 @@ impl Stage {
         if exists(&parent, name)? {
             return Err(taken(target));
         }
-        let staging = OsString::from(format!(".chom-restoring-{:016x}", rand::random::<u64>()));
+        let staging = staging.to_owned();
         rustix::fs::mkdirat(&parent, &staging, Mode::RWXU).map_err(|e| {
             Error::from(io::Error::from(e)).during(format!("cannot make a folder in `{}`", parent_path.display()))
         })?;

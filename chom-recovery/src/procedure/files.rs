@@ -22,14 +22,17 @@ use super::{
     redis,
 };
 use crate::{
-    backend::exchange::{self, Folders as _, LocalFolders},
+    backend::{
+        Backend,
+        exchange::{self, Folders as _, LocalFolders},
+    },
     catalog::{
         BackupInfo, Catalog, Place, Selector,
         tree::{self, RestoreOptions},
     },
     error::{Error, ErrorKind, Result},
     files::{
-        Root, Rules, carry_over,
+        Root, Rules, carry_over, refuse_mounts_below,
         unpack::{Policy, Unpacked},
         walk::Troubles,
     },
@@ -79,7 +82,10 @@ pub struct FilesReport {
     /// What was not as it should be when the backup was taken.
     pub troubles: Troubles,
     /// Parts that are damaged in the repository, and were read from its copy.
-    pub parts_from_copy: u64,
+    pub objects_from_copy: u64,
+    /// Name that was taken for redis's AOF because nobody could say it.
+    #[serde(default)]
+    pub guessed_aof: Option<String>,
     /// Services that were stopped for it and run again.
     pub restarted: Vec<String>,
     /// From the moment that they were stopped until they were proven, in seconds.
@@ -91,11 +97,14 @@ impl FilesReport {
     pub fn to_review(&self) -> Vec<String> {
         let mut lines =
             vec![format!("`{}` holds what production had before: `runs prune` removes it", self.kept.display())];
-        if self.parts_from_copy > 0 {
+        if self.objects_from_copy > 0 {
             lines.push(format!(
                 "{} parts of the backup are damaged in the repository and came from its copy",
-                self.parts_from_copy
+                self.objects_from_copy
             ));
+        }
+        if let Some(name) = &self.guessed_aof {
+            lines.push(format!("redis's AOF is taken to be `{name}`: compare `appendfilename`, if it is switched on"));
         }
         if !self.troubles.is_complete() {
             lines.push(format!("the backup is INCOMPLETE: {} entries could not be read", self.troubles.unreadable));
@@ -125,7 +134,7 @@ struct Site {
     located: Located,
     /// Beside the mount, where nobody but the host's operator can write.
     stage: PathBuf,
-    /// Name of redis's AOF, for its data.
+    /// Name of redis's AOF, as redis says it.
     aof: Option<String>,
     users: Vec<Remembered>,
 }
@@ -136,7 +145,9 @@ struct Staged {
     id: FolderId,
     unpacked: Unpacked,
     troubles: Troubles,
-    parts_from_copy: u64,
+    objects_from_copy: u64,
+    #[serde(default)]
+    guessed_aof: Option<String>,
 }
 
 /// Restores a component beside production and puts it in place.
@@ -180,7 +191,8 @@ pub async fn restore(run: &Run, parts: &Parts, request: &Request) -> Result<File
         unpacked: staged.unpacked,
         carried,
         troubles: staged.troubles,
-        parts_from_copy: staged.parts_from_copy,
+        objects_from_copy: staged.objects_from_copy,
+        guessed_aof: staged.guessed_aof,
         restarted: site.running().into_iter().map(str::to_owned).collect(),
         outage_s: (proven_at - stopped_at).as_seconds_f64().max(0.0),
         backup,
@@ -206,10 +218,40 @@ fn configured<'a>(parts: &'a Parts, name: &str) -> Result<&'a Component> {
     })
 }
 
-/// Tells where the run put, or was about to put, what does not belong in production.
-pub(crate) fn kept(run: &RunSummary) -> Option<PathBuf> {
-    let survey = run.decisions.get("files/survey")?;
-    serde_json::from_value::<Site>(survey.clone()).ok().map(|site| site.stage)
+/// Tells what the run put beside production.
+pub(crate) fn kept(run: &RunSummary) -> Vec<PathBuf> {
+    let site = run.decisions.get("files/survey").and_then(|site| serde_json::from_value::<Site>(site.clone()).ok());
+    let Some((stage, folder)) = site.and_then(|s| Some((s.stage.clone(), s.stage.parent()?.to_owned()))) else {
+        return Vec::new();
+    };
+    // Its name ends in that of the run, and all others begin with it.
+    let is_of_run = |path: &PathBuf| path.to_string_lossy().starts_with(&*stage.to_string_lossy());
+    let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    entries.filter(is_of_run).collect()
+}
+
+/// Removes what a run put beside production.
+///
+/// # Errors
+/// `Conflict`: a container runs on it. `Unsupported`: something is mounted below it.
+pub(crate) async fn remove_kept(backend: &dyn Backend, path: &Path) -> Result<()> {
+    locate::refuse_in_use(backend, path).await?;
+    let path = path.to_owned();
+    pipe::blocking(move || remove(&path)).await
+}
+
+/// Removes a folder with all that is in it, or a file; nothing there is success.
+fn remove(path: &Path) -> Result<()> {
+    let failed = |e: std::io::Error| Error::from(e).during(format!("cannot remove `{}`", path.display()));
+    match std::fs::symlink_metadata(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(failed(e)),
+        Ok(meta) if meta.is_dir() => {
+            refuse_mounts_below(path)?;
+            std::fs::remove_dir_all(path).map_err(failed)
+        }
+        Ok(_) => std::fs::remove_file(path).map_err(failed),
+    }
 }
 
 impl Site {
@@ -232,9 +274,35 @@ impl Site {
     }
 
     fn folders(&self, opened: &Opened) -> LocalFolders {
-        let mut aside = self.stage.clone().into_os_string();
-        aside.push(".aside");
-        LocalFolders::below(Path::new("/"), &[opened.path.clone(), self.stage.clone(), aside.into()])
+        LocalFolders::below(Path::new("/"), &[opened.path.clone(), self.stage.clone(), self.beside("aside")])
+    }
+
+    /// Names something else of the run beside production.
+    fn beside(&self, what: &str) -> PathBuf {
+        let mut name = self.stage.clone().into_os_string();
+        name.push(format!(".{what}"));
+        name.into()
+    }
+
+    /// Takes the exchange back; harmless when it was never made. A tree that has served holds what users wrote since: it
+    /// is kept, as what production had before was kept, until `runs prune`.
+    async fn take_back(&self, before: FolderId, restored: FolderId) -> Result<()> {
+        let (served, undone) = (self.beside("served"), self.beside("undone"));
+        let was_never = |seen: [Option<FolderId>; 3]| seen == [Some(before), Some(restored), None];
+        if !served.exists() {
+            if was_never(self.seen().await?) {
+                return Ok(());
+            }
+            // First: whoever goes on after a crash has to know.
+            std::fs::File::create(&served)?.sync_all()?;
+        }
+        // Gone from beside production already, or still to be exchanged.
+        if self.seen().await? != [Some(before), None, None] {
+            self.exchange(restored, before).await?;
+            std::fs::rename(&self.stage, &undone)?;
+        }
+        let above = self.stage.parent().unwrap_or(Path::new("/"));
+        Ok(std::fs::File::open(above)?.sync_all()?)
     }
 
     /// Exchanges the folder and what lies beside it, which are told by their inodes; asked again, it finds that done.
@@ -276,9 +344,10 @@ async fn survey(run: &Run, parts: &Parts, component: &Component) -> Result<Site>
         let users = locate::users(&*parts.backend, &located.folder()).await?;
         let users = quiesce::remember(&*parts.backend, &users).await?;
         let aof = match component.kind {
-            TreeKind::Redis => Some(redis::aof_name(&parts.system, &parts.backend).await?),
+            TreeKind::Redis => redis::aof_name(&parts.system, &parts.backend).await?,
             _ => None,
         };
+        refuse_mounts_below(&located.folder())?;
         let site = Site { located, stage, aof, users };
         // Now: where it cannot be exchanged, nobody must be stopped for it.
         match id_of(&site.opened()?.path) {
@@ -342,10 +411,17 @@ async fn restore_beside(
 ) -> Result<Staged> {
     let (catalog, place, name) = (parts.catalog.clone(), backup.place.clone(), component.name.clone());
     let policy = Policy { keep_setid: request.keep_setid, ..Policy::default() };
-    let options = RestoreOptions::new(policy, parts.system.limits.keep_free_bytes);
+    let mut options = RestoreOptions::new(policy, parts.system.limits.keep_free_bytes);
+    options.staging = site.beside("restoring").file_name().map(std::ffi::OsStr::to_owned);
+    let is_redis = component.kind == TreeKind::Redis;
     let (building, clearing) = (site.clone(), site.clone());
-    let nothing =
-        Staged { id: (0, 0), unpacked: Unpacked::default(), troubles: Troubles::default(), parts_from_copy: 0 };
+    let nothing = Staged {
+        id: (0, 0),
+        unpacked: Unpacked::default(),
+        troubles: Troubles::default(),
+        objects_from_copy: 0,
+        guessed_aof: None,
+    };
     run.step("restore-beside")
         // It begins by removing what an earlier attempt left, so doing it again is harmless.
         .effect(Effect::Idempotent)
@@ -366,20 +442,23 @@ async fn restore_beside(
             let troubles = tree::read_troubles(&component).await?;
             let told = Arc::new(move |done, all| cx.progress(done, all));
             let (unpacked, _) = tree::restore_tree(&component, &stage, &options, told).await?;
-            let id = pipe::blocking(move || {
-                if let Some(aof) = &building.aof {
-                    redis::snapshot_as_aof(&stage, aof)?;
-                }
-                id_of(&stage)
-            })
-            .await?;
-            Ok(Staged { id, unpacked, troubles, parts_from_copy: reader.parts_from_copy() })
+            let mut guessed_aof = None;
+            if is_redis {
+                let noted = reader.private().await?.notes.get(&redis::aof_note(&name)).cloned();
+                let known = building.aof.or(noted).map(redis::check_name).transpose()?;
+                let aof = known.unwrap_or_else(|| guessed_aof.insert(redis::AOF.to_owned()).clone());
+                let stage = stage.clone();
+                pipe::blocking(move || redis::snapshot_as_aof(&stage, &aof)).await?;
+            }
+            let id = pipe::blocking(move || id_of(&stage)).await?;
+            Ok(Staged { id, unpacked, troubles, objects_from_copy: reader.objects_from_copy(), guessed_aof })
         })
         .await
 }
 
-/// Removes what lies beside production, unless that is something else than was put there.
+/// Removes what an attempt left beside production, unless that is something else than was put there.
 fn clear(site: &Site, staged: Option<FolderId>) -> Result<()> {
+    remove(&site.beside("restoring"))?;
     let found = match std::fs::symlink_metadata(&site.stage) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         found => found?,
@@ -388,8 +467,7 @@ fn clear(site: &Site, staged: Option<FolderId>) -> Result<()> {
         return Err(Error::new(ErrorKind::Conflict, format!("`{}` is not what was restored", site.stage.display()))
             .hint("look at it: it may be what production had before"));
     }
-    std::fs::remove_dir_all(&site.stage)
-        .map_err(|e| Error::from(e).during(format!("cannot remove `{}`", site.stage.display())))
+    remove(&site.stage)
 }
 
 async fn stop_users(run: &Run, parts: &Parts, site: &Site) -> Result<()> {
@@ -471,14 +549,14 @@ async fn swap(
         .predict(|| ())
         .budget(mins(1))
         .timeout(mins(5))
-        .undo_text("stop the services and exchange the folders back: the old files are in place again")
+        .undo_text(
+            "stop the services and exchange the folders back: the old files are in place again, the others are kept",
+        )
         .undo_with(async move |_, _: Option<()>| {
             quiesce::stop(&*stopping, &undoing.users, grace).await?;
-            match undoing.seen().await? {
-                // It was never made.
-                [here, beside, None] if here == Some(before) && beside == Some(restored) => Ok(()),
-                _ => undoing.exchange(restored, before).await,
-            }
+            quiesce::prove_stopped(&*stopping, &undoing.users).await?;
+            locate::refuse_in_use(&*stopping, &undoing.located.folder()).await?;
+            undoing.take_back(before, restored).await
         })
         .reconcile(async move |_| {
             Ok(match looking.seen().await? {
@@ -491,6 +569,7 @@ async fn swap(
         .run(async move |_| {
             // Somebody's deployment may have started them since.
             quiesce::prove_stopped(&*backend, &making.users).await?;
+            locate::refuse_in_use(&*backend, &making.located.folder()).await?;
             making.exchange(before, restored).await
         })
         .verify(async move |_, _| match proving.seen().await? {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::redis;
 use crate::{
-    backend::{Backend, BackendExt, MountSource},
+    backend::{Backend, BackendExt, Container, ContainerState, MountSource},
     error::{Error, ErrorKind, Result},
     files::Root,
     store::pipe,
@@ -105,20 +105,45 @@ async fn in_container(backend: &dyn Backend, service: &str, path: &Path) -> Resu
 pub(super) async fn users(backend: &dyn Backend, folder: &Path) -> Result<Vec<String>> {
     let mut users = Vec::new();
     for container in backend.containers().await? {
-        for mount in &container.mounts {
-            let source = match &mount.source {
-                MountSource::HostPath(path) => Some(PathBuf::from(path)),
-                MountSource::Volume(name) => backend.volume(name).await?.map(|v| v.mount_point.into()),
-                MountSource::Tmpfs => None,
-            };
-            if source.is_some_and(|source| folder.starts_with(&source) || source.starts_with(folder)) {
-                users.push(container.service.clone());
-            }
+        if mounts(backend, &container, folder).await? {
+            users.push(container.service);
         }
     }
     users.sort();
     users.dedup();
     Ok(users)
+}
+
+/// Makes sure that no container of the Engine, of whichever project, runs on a folder.
+///
+/// # Errors
+/// `Conflict`: one does.
+pub(super) async fn refuse_in_use(backend: &dyn Backend, folder: &Path) -> Result<()> {
+    use ContainerState::{Created, Dead, Exited};
+    for container in backend.all_containers().await? {
+        if !matches!(container.state, Created | Exited | Dead) && mounts(backend, &container, folder).await? {
+            let what = format!("`{}` is in use by container `{}`", folder.display(), container.name);
+            return Err(Error::new(ErrorKind::Conflict, what).hint(format!("stop it: docker stop {}", container.name)));
+        }
+    }
+    Ok(())
+}
+
+/// Tells whether a container mounts a folder, or something above or below it, however the path is spelled.
+async fn mounts(backend: &dyn Backend, container: &Container, folder: &Path) -> Result<bool> {
+    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let folder = real(folder);
+    for mount in &container.mounts {
+        let source = match &mount.source {
+            MountSource::HostPath(path) => Some(PathBuf::from(path)),
+            MountSource::Volume(name) => backend.volume(name).await?.and_then(|v| v.host_folder().map(PathBuf::from)),
+            MountSource::Tmpfs => None,
+        };
+        if source.map(|s| real(&s)).is_some_and(|source| folder.starts_with(&source) || source.starts_with(&folder)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 async fn of_volume(backend: &dyn Backend, name: &str) -> Result<PathBuf> {
@@ -131,13 +156,13 @@ async fn of_volume(backend: &dyn Backend, name: &str) -> Result<PathBuf> {
         Error::new(ErrorKind::NotFound, format!("there is no volume `{name}`, nor `{full}`"))
             .hint("`docker volume ls` lists them")
     })?;
-    if volume.driver != "local" {
-        let what = format!("volume `{}` is of driver `{}`", volume.name, volume.driver);
-        return Err(
-            Error::new(ErrorKind::Unsupported, what).hint("back up where that driver keeps its files, by `path`")
-        );
-    }
-    Ok(volume.mount_point.into())
+    volume.host_folder().map(PathBuf::from).ok_or_else(|| {
+        let what = match volume.driver.as_str() {
+            "local" => format!("volume `{}` is a mount of something else", volume.name),
+            driver => format!("volume `{}` is of driver `{driver}`", volume.name),
+        };
+        Error::new(ErrorKind::Unsupported, what).hint("back up where its files really lie, by `path`")
+    })
 }
 
 #[cfg(test)]

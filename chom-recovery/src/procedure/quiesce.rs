@@ -53,7 +53,11 @@ pub(in crate::procedure) async fn remember(backend: &dyn Backend, services: &[St
 /// Keeps the Engine from starting them again, then stops them, workers before those they depend on.
 pub(in crate::procedure) async fn stop(backend: &dyn Backend, those: &[Remembered], grace: Duration) -> Result<u32> {
     for one in those {
-        backend.set_restart_policy(&one.container, &RestartPolicy::No).await?;
+        match backend.set_restart_policy(&one.container, &RestartPolicy::No).await {
+            // One that somebody removed since does not start again either.
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            other => other?,
+        }
     }
     let mut services: Vec<_> = those.iter().map(|r| r.service.as_str()).collect();
     services.dedup();

@@ -2,8 +2,8 @@
 
 use std::{
     io::{Read, Seek, SeekFrom},
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Component, Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -59,10 +59,29 @@ pub(super) async fn mounted_folder(backend: &dyn Backend, service: &str) -> Resu
     }
 }
 
-/// Names the file that redis reads first where its AOF is switched on; as the server says, else as by default.
-pub(super) async fn aof_name(system: &System, backend: &Arc<dyn Backend>) -> Result<String> {
-    let Ok(mut session) = open(configured(system)?, backend).await else { return Ok("appendonly.aof".into()) };
-    setting(&mut session, "appendfilename").await
+/// Name of the AOF where nothing else is said. Source: redis, `src/config.c`.
+pub(super) const AOF: &str = "appendonly.aof";
+
+/// Names the file that redis reads first where its AOF is switched on; `None`: redis does not answer.
+///
+/// # Errors
+/// `InvalidInput`: it names a file of another folder.
+pub(super) async fn aof_name(system: &System, backend: &Arc<dyn Backend>) -> Result<Option<String>> {
+    let Ok(mut session) = open(configured(system)?, backend).await else { return Ok(None) };
+    check_name(setting(&mut session, "appendfilename").await?).map(Some)
+}
+
+/// What redis says is not believed further than this folder.
+pub(super) fn check_name(name: String) -> Result<String> {
+    if matches!(Path::new(&name).components().collect::<Vec<_>>()[..], [Component::Normal(_)]) {
+        return Ok(name);
+    }
+    Err(Error::new(ErrorKind::InvalidInput, format!("`{}` is no name for redis's AOF", name.escape_debug())))
+}
+
+/// Names the private note of a backup that holds the name of the AOF.
+pub(super) fn aof_note(component: &str) -> String {
+    format!("{component}.appendfilename")
 }
 
 /// Makes a restored snapshot the AOF as well: a redis whose AOF is switched on reads no snapshot. An AOF may begin with
@@ -84,10 +103,13 @@ pub(super) fn snapshot_as_aof(folder: &Path, aof: &str) -> Result<()> {
     let [snapshot] = &found[..] else {
         return Err(Error::new(ErrorKind::Corrupt, "the backup holds no snapshot of redis, or several"));
     };
-    let (path, meta) = (folder.join(aof), std::fs::metadata(snapshot)?);
-    std::fs::copy(snapshot, &path)?;
-    std::os::unix::fs::chown(&path, Some(meta.uid()), Some(meta.gid()))?;
-    std::fs::File::open(&path)?.sync_all()?;
+    let mut from = std::fs::File::open(snapshot)?;
+    let meta = from.metadata()?;
+    let mut to = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(folder.join(aof))?;
+    std::io::copy(&mut from, &mut to)?;
+    std::os::unix::fs::fchown(&to, Some(meta.uid()), Some(meta.gid()))?;
+    to.set_permissions(meta.permissions())?;
+    to.sync_all()?;
     Ok(std::fs::File::open(folder)?.sync_all()?)
 }
 
@@ -173,6 +195,21 @@ fn failed(health: &Health) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_aof_elsewhere_is_refused_and_nothing_is_written_over() {
+        for name in ["/etc/cron.d/x", "../x", "a/b", "", ".", ".."] {
+            assert!(check_name(name.into()).is_err(), "{name}");
+        }
+        assert_eq!(check_name("app.aof".into()).unwrap(), "app.aof");
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("dump.rdb"), [&b"REDIS0012"[..], &[0xfe, 0, 0xff], &[1; 8]].concat())
+            .unwrap();
+        snapshot_as_aof(folder.path(), "app.aof").unwrap();
+        let read = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+        assert_eq!(read("app.aof"), read("dump.rdb"));
+        assert!(snapshot_as_aof(folder.path(), "app.aof").is_err());
+    }
 
     #[test]
     fn a_snapshot_that_was_cut_is_none() {

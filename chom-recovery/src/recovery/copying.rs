@@ -16,7 +16,7 @@ use crate::{
 /// What a call to copy backups did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopyReport {
-    /// Backups that are whole in the copy since this call, oldest first.
+    /// Backups that were copied, or read back, by this call, oldest first; their verification says whether they are whole.
     pub copied: Vec<CopiedBackup>,
     /// Backups that could not be copied, because they are damaged.
     pub failed: Vec<NotCopied>,
@@ -113,7 +113,8 @@ impl Recovery {
             }
         };
         for info in wanted {
-            if let Some(copy) = is_there(info.id()) {
+            // One that was never read back there, or was found damaged, does not count as present.
+            if let Some(copy) = is_there(info.id()).filter(|copy| copy.level.is_some()) {
                 report.present += 1;
                 if copy.holds != info.holds {
                     catalog::copy_holds(&from, &to, &info.place).await?;

@@ -32,7 +32,7 @@ pub struct RestoredTree {
     /// What was not as it should be when the backup was taken.
     pub troubles: Troubles,
     /// Parts that are damaged in the repository, and were read from its copy.
-    pub parts_from_copy: u64,
+    pub objects_from_copy: u64,
 }
 
 impl Recovery {
@@ -75,7 +75,7 @@ impl Recovery {
             path,
             unpacked,
             troubles,
-            parts_from_copy: reader.parts_from_copy(),
+            objects_from_copy: reader.objects_from_copy(),
         })
     }
 }

@@ -11,7 +11,6 @@ use crate::{
     error::{Error, ErrorKind, Result},
     procedure::files,
     run::{RunId, SystemClock, summary},
-    store::pipe,
 };
 
 /// What may be removed, and what is kept although it looks old.
@@ -163,8 +162,11 @@ impl Recovery {
         }
         let runs: Vec<RunId> = old.values().filter_map(|verdict| verdict.ok()).collect();
         let of_old = known.iter().filter(|run| runs.contains(&run.run));
-        let folders = of_old.filter_map(|run| Some(LeftoverFolder { folder: files::kept(run)?, run: run.run }));
-        let folders = folders.filter(|one| one.folder.is_dir()).collect();
+        let folders = of_old.flat_map(|run| {
+            let kept = files::kept(run).into_iter();
+            kept.map(|folder| LeftoverFolder { folder, run: run.run })
+        });
+        let folders = folders.collect();
         Ok(Leftovers { older_than_s: older_than.as_secs(), volumes, containers, folders, runs, kept })
     }
 
@@ -228,8 +230,7 @@ impl Recovery {
         }
         for one in now.folders.iter().filter(|f| f.run == run) {
             let removed = if listed.folders.contains(one) {
-                let folder = one.folder.clone();
-                pipe::blocking(move || Ok(std::fs::remove_dir_all(folder)?)).await
+                files::remove_kept(&*self.backend, &one.folder).await
             } else {
                 Err(changed())
             };

@@ -44,7 +44,7 @@ impl DataFolder {
             return Err(unsupported(format!("its driver is `{}`", volume.driver)));
         }
         let name = volume.name.clone();
-        if let Some(device) = bound_folder(volume) {
+        if let Some(device) = volume.bound_folder() {
             return Ok(Self { name, ..Self::at(device)? });
         }
         if !volume.options.is_empty() {
@@ -84,14 +84,6 @@ impl DataFolder {
     pub(super) fn in_helper(&self) -> String {
         format!("{HELPER_MOUNT}/{}", self.file_name())
     }
-}
-
-/// The folder that a volume of the `local` driver stands for, as `type: none, o: bind, device: PATH` says.
-fn bound_folder(volume: &Volume) -> Option<&str> {
-    let is_bind = volume.options.get("o").is_some_and(|o| o.split(',').any(|word| matches!(word, "bind" | "rbind")));
-    let is_plain = volume.options.get("type").is_none_or(|kind| kind.is_empty() || kind == "none");
-    let device = volume.options.get("device").filter(|_| is_bind && is_plain)?;
-    device.starts_with('/').then_some(device.as_str())
 }
 
 /// Fails unless `$1` is a folder of its parent's filesystem and no link.
@@ -162,7 +154,7 @@ impl Connection {
 
     /// Removes the folder that stands behind a volume of ours, where one does. The volume itself stays.
     pub(super) async fn remove_folder_of(self: &Arc<Self>, project: &str, volume: &Volume) -> Result<()> {
-        let Some(device) = bound_folder(volume) else { return Ok(()) };
+        let Some(device) = volume.bound_folder() else { return Ok(()) };
         let folder = DataFolder { name: volume.name.clone(), ..DataFolder::at(device)? };
         if folder.file_name() != volume.name {
             return Err(Error::new(

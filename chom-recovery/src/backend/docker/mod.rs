@@ -130,6 +130,10 @@ impl Backend for DockerBackend {
         self.connection.project_containers(&self.compose.project).await
     }
 
+    async fn all_containers(&self) -> Result<Vec<Container>> {
+        self.connection.matching(&[]).await
+    }
+
     async fn container(&self, name: &str) -> Result<Option<Container>> {
         optional(self.connection.container(name).await)
     }

@@ -1,6 +1,7 @@
 //! Putting the tree of a component in place.
 
 use std::{
+    ffi::OsString,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -34,12 +35,14 @@ pub struct RestoreOptions {
     pub lanes: usize,
     /// Bytes to keep free on the disk.
     pub keep_free: u64,
+    /// Name beside the target until everything is there; else one of chance.
+    pub staging: Option<OsString>,
 }
 
 impl RestoreOptions {
     /// Restores on all cores, and keeps so many bytes free.
     pub fn new(policy: Policy, keep_free: u64) -> Self {
-        Self { policy, lanes: lanes(), keep_free }
+        Self { policy, lanes: lanes(), keep_free, staging: None }
     }
 }
 
@@ -59,8 +62,9 @@ pub async fn restore_tree(
     let layout = Layout::of(component)?;
     let stage = {
         let (target, expected, keep_free) = (target.to_path_buf(), layout.expected, options.keep_free);
+        let staging = options.staging.clone();
         pipe::blocking(move || {
-            let stage = Stage::new(&target)?;
+            let stage = staging.map_or_else(|| Stage::new(&target), |name| Stage::named(&target, &name))?;
             stage.demand_room(expected.allocated, expected.entries, keep_free)?;
             Ok(Arc::new(stage))
         })

@@ -95,7 +95,13 @@ pub(super) async fn look(backend: &Arc<dyn Backend>, request: &DraftRequest) -> 
         found.redis = Some(look_at_redis(backend, redis, &variables, &mut found.guessed, &mut found.missing).await);
     }
     look_at_http(request, &variables, &mut found);
-    trees::look(backend, &containers, redis, &mut found).await?;
+    found.trees = trees::look(backend, &containers, &database.service, redis).await?;
+    for tree in &found.trees {
+        match tree.obstacle {
+            Some(why) => found.missing.push(format!("component {}: {why}; it is only proposed", tree.name)),
+            None => found.guessed.push(format!("component {}: backed up with the database", tree.name)),
+        }
+    }
     found.repository = request.repository.clone().unwrap_or_else(|| {
         found
             .missing

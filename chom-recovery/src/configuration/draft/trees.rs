@@ -6,7 +6,6 @@ use std::{
     sync::Arc,
 };
 
-use super::look::Found;
 use crate::{
     backend::{
         Backend, Container, MountSource,
@@ -45,13 +44,14 @@ pub(super) enum TreePlace {
 pub(super) async fn look(
     backend: &Arc<dyn Backend>,
     containers: &[Container],
+    database: &str,
     redis: Option<&Container>,
-    found: &mut Found,
-) -> Result<()> {
+) -> Result<Vec<FoundTree>> {
+    let mut found = Vec::new();
     let is_local = backend.engine().await?.is_local;
     let elsewhere = (!is_local).then_some("the Engine runs on another host");
     let mut names = BTreeSet::new();
-    for (volume, target) in volumes(containers, &found.database.service, redis) {
+    for (volume, target) in volumes(containers, database, redis) {
         let readable = match backend.volume(&volume).await? {
             Some(known) if known.driver != "local" => Some("its driver keeps it elsewhere"),
             Some(known) => std::fs::read_dir(&known.mount_point).err().map(|_| "this user cannot read it"),
@@ -60,7 +60,7 @@ pub(super) async fn look(
         let short = volume.strip_prefix(&format!("{}_", backend.project())).unwrap_or(&volume).to_owned();
         let is_of_certificates = ["cert", "ssl", "letsencrypt"].iter().any(|word| target.contains(word));
         let exclude = if target.ends_with("/storage") { LARAVEL_MAKES.map(str::to_owned).to_vec() } else { Vec::new() };
-        found.trees.push(FoundTree {
+        found.push(FoundTree {
             name: unique(&mut names, &short),
             kind: if is_of_certificates { "certificates" } else { "files" },
             place: TreePlace::Volume(short),
@@ -70,7 +70,7 @@ pub(super) async fn look(
         });
     }
     if redis.is_some_and(|c| c.mounts.iter().any(|m| m.source != MountSource::Tmpfs)) {
-        found.trees.push(FoundTree {
+        found.push(FoundTree {
             name: unique(&mut names, "redis"),
             kind: "redis",
             place: TreePlace::Redis,
@@ -79,9 +79,9 @@ pub(super) async fn look(
             obstacle: elsewhere,
         });
     }
-    if let Some((folder, include)) = project_files(containers) {
+    if let Some((folder, include)) = project_files(containers, database, redis) {
         let unreadable = std::fs::read_dir(&folder).err().map(|_| "this user cannot read it");
-        found.trees.push(FoundTree {
+        found.push(FoundTree {
             name: unique(&mut names, "config"),
             kind: "config",
             place: TreePlace::Path(folder),
@@ -90,13 +90,7 @@ pub(super) async fn look(
             obstacle: elsewhere.or(unreadable),
         });
     }
-    for tree in &found.trees {
-        match tree.obstacle {
-            Some(why) => found.missing.push(format!("component {}: {why}; it is only proposed", tree.name)),
-            None => found.guessed.push(format!("component {}: backed up with the database", tree.name)),
-        }
-    }
-    Ok(())
+    Ok(found)
 }
 
 /// Lists the volumes of everything but the database and redis, with where they are mounted.
@@ -120,7 +114,11 @@ fn volumes(containers: &[Container], database: &str, redis: Option<&Container>) 
 }
 
 /// Finds the folder of the Compose files, and what in it the project is made of.
-fn project_files(containers: &[Container]) -> Option<(PathBuf, Vec<String>)> {
+fn project_files(
+    containers: &[Container],
+    database: &str,
+    redis: Option<&Container>,
+) -> Option<(PathBuf, Vec<String>)> {
     let labels = &containers.iter().find(|c| c.labels.contains_key(FOLDER_LABEL))?.labels;
     let folder = PathBuf::from(labels.get(FOLDER_LABEL)?);
     let below = |path: &Path| Some(format!("/{}", path.strip_prefix(&folder).ok()?.to_str()?));
@@ -130,11 +128,13 @@ fn project_files(containers: &[Container]) -> Option<(PathBuf, Vec<String>)> {
         include.extend(files.filter_map(|file| below(Path::new(file))));
     }
     for container in containers {
+        let is_server = container.service == database || redis.is_some_and(|r| r.service == container.service);
         for mount in &container.mounts {
-            if let MountSource::HostPath(path) = &mount.source
-                && Path::new(path) != folder
-            {
-                include.extend(below(Path::new(path)));
+            let MountSource::HostPath(path) = &mount.source else { continue };
+            let path = Path::new(path);
+            // A folder of a server is data that it writes to, and torn where it is copied as files.
+            if path != folder && (path.is_file() || !is_server) {
+                include.extend(below(path));
             }
         }
     }

@@ -151,6 +151,12 @@ async fn write(
         let spec = ComponentSpec::new(&component.name, kind(component.kind))?.compression(request.compression);
         let writing = writer.component(spec)?;
         let within = |e: Error| e.during(format!("component `{}`", component.name));
+        if component.kind == TreeKind::Redis
+            && let Some(name) = redis::aof_name(system, backend).await.map_err(within)?
+        {
+            // On a machine that has nothing there is no redis to ask.
+            facts.private_notes.insert(redis::aof_note(&component.name), name);
+        }
         let include = if component.kind == TreeKind::Redis {
             vec![format!("/{}", redis::snapshot(system, backend, root.path()).await.map_err(within)?)]
         } else {

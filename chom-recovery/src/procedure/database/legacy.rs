@@ -55,7 +55,7 @@ pub(super) async fn check_backup(run: &Run, parts: &Parts, site: &Site, name: &s
             backup.warnings.extend(ops.check_compatible(&source, &production).await?);
             let dump = LegacyDump { backup, path: file, file: sql };
             Ok(Contents {
-                parts_from_copy: 0,
+                objects_from_copy: 0,
                 report: None,
                 loaded: Loaded::promised(&dump),
                 verified: Verified::promised(&dump),

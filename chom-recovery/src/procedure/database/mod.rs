@@ -131,7 +131,7 @@ pub async fn recover(run: &Run, parts: &Parts, request: &Request) -> Result<Data
             Box::pin(replace(&run, parts, &site, request, &assessment)).await?;
         let proven = service::start(&run, parts, &writers, maintenance.as_ref(), since, Unstarted::Stopped).await?;
         if let Some(proof) = proof {
-            record_recovery(&run, parts, proof).await?;
+            record_recovery(&run, parts, proof, !proven.users_stay_out).await?;
         }
         (Some(restored), proven)
     };
@@ -400,9 +400,14 @@ async fn start_as_found(run: &Run, parts: &Parts, site: &Arc<Site>) -> Result<As
         .await
 }
 
-/// Keeps with the backup that users are served from it: the proof of a drill, and where another host had made it, of a
-/// whole recovery elsewhere. That this cannot be kept is no reason to call the recovery failed.
-async fn record_recovery(run: &Run, parts: &Parts, (backup, report): (BackupInfo, VerifyReport)) -> Result<()> {
+/// Keeps with the backup that it was restored and compared, as a drill does, and where another host had made it and users
+/// are served from it, that a whole recovery was done elsewhere. That this cannot be kept is no reason to call the recovery failed.
+async fn record_recovery(
+    run: &Run,
+    parts: &Parts,
+    (backup, report): (BackupInfo, VerifyReport),
+    users_are_served: bool,
+) -> Result<()> {
     let (catalog, system, backend) = (parts.catalog.clone(), parts.system.clone(), parts.backend.clone());
     let id = run.id().to_string();
     run.step("record-recovery")
@@ -414,7 +419,7 @@ async fn record_recovery(run: &Run, parts: &Parts, (backup, report): (BackupInfo
         .run(async move |cx| {
             let recording = async {
                 let is_elsewhere = HostId::derive(&backend.engine().await?.id) != backup.place.host;
-                let level = if is_elsewhere { Level::L4 } else { Level::L3 };
+                let level = if is_elsewhere && users_are_served { Level::L4 } else { Level::L3 };
                 let report = VerifyReport { level, ended: Utc::now(), ..report };
                 let signer = pipe::blocking(move || Signer::load(&system.state_dir(), &system.id)).await?;
                 Ok::<_, Error>(

@@ -57,7 +57,7 @@ pub(super) struct Contents {
     pub(super) verified: Verified,
     /// Parts that are damaged in the repository and good in its copy.
     #[serde(default)]
-    pub(super) parts_from_copy: u64,
+    pub(super) objects_from_copy: u64,
 }
 
 impl CheckedBackup {
@@ -81,7 +81,7 @@ impl CheckedBackup {
     /// Returns what is to be kept with the backup once it has served: nothing where its copy had to help.
     pub(super) fn proof(&self) -> Option<(BackupInfo, VerifyReport)> {
         let (info, report) = self.in_repository().ok()?;
-        (self.contents.parts_from_copy == 0).then(|| (info.clone(), report.clone()))
+        (self.contents.objects_from_copy == 0).then(|| (info.clone(), report.clone()))
     }
 
     pub(super) fn legacy(contents: Contents) -> Result<Self> {
@@ -218,15 +218,16 @@ pub async fn check_backup(run: &Run, parts: &Parts, site: &Site, wanted: &Select
                 legacy: None,
                 loaded,
                 verified,
-                parts_from_copy: reader.parts_from_copy(),
+                objects_from_copy: reader.objects_from_copy(),
             })
         })
         .await;
     match checked {
         Ok(contents) => {
             let mut info = info;
-            if contents.parts_from_copy > 0 {
-                info.warnings.push(format!("{} damaged parts were read from the copy", contents.parts_from_copy));
+            if contents.objects_from_copy > 0 {
+                let number = contents.objects_from_copy;
+                info.warnings.push(format!("{number} damaged objects were read from the copy"));
             }
             let opener = Opener::Repository(parts.catalog.clone(), info.place.clone());
             Ok(CheckedBackup { origin: Origin::Repository(Box::new(info)), opener, contents })
