@@ -173,10 +173,10 @@ fn newest(directory: &Path) -> Option<(RunId, RunSummary)> {
     runs.into_iter().filter_map(|(id, run)| Some((id, run.ok()?))).next_back()
 }
 
-/// What lies beside the site.
+/// Folders that lie beside the site.
 fn beside(directory: &Path) -> Vec<PathBuf> {
     let found = fs::read_dir(directory.join("site")).unwrap().map(|entry| entry.unwrap().path());
-    found.filter(|path| *path != uploads(directory)).collect()
+    found.filter(|path| *path != uploads(directory) && path.is_dir()).collect()
 }
 
 /// Production has all that it had or all of the backup; where it has the backup, nobody who is not done with the old one
@@ -248,9 +248,9 @@ fn files_whose_restore_is_killed_anywhere_can_be_put_back_as_they_were() {
         assert_eq!(newest(directory).unwrap().1.status, RunStatus::RolledBack);
         assert_eq!(tree_of(&uploads(directory)), before());
         // What has served is kept: users may have written to it.
-        for path in beside(directory).iter().filter(|path| path.is_dir()) {
+        for path in beside(directory) {
             assert!(path.to_str().unwrap().ends_with(".undone"), "{path:?}");
-            assert_eq!(tree_of(path), restored());
+            assert_eq!(tree_of(&path), restored());
         }
         block_on(async {
             assert_eq!(World::open(directory).await.looks().await, looked(directory));
