@@ -81,7 +81,7 @@ pub struct FilesReport {
     pub carried: u64,
     /// What was not as it should be when the backup was taken.
     pub troubles: Troubles,
-    /// Parts that are damaged in the repository, and were read from its copy.
+    /// Objects that are damaged in the repository, and were read from its copy.
     pub objects_from_copy: u64,
     /// Name that was taken for redis's AOF because nobody could say it.
     #[serde(default)]
@@ -99,7 +99,7 @@ impl FilesReport {
             vec![format!("`{}` holds what production had before: `runs prune` removes it", self.kept.display())];
         if self.objects_from_copy > 0 {
             lines.push(format!(
-                "{} parts of the backup are damaged in the repository and came from its copy",
+                "{} objects of the backup are damaged in the repository and came from its copy",
                 self.objects_from_copy
             ));
         }

@@ -31,7 +31,7 @@ pub struct RestoredTree {
     pub unpacked: Unpacked,
     /// What was not as it should be when the backup was taken.
     pub troubles: Troubles,
-    /// Parts that are damaged in the repository, and were read from its copy.
+    /// Objects that are damaged in the repository, and were read from its copy.
     pub objects_from_copy: u64,
 }
 

@@ -55,7 +55,7 @@ pub(super) struct Contents {
     pub(super) legacy: Option<LegacyDump>,
     pub(super) loaded: Loaded,
     pub(super) verified: Verified,
-    /// Parts that are damaged in the repository and good in its copy.
+    /// Objects that are damaged in the repository and good in its copy.
     #[serde(default)]
     pub(super) objects_from_copy: u64,
 }
