@@ -99,7 +99,7 @@ rc=0
 ( if [ "$with_app" = yes ] || [[ " ${dbs[*]} " = *" mariadb-11.8 "* ]]; then base trixie; fi
   [[ " ${dbs[*]} " != *" mariadb-11.8 "* ]] || db mariadb-11.8
   if [ "$with_app" = yes ]; then
-    build_image chom/app:latest   images/app/Dockerfile   chom/base-trixie images/app app
+    build_image chom/app:latest   images/app/Dockerfile   chom/base-trixie images/app
     build_image chom/nginx:latest images/nginx/Dockerfile chom/base-trixie images/nginx
     build_image chom/redis:latest images/redis/Dockerfile chom/base-trixie images/redis
   fi ) || rc=$?

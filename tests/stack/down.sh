@@ -22,7 +22,11 @@ if [ "$volumes" = yes ]; then
   docker ps -aq --filter label=chom-recovery.run --filter "name=^/?$project-(candidate-|recovery-lock)" | xargs -r docker rm -f >/dev/null
   docker volume ls -q --filter label=chom-recovery.run --filter "name=^${project}_.*__r_" | xargs -r docker volume rm >/dev/null
   # Not "rm -rf $site": the folder may be one that the user chose.
-  rm -rf "$site/secrets" "$site/ca"
+  # The web user's files among the code can be removed by root alone, which a container is.
+  if [ "$(id -u)" != 0 ] && [ -d "$site/app/bootstrap/cache" ]; then
+    docker run --rm --entrypoint rm -v "$site/app:/srv/app" chom/app:latest -rf /srv/app/bootstrap/cache
+  fi
+  rm -rf "$site/secrets" "$site/ca" "$site/app" "$site/nginx"
   rm -f "$site/.env" "$site/compose.yaml" "$site/facts.json" "$site/up.log" "$site/migrate.log"
   rmdir "$site" 2>/dev/null || true
   say "$project and its data are gone"

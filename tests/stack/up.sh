@@ -79,6 +79,14 @@ elif [ "$(env_get "$site/.env" HTTPS_PORT)" != "$port" ]; then
 fi
 cmp -s "$here/compose.yaml" "$site/compose.yaml" || cp "$here/compose.yaml" "$site/compose.yaml"
 umask 022
+# A deployment: once, so that what a test or an operator changed stays as it is.
+if [ ! -e "$site/app/artisan" ]; then
+  cp -R "$here/app" "$site/"; chmod -R u=rwX,go=rX "$site/app"; chmod 0755 "$site/app/artisan"
+  mkdir -p "$site/app/storage"; ln -sfn /run/chom/app.env "$site/app/.env"
+fi
+if [ ! -e "$site/nginx/site.conf" ]; then
+  mkdir -p "$site/nginx"; cp "$here/nginx/site.conf" "$site/nginx/"; chmod -R u=rwX,go=rX "$site/nginx"
+fi
 
 compose() { site_compose "$site" "$@"; }
 

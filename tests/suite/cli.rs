@@ -22,7 +22,7 @@ fn a_drafted_configuration_is_right_without_a_change() {
     assert_eq!(system.application.web_service, "nginx");
     assert_eq!(system.application.workers, ["queue", "scheduler"]);
     let names: Vec<_> = system.components.iter().map(|c| c.name.as_str()).collect();
-    assert_eq!(names, ["app_storage", "certs", "redis", "config"]);
+    assert_eq!(names, ["app_storage", "certs", "app", "nginx", "redis", "config"]);
     let redis = system.redis.unwrap();
     assert_eq!(
         (redis.prefix.as_str(), redis.heartbeat_key.as_deref()),
@@ -313,7 +313,7 @@ fn a_component_that_cannot_be_found_is_told_when_the_configuration_is_tried() {
     let path = bench.folder().join("chom-recovery.toml");
     let text = std::fs::read_to_string(&path).unwrap();
     for (component, why) in [
-        ("service = \"app\"\npath = \"/srv/app/bootstrap\"".to_owned(), "lies in its image"),
+        ("service = \"app\"\npath = \"/etc/php\"".to_owned(), "lies in its image"),
         (format!("service = \"app\"\npath = \"{storage}\""), "links are not followed"),
         ("service = \"web\"\npath = \"/srv\"".to_owned(), "has no container"),
         ("volume = \"nothing\"".to_owned(), "there is no volume"),

@@ -41,7 +41,10 @@ fn back_up(bench: &Bench, identity: &Path) -> String {
     let created = bench.run(&["--json", "backup", "create"]);
     assert_eq!(code(&created), 0, "{created:?}");
     let (_, shown) = bench.query(&["--json", "backup", "show"]);
-    assert_eq!(shown["components"], serde_json::json!(["database", "app_storage", "certs", "redis", "config"]));
+    assert_eq!(
+        shown["components"],
+        serde_json::json!(["database", "app_storage", "certs", "app", "nginx", "redis", "config"])
+    );
     let (_, card) = bench.query(&["--json", "card"]);
     card["places"]
         .as_array()
@@ -121,7 +124,7 @@ fn everything_comes_back_on_a_machine_that_has_nothing_but_a_key_and_an_address(
     assert_eq!(code(&restored), 0, "{restored:?}");
     let compose = ["compose", "-f", stack.compose.to_str().unwrap()];
     bench.docker(&[&compose[..], &["create"]].concat());
-    for component in ["app_storage", "certs", "redis"] {
+    for component in ["app", "nginx", "app_storage", "certs", "redis"] {
         let restored = bench.run(&["--json", "restore", "--component", component, "--yes"]);
         assert_eq!(code(&restored), 0, "{component}: {restored:?}");
         let summary = lines(&restored).pop().unwrap();

@@ -121,6 +121,9 @@ fn trees(out: &mut String, found: &Found) -> std::fmt::Result {
         match &tree.place {
             TreePlace::Volume(volume) => writeln!(block, "volume = {}", quote(volume))?,
             TreePlace::Path(folder) => writeln!(block, "path = {}", path(folder))?,
+            TreePlace::Mounted { service, target } => {
+                writeln!(block, "service = {}\npath = {}", quote(service), quote(target))?;
+            }
             TreePlace::Redis => {}
         }
         if !tree.include.is_empty() {

@@ -36,11 +36,13 @@ pub(super) enum TreePlace {
     Volume(String),
     /// Folder of this host.
     Path(PathBuf),
+    /// Folder of this host that is mounted in a service.
+    Mounted { service: String, target: String },
     /// Redis tells.
     Redis,
 }
 
-/// Proposes each volume, redis's snapshot, and the project's own files.
+/// Proposes each volume, each mounted folder of the host, redis's snapshot, and the project's own files.
 pub(super) async fn look(
     backend: &Arc<dyn Backend>,
     containers: &[Container],
@@ -69,6 +71,19 @@ pub(super) async fn look(
             obstacle: elsewhere.or(readable),
         });
     }
+    for (folder, service, target) in folders(containers, database, redis) {
+        let short = folder.file_name().map_or_else(|| service.clone(), |name| name.to_string_lossy().into_owned());
+        let unreadable = std::fs::read_dir(&folder).err().map(|_| "this user cannot read it");
+        let is_configuration = target.starts_with("/etc/");
+        found.push(FoundTree {
+            name: unique(&mut names, &short),
+            kind: if is_configuration { "config" } else { "files" },
+            place: TreePlace::Mounted { service, target },
+            include: Vec::new(),
+            exclude: Vec::new(),
+            obstacle: elsewhere.or(unreadable),
+        });
+    }
     if redis.is_some_and(|c| c.mounts.iter().any(|m| m.source != MountSource::Tmpfs)) {
         found.push(FoundTree {
             name: unique(&mut names, "redis"),
@@ -79,7 +94,7 @@ pub(super) async fn look(
             obstacle: elsewhere,
         });
     }
-    if let Some((folder, include)) = project_files(containers, database, redis) {
+    if let Some((folder, include)) = project_files(containers) {
         let unreadable = std::fs::read_dir(&folder).err().map(|_| "this user cannot read it");
         found.push(FoundTree {
             name: unique(&mut names, "config"),
@@ -113,12 +128,29 @@ fn volumes(containers: &[Container], database: &str, redis: Option<&Container>) 
     found
 }
 
-/// Finds the folder of the Compose files, and what in it the project is made of.
-fn project_files(
-    containers: &[Container],
-    database: &str,
-    redis: Option<&Container>,
-) -> Option<(PathBuf, Vec<String>)> {
+/// Lists the folders of this host that are mounted in everything but the database and redis, each once, with the first
+/// service that mounts it and where. What a server mounts is data that it writes to, and torn where it is copied as files.
+fn folders(containers: &[Container], database: &str, redis: Option<&Container>) -> Vec<(PathBuf, String, String)> {
+    let mut found = BTreeMap::new();
+    let is_server = |c: &&Container| c.service == database || redis.is_some_and(|r| r.service == c.service);
+    for container in containers.iter().filter(|c| !is_server(c)) {
+        for mount in &container.mounts {
+            let MountSource::HostPath(path) = &mount.source else { continue };
+            // Folders of the system (`/etc/localtime`, `/proc`) belong to nobody's backup.
+            if Path::new(path).is_dir() && is_of_project(container, path) {
+                found.entry(PathBuf::from(path)).or_insert((container.service.clone(), mount.target.clone()));
+            }
+        }
+    }
+    found.into_iter().map(|(folder, (service, target))| (folder, service, target)).collect()
+}
+
+fn is_of_project(container: &Container, path: &str) -> bool {
+    container.labels.get(FOLDER_LABEL).is_some_and(|folder| Path::new(path).starts_with(folder))
+}
+
+/// Finds the folder of the Compose files, and which files in it the project is made of.
+fn project_files(containers: &[Container]) -> Option<(PathBuf, Vec<String>)> {
     let labels = &containers.iter().find(|c| c.labels.contains_key(FOLDER_LABEL))?.labels;
     let folder = PathBuf::from(labels.get(FOLDER_LABEL)?);
     let below = |path: &Path| Some(format!("/{}", path.strip_prefix(&folder).ok()?.to_str()?));
@@ -127,15 +159,10 @@ fn project_files(
         let files = labels.get(label).into_iter().flat_map(|files| files.split(','));
         include.extend(files.filter_map(|file| below(Path::new(file))));
     }
-    for container in containers {
-        let is_server = container.service == database || redis.is_some_and(|r| r.service == container.service);
-        for mount in &container.mounts {
-            let MountSource::HostPath(path) = &mount.source else { continue };
-            let path = Path::new(path);
-            // A folder of a server is data that it writes to, and torn where it is copied as files.
-            if path != folder && (path.is_file() || !is_server) {
-                include.extend(below(path));
-            }
+    for mount in containers.iter().flat_map(|c| &c.mounts) {
+        let MountSource::HostPath(path) = &mount.source else { continue };
+        if Path::new(path).is_file() {
+            include.extend(below(Path::new(path)));
         }
     }
     Some((folder, include.into_iter().collect()))

@@ -14,6 +14,7 @@ if [ "$(id -u)" = 0 ]; then
     [ -d "$storage/$d" ] || install -d -o www-data -g www-data -m 0750 "$storage/$d"
   done
   [ "$(stat -c %U "$storage")" = www-data ] || chown www-data:www-data "$storage"
+  [ "$(stat -c %U /srv/app/bootstrap/cache)" = www-data ] || chown www-data:www-data /srv/app/bootstrap/cache
 fi
 as_web() {
   if [ "$(id -u)" = 0 ]; then exec setpriv --reuid=www-data --regid=www-data --init-groups -- "$@"; else exec "$@"; fi
