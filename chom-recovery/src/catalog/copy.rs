@@ -79,7 +79,7 @@ pub async fn copy_backup(
 ) -> Result<Copied> {
     same_repository(from.repository(), to.id(), &to.store().url())?;
     copy_statements::<RecipientsRecord>(from.repository(), to, layout::RECIPIENTS).await?;
-    let objects = from.objects().await?;
+    let mut objects = from.objects().await?;
     let mut done = Progress { done: 0, total: objects.iter().map(|o| o.length).sum() };
     let mut copied = Copied { backup: from.place().id, objects: 0, bytes: 0, present: 0 };
     let mut count = |object: &BackupObject, is_new: bool| {
@@ -93,16 +93,20 @@ pub async fn copy_backup(
         progress(done);
     };
     // The last ones in their order: the manifest makes the backup exist.
-    let (parts, rest) = objects.split_at(objects.len() - from.manifest().components.len() - 2);
-    let mut copying = futures::stream::iter(parts)
-        .map(|object| async move { Ok::<_, Error>((object, copy_object(from, to, object).await?)) })
+    let rest = objects.split_off(objects.len() - from.manifest().components.len() - 2);
+    let mut copying = futures::stream::iter(objects)
+        .map(|object| async move {
+            let is_new = copy_object(from, to, &object).await?;
+            Ok::<_, Error>((object, is_new))
+        })
         .buffer_unordered(LANES);
     while let Some((object, is_new)) = copying.try_next().await? {
-        count(object, is_new);
+        count(&object, is_new);
     }
     drop(copying);
     for object in rest {
-        count(object, copy_object(from, to, object).await?);
+        let is_new = copy_object(from, to, &object).await?;
+        count(&object, is_new);
     }
     copy_holds(from.repository(), to, from.place()).await?;
     Ok(copied)

@@ -1,5 +1,6 @@
 //! The facade for copies of backups in a second store.
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::Recovery;
@@ -22,6 +23,19 @@ pub struct CopyReport {
     pub failed: Vec<NotCopied>,
     /// Backups that the copy had before.
     pub present: u64,
+}
+
+/// What the copy of the repository holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyStatus {
+    /// Number of usable backups in it.
+    pub usable: u64,
+    /// The newest of them.
+    pub newest: Option<BackupId>,
+    /// The moment whose data that holds.
+    pub point: Option<DateTime<Utc>>,
+    /// Why the copy could not be read; nothing is known of it then.
+    pub error: Option<ErrorRecord>,
 }
 
 /// A backup that was copied, and read back there.
@@ -72,6 +86,29 @@ impl Recovery {
         let repository = Repository::open_configured(&system.repository).await?;
         catalog::init_copy(&repository, &store::create(&there.store()).await?).await?;
         Ok(repository.id().clone())
+    }
+
+    /// Says what the copy holds, within the deadline of the health suite; `None`: none is configured.
+    pub async fn copy_status(&self) -> Option<CopyStatus> {
+        self.system.repository.copy.as_ref()?;
+        let limit = self.system.limits.health_deadline;
+        let listing = async { Catalog::new(&self.copy_repository().await?, &self.system.id).list().await };
+        let late = || Error::new(ErrorKind::Timeout, format!("the copy was not listed within {} s", limit.as_secs()));
+        let listed = tokio::time::timeout(limit, listing).await.unwrap_or_else(|_| Err(late()));
+        Some(match listed {
+            Ok(listing) => {
+                let mut usable = listing.backups.iter().filter(|b| b.tombstone.is_none() && !b.is_future_dated);
+                let count = usable.clone().count() as u64;
+                let newest = usable.next_back();
+                CopyStatus {
+                    usable: count,
+                    newest: newest.map(BackupInfo::id),
+                    point: newest.map(|b| b.point),
+                    error: None,
+                }
+            }
+            Err(error) => CopyStatus { usable: 0, newest: None, point: None, error: Some(error.to_record()) },
+        })
     }
 
     async fn copy_repository(&self) -> Result<Repository> {

@@ -7,7 +7,7 @@ use crate::{
     catalog::{Catalog, Listing, Name, legacy::LegacyListing},
     error::{Error, ErrorKind, Result},
     procedure::drill,
-    report::{self, ComponentMetrics, DrillMetrics, LegacyMetrics, Metrics},
+    report::{self, ComponentMetrics, CopyMetrics, DrillMetrics, LegacyMetrics, Metrics},
     run::summary::{RunStatus, RunSummary},
 };
 
@@ -33,12 +33,16 @@ impl Recovery {
             open_runs: (runs.iter().filter(|run| !run.is_over).count() + unreadable.len()) as u64,
             legacy: Vec::new(),
             legacy_links_broken: None,
+            copy: None,
         };
         if let Ok(Some(listing)) = self.legacy_backups().await {
             metrics.legacy_links_broken = Some(listing.links.iter().filter(|l| l.problem.is_some()).count() as u64);
             metrics.legacy = legacy_of(&listing);
         }
-        let failure = self.measure_repository(&mut metrics).await.err();
+        let (failure, copy) = tokio::join!(self.measure_repository(&mut metrics), self.copy_status());
+        let failure = failure.err();
+        metrics.copy =
+            copy.map(|copy| CopyMetrics { up: copy.error.is_none(), usable: copy.usable, point: copy.point });
         Ok((metrics, failure))
     }
 

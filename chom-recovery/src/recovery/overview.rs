@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::Recovery;
+use super::{CopyStatus, Recovery};
 use crate::{
     backend::Engine,
     catalog::{BackupInfo, Catalog, Listing},
@@ -87,7 +87,8 @@ impl NextStep {
 /// Whether the newest backup would do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BackupStatus {
-    /// Healthy: young enough and verified. Degraded: not verified, or others are damaged. Down: none, or too old.
+    /// Healthy: young enough and verified. Degraded: not verified, others are damaged, or the copy is out of date or out
+    /// of reach. Down: none, or too old.
     /// Inconclusive: the repository could not be read.
     pub status: Status,
     /// The newest usable backup.
@@ -98,6 +99,9 @@ pub struct BackupStatus {
     pub age_s: Option<u64>,
     /// Oldest age allowed, in seconds.
     pub allowed_age_s: u64,
+    /// What the copy of the repository holds, where one is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy: Option<CopyStatus>,
     /// What is not as it should be.
     pub findings: Vec<String>,
     /// Why the repository could not be read.
@@ -112,12 +116,13 @@ impl BackupStatus {
             usable: 0,
             age_s: None,
             allowed_age_s,
+            copy: None,
             findings: vec![error.to_string()],
             error: Some(error.to_record()),
         }
     }
 
-    fn of(listing: Listing, allowed_age_s: u64) -> Self {
+    fn of(listing: Listing, allowed_age_s: u64, copy: Option<CopyStatus>) -> Self {
         let mut findings = Vec::new();
         let mut status = Status::Healthy;
         let mut worse = |findings: &mut Vec<String>, to: Status, text: String| {
@@ -152,8 +157,21 @@ impl BackupStatus {
         for problem in &listing.problems {
             worse(&mut findings, Status::Inconclusive, format!("a part could not be listed: {}", problem.message));
         }
-        Self { status, newest, usable, age_s, allowed_age_s, findings, error: None }
+        if let Some(finding) = copy.as_ref().and_then(|copy| outdated(copy, listing.now, allowed_age_s)) {
+            worse(&mut findings, Status::Degraded, finding);
+        }
+        Self { status, newest, usable, age_s, allowed_age_s, copy, findings, error: None }
     }
+}
+
+/// Says what is wrong with a copy that would not do.
+fn outdated(copy: &CopyStatus, now: DateTime<Utc>, allowed_age_s: u64) -> Option<String> {
+    if let Some(error) = &copy.error {
+        return Some(format!("the copy cannot be read: {}", error.message));
+    }
+    let Some(point) = copy.point else { return Some("the copy holds no usable backup".into()) };
+    let age = u64::try_from((now - point).num_seconds()).unwrap_or(0);
+    (age > allowed_age_s).then(|| "the newest backup in the copy is older than the objective allows".into())
 }
 
 impl Recovery {
@@ -162,8 +180,9 @@ impl Recovery {
     /// # Errors
     /// As [`Recovery::backups`].
     pub async fn backup_status(&self) -> Result<BackupStatus> {
-        let holding = Catalog::new(&self.repository().await?, &self.system.id).holding(DATABASE);
-        Ok(BackupStatus::of(holding.list().await?, self.system.objectives.backup_age.as_secs()))
+        let listed = async { Catalog::new(&self.repository().await?, &self.system.id).holding(DATABASE).list().await };
+        let (listing, copy) = tokio::join!(listed, self.copy_status());
+        Ok(BackupStatus::of(listing?, self.system.objectives.backup_age.as_secs(), copy))
     }
 
     /// Looks at everything that an operator needs first, and says what to do next.
@@ -276,7 +295,16 @@ mod tests {
     }
 
     fn backups(status: Status) -> BackupStatus {
-        BackupStatus { status, newest: None, usable: 0, age_s: None, allowed_age_s: 60, findings: vec![], error: None }
+        BackupStatus {
+            status,
+            newest: None,
+            usable: 0,
+            age_s: None,
+            allowed_age_s: 60,
+            copy: None,
+            findings: vec![],
+            error: None,
+        }
     }
 
     fn commands(next: &[NextStep]) -> Vec<&str> {
@@ -288,6 +316,21 @@ mod tests {
         let health = health(Status::Down, Class::Corrupt);
         let next = next_steps(&[], &health, &diagnose(&health), &backups(Status::Down), true);
         assert_eq!(commands(&next), ["chom-recovery plan recover database"]);
+    }
+
+    #[test]
+    fn a_copy_that_would_not_do_is_told() {
+        let now = Utc::now();
+        let at = |age_s| Some(now - chrono::TimeDelta::seconds(age_s));
+        let copy = |point, error| CopyStatus { usable: 1, newest: None, point, error };
+        assert_eq!(outdated(&copy(at(59), None), now, 60), None);
+        assert_eq!(outdated(&copy(at(-5), None), now, 60), None, "clocks differ");
+        let unreadable = Some(Error::new(ErrorKind::Unreachable, "as told").to_record());
+        for (copy, why) in
+            [(copy(at(61), None), "older"), (copy(None, None), "no usable"), (copy(at(1), unreadable), "as told")]
+        {
+            assert!(outdated(&copy, now, 60).is_some_and(|text| text.contains(why)), "{why}");
+        }
     }
 
     #[test]

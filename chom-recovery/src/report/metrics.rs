@@ -42,6 +42,19 @@ pub struct Metrics {
     pub legacy: Vec<LegacyMetrics>,
     /// `latest` links that must not be relied on.
     pub legacy_links_broken: Option<u64>,
+    /// The copy of the repository, where one is configured.
+    pub copy: Option<CopyMetrics>,
+}
+
+/// The copy of the repository.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CopyMetrics {
+    /// Whether it could be listed.
+    pub up: bool,
+    /// Usable backups in it.
+    pub usable: u64,
+    /// The moment whose data the newest of them holds.
+    pub point: Option<DateTime<Utc>>,
 }
 
 /// The newest usable backup of a component.
@@ -171,6 +184,25 @@ pub fn exposition(metrics: &Metrics) -> String {
         page.one("backups_usable", "Backups that can be restored as far as their manifests tell.", metrics.usable);
         page.one("backups_damaged", "Backups that are there and cannot be used.", metrics.damaged);
         newest(&mut page, metrics);
+    }
+    if let Some(copy) = &metrics.copy {
+        page.one("copy_up", "Whether the copy of the repository could be listed.", u8::from(copy.up));
+        if copy.up {
+            page.one("copy_backups_usable", "Usable backups in the copy of the repository.", copy.usable);
+        }
+        if let Some(point) = copy.point {
+            page.one(
+                "copy_point_timestamp_seconds",
+                "Unix time of the data of the newest backup in the copy.",
+                unix(point),
+            );
+            let age = age(metrics.at, point);
+            page.one(
+                "copy_age_seconds",
+                "Age of the data of the newest backup in the copy when this was written.",
+                age,
+            );
+        }
     }
     page.one("rpo_objective_seconds", "Longest age of data that an incident may cost.", metrics.rpo_objective_s);
     page.one("rto_objective_seconds", "Longest time that a recovery may take.", metrics.rto_objective_s);
@@ -352,6 +384,23 @@ pub fn alert_rules(system: &System) -> String {
             "chom-recovery",
         ),
     ];
+    if system.repository.copy.is_some() {
+        rules.push(critical(
+            "ChomRecoveryCopyDown",
+            format!("{} == 0", of("copy_up")),
+            "1h",
+            format!("The copy of the backup repository of {name} cannot be read"),
+            "chom-recovery --copy config check",
+        ));
+        // One more period than for a backup: it is copied after it was taken.
+        rules.push(critical(
+            "ChomRecoveryCopyTooOld",
+            format!("absent({0}) or time() - {0} > {1}", of("copy_point_timestamp_seconds"), 2 * allowed),
+            "30m",
+            format!("The newest backup of {name} in the copy is older than {} s", 2 * allowed),
+            "chom-recovery backup copy",
+        ));
+    }
     if system.legacy.is_some() {
         rules.push(warning(
             "ChomRecoveryLegacyLinkBroken",
@@ -419,6 +468,7 @@ mod tests {
             open_runs: 0,
             legacy: vec![LegacyMetrics { kind: "database".into(), point: at, stored_bytes: 7 }],
             legacy_links_broken: Some(1),
+            copy: Some(CopyMetrics { up: true, usable: 2, point: Some("2026-01-02T01:00:00Z".parse().unwrap()) }),
         }
     }
 
@@ -443,8 +493,10 @@ mod tests {
         unknown.drill = None;
         unknown.legacy.clear();
         unknown.legacy_links_broken = None;
+        unknown.copy = Some(CopyMetrics { up: false, usable: 0, point: None });
         let text = exposition(&unknown);
         assert!(text.contains("chom_recovery_repository_up{system=\"chom\"} 0"));
+        assert!(text.contains("chom_recovery_copy_up{system=\"chom\"} 0") && !text.contains("copy_point"), "{text}");
         assert!(
             !text.contains("backup_")
                 && !text.contains("backups_")
