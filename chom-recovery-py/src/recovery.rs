@@ -4,9 +4,12 @@ use std::{future::Future, path::PathBuf};
 
 use chom_recovery::{
     Error, ErrorKind, Recovery, Result, System,
-    catalog::{Cipher, Encryption, Identities, Recipients},
+    catalog::{Cipher, Encryption, Identities, Recipients, Selector},
     probe::HealthMode,
-    procedure::database::{Request, ops::BackUp},
+    procedure::{
+        database::{Request, ops::BackUp},
+        files,
+    },
     recovery::{Going, RunOptions},
     run::{AlwaysYes, AskWith, Question, Reply, RunId, Waiver},
     secret::SecretSource,
@@ -184,6 +187,22 @@ impl NativeRecovery {
     fn back_up(&self, request: &str, options: &str) -> PyResult<Ongoing> {
         let request: BackUp = argument("request", request)?;
         self.run(options, None, |recovery, options| async move { recovery.back_up(request, options).await })
+    }
+
+    fn init_copy<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.read(py, |recovery| async move { Recovery::init_copy(recovery.system()).await })
+    }
+
+    fn copy_backups<'py>(&self, py: Python<'py>, which: &str) -> PyResult<Bound<'py, PyAny>> {
+        let which: Option<Selector> = argument("backup", which)?;
+        // Dropped half-way it harms nothing: the next call goes on.
+        self.read(py, |recovery| async move { recovery.copy_backups(which.as_ref(), &|_, _| {}).await })
+    }
+
+    #[pyo3(signature = (request, options, ask = None))]
+    fn restore_files(&self, request: &str, options: &str, ask: Option<Py<PyAny>>) -> PyResult<Ongoing> {
+        let request: files::Request = argument("request", request)?;
+        self.run(options, ask, |recovery, options| async move { recovery.restore_files(request, options).await })
     }
 
     #[pyo3(signature = (request, options, ask = None))]

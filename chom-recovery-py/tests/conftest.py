@@ -87,6 +87,18 @@ class Stack:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
+    def shell(self, service: str, command: str) -> str:
+        """Runs a command in a service's container."""
+        done = subprocess.run(
+            ["docker", "compose", "-f", self.facts["compose"], "exec", "-T", service, "sh", "-c", command],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def forget_kept_volumes(self) -> None:
         """Removes what recoveries kept as undo, which no `docker compose down` knows of."""
         kept = f"{self.project}_mysql_data__r_"

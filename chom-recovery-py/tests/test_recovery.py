@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from chom_recovery import NeedsConfirmation, Recovery, Status
-from chom_recovery.exceptions import AlreadyExistsError, InvalidInputError, LockedError
+from chom_recovery.exceptions import AlreadyExistsError, InvalidInputError, LockedError, NotFoundError
 from chom_recovery.models import BackupInfo, DatabaseReport, Finding, RunStatus
 
 if TYPE_CHECKING:
@@ -152,3 +152,34 @@ async def test_a_host_that_runs_out_of_memory_leaves_a_run_that_goes_on(stack: S
     assert backup.level == "L2"
     [ended] = (await recovery.runs()).runs
     assert ended.status is RunStatus.SUCCEEDED
+
+
+async def test_files_come_back_from_a_copy_where_the_repository_is_damaged(stack: Stack, tmp_path: Path) -> None:
+    component = {"name": "storage", "service": "app", "path": "/srv/app/storage", "exclude": ["/logs/", "/framework/"]}
+    copy = {"url": f"file:{tmp_path / 'copy'}"}
+    made = await (await Recovery.open(stack.config(tmp_path))).init_repository(encryption="none")
+    config = stack.config(tmp_path, signers=(made.signer,))
+    config["components"] = [component]
+    config["repository"]["copy"] = copy
+    recovery = await Recovery.open(config)
+    with pytest.raises(NotFoundError):
+        await recovery.backups.copy()
+    assert await recovery.backups.init_copy() == await recovery.backups.init_copy()
+
+    upload = "/srv/app/storage/app/of-python"
+    stack.shell("app", f"echo kept >{upload}")
+    backup = await recovery.backups.create(components=["storage"])
+    copied = await recovery.backups.copy()
+    assert [(one.backup, one.verification.findings_total) for one in copied.copied] == [(backup.id, 0)]
+    assert (await recovery.backups.copy()).present == 1
+
+    stack.shell("app", f"echo lost >{upload}")
+    with pytest.raises(NotFoundError):
+        await recovery.restore_files("nothing", confirm=stack.project)
+    report = await recovery.restore_files("storage", backup, confirm=stack.project)
+    assert (report.component, "app" in report.restarted) == ("storage", True)
+    assert stack.shell("app", f"cat {upload}").strip() == "kept"
+    undone = await recovery.rollback((await recovery.runs()).runs[-1].run, because="it was a test")
+    assert any(step.endswith("swap-folders") for step in undone)
+    assert stack.shell("app", f"cat {upload}").strip() == "lost"
+    stack.shell("app", f"rm {upload}")

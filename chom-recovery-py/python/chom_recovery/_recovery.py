@@ -169,6 +169,40 @@ class Recovery:
         ongoing = self._native.recover_database(json.dumps(request), options, asker)
         return decode(models.DatabaseReport, await follow(ongoing, on_event, asker))
 
+    async def restore_files(
+        self,
+        component: str,
+        backup: Which = "latest",
+        *,
+        keep_setid: bool = False,
+        confirm: str | None = None,
+        approve: Approver | None = None,
+        operator: str | None = None,
+        on_event: EventCallback | None = None,
+    ) -> models.FilesReport:
+        """Restores a component of files beside production, compares it, and puts it in place by a rename.
+
+        What was there before is kept; `rollback` puts it back.
+
+        Args:
+            component: Its name in the configuration.
+            backup: As for `recover_database`; `"latest"` is the newest that holds the component.
+            keep_setid: Whether setuid and setgid of files are set again.
+            confirm: Name of the Compose project: says yes to every question beforehand.
+            approve: Answers questions instead.
+            operator: Name of the person, for the journal; the login's by default.
+            on_event: Called with each event.
+
+        Raises:
+            NotFoundError: No such component is configured, or no backup holds it.
+            NeedsConfirmation: The run waits for a person.
+            CorruptError: The backup is damaged; production was not touched.
+        """
+        request = {"backup": _selector(backup), "component": component, "keep_setid": keep_setid}
+        options, asker = self._options(confirm, approve, None, operator)
+        ongoing = self._native.restore_files(json.dumps(request), options, asker)
+        return decode(models.FilesReport, await follow(ongoing, on_event, asker))
+
     async def resume(
         self,
         run_id: str,
@@ -178,7 +212,7 @@ class Recovery:
         waive: Mapping[str, str] | None = None,
         operator: str | None = None,
         on_event: EventCallback | None = None,
-    ) -> models.DatabaseReport | models.BackupInfo:
+    ) -> models.DatabaseReport | models.FilesReport | models.BackupInfo:
         """Goes on with a run that was killed, cancelled or failed, or that waits.
 
         Steps that are done are not done again. Arguments are those of `recover_database`.
@@ -193,6 +227,8 @@ class Recovery:
         procedure = report["procedure"]
         if procedure == "recover-database":
             return decode(models.DatabaseReport, report)
+        if procedure == "restore-files":
+            return decode(models.FilesReport, report)
         if procedure == "back-up":
             return decode(models.BackupInfo, report)
         raise UnsupportedError(
@@ -291,6 +327,36 @@ class Backups:
             NotFoundError: There is no repository yet.
         """
         return decode(models.Listing, json.loads(await self._native.backups()))
+
+    async def init_copy(self) -> str:
+        """Makes the configured second store a copy of the repository, without backups yet.
+
+        Once it is one, nothing happens.
+
+        Returns:
+            Id of the repository.
+
+        Raises:
+            NotFoundError: No second store is configured, or there is no repository.
+            ConflictError: It is another repository.
+        """
+        made: str = json.loads(await self._native.init_copy())
+        return made
+
+    async def copy(self, backup: Which | None = None) -> models.CopyReport:
+        """Copies backups into the second store, and reads every byte of them back there.
+
+        Cancelled or killed at any moment, the next call goes on.
+
+        Args:
+            backup: One that is named, as for `Recovery.recover_database`; by default all that the copy lacks.
+
+        Raises:
+            NotFoundError: No second store is configured, or it is no copy of the repository yet.
+            NoSpaceError: It is full. Also an `OSError`.
+        """
+        which = None if backup is None else _selector(backup)
+        return decode(models.CopyReport, json.loads(await self._native.copy_backups(json.dumps(which))))
 
 
 def _options(by: str, waive: Mapping[str, str] | None, *, is_confirmed: bool) -> str:

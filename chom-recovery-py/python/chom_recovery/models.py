@@ -283,6 +283,53 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
+class Verification:
+    """What reading every byte of a backup found: `findings_total` is 0 where nothing is wrong."""
+
+    backup: str
+    level: str
+    parts: int
+    stored_len: int
+    findings_total: int
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedBackup:
+    """A backup that was copied, and read back there.
+
+    Attributes:
+        objects: Objects that were written.
+        bytes: Their bytes.
+        present: Objects that were there already.
+        recorded: Whether the verification was signed and recorded in the copy.
+    """
+
+    backup: str
+    objects: int
+    bytes: int
+    present: int
+    verification: Verification
+    recorded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NotCopied:
+    """A backup that could not be copied, and why."""
+
+    backup: str
+    error: ErrorRecord
+
+
+@dataclass(frozen=True, slots=True)
+class CopyReport:
+    """What a call to copy backups did; `present` counts those that the copy had before."""
+
+    copied: tuple[CopiedBackup, ...]
+    failed: tuple[NotCopied, ...]
+    present: int
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """What a person is asked."""
 
@@ -395,6 +442,43 @@ class DatabaseReport:
     service_at: datetime
     new_backup: str | None
     to_review: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """What was put in place; `bytes` counts the holes of files as well."""
+
+    files: int
+    folders: int
+    hard_links: int
+    symlinks: int
+    bytes: int
+    outward_links: int
+    setid_dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class FilesReport:
+    """What a restore of files put in place.
+
+    Attributes:
+        path: The folder, on the Engine's host.
+        kept: Where that lies now which was there before.
+        carried: Entries that the backup leaves out on purpose, and that stayed as they were.
+        objects_from_copy: Objects that are damaged in the repository, and were read from its copy.
+        restarted: Services that were stopped for it and run again.
+        outage_s: From the moment that they were stopped until they were proven.
+    """
+
+    backup: BackupInfo
+    component: str
+    path: str
+    kept: str
+    unpacked: Unpacked
+    carried: int
+    objects_from_copy: int
+    restarted: tuple[str, ...]
+    outage_s: float
 
 
 # ---- plans -----------------------------------------------------------------------------------------------------------
