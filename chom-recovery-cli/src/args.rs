@@ -342,6 +342,18 @@ pub(crate) struct Consent {
     pub(crate) operator: Option<String>,
 }
 
+/// How a recovery is run.
+#[derive(Debug, Args)]
+pub(crate) struct How {
+    /// Do exactly what this plan says; refused when the plan would be another now
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plan: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) waivers: Waivers,
+    #[command(flatten)]
+    pub(crate) consent: Consent,
+}
+
 /// Who takes responsibility for what is not in order.
 #[derive(Debug, Args)]
 pub(crate) struct Waivers {
@@ -386,19 +398,15 @@ pub(crate) enum PlanRecover {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Recover {
     /// Database recovery (runbook 3.1)
+    #[command(mut_arg("plan", |plan| plan.conflicts_with_all(["latest", "previous", "timestamp", "backup", "with_tag"])))]
     Database {
         #[command(flatten)]
         which: Which,
-        /// Do exactly what this plan says; refused when the plan would be another now
-        #[arg(long, value_name = "FILE", conflicts_with_all = ["latest", "previous", "timestamp", "backup", "with_tag", "since"])]
-        plan: Option<PathBuf>,
         /// When the incident began (RFC 3339) [default: now]
-        #[arg(long, value_name = "TIME")]
+        #[arg(long, value_name = "TIME", conflicts_with = "plan")]
         since: Option<DateTime<Utc>>,
         #[command(flatten)]
-        waivers: Waivers,
-        #[command(flatten)]
-        consent: Consent,
+        how: How,
     },
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 
 /// RTO and RPO of one procedure, as agreed with the business. What a run achieved is measured, never taken from here.
@@ -29,6 +30,14 @@ impl Objective {
 pub struct Objectives {
     /// Database recovery (runbook 3.1).
     pub database: Objective,
+    /// Application recovery (runbook 3.2).
+    pub application: Objective,
+    /// Recovery of the web server (runbook 3.3), which keeps no data.
+    pub nginx: Objective,
+    /// Recovery from bad performance (runbook 3.5), which loses no data.
+    pub performance: Objective,
+    /// Recovery of a single service: queue, redis, scheduler (runbook 3.6).
+    pub partial: Objective,
     /// How old the newest good backup may be.
     #[serde(with = "humantime_serde")]
     pub backup_age: Duration,
@@ -36,6 +45,32 @@ pub struct Objectives {
 
 impl Default for Objectives {
     fn default() -> Self {
-        Self { database: Objective::minutes(30, 15), backup_age: Duration::from_hours(24) }
+        Self {
+            database: Objective::minutes(30, 15),
+            application: Objective::minutes(60, 60),
+            nginx: Objective::minutes(15, 0),
+            performance: Objective::minutes(30, 0),
+            partial: Objective::minutes(15, 0),
+            backup_age: Duration::from_hours(24),
+        }
+    }
+}
+
+/// An objective beside what was achieved.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Achieved {
+    /// Objective in seconds.
+    pub objective_s: f64,
+    /// Achieved, in seconds.
+    pub achieved_s: f64,
+    /// Whether it is within the objective.
+    pub is_met: bool,
+}
+
+impl Achieved {
+    /// Holds a time against an objective; a time before the begin counts as none.
+    pub fn new(objective: Duration, achieved: TimeDelta) -> Self {
+        let achieved = achieved.to_std().unwrap_or_default();
+        Self { objective_s: objective.as_secs_f64(), achieved_s: achieved.as_secs_f64(), is_met: achieved <= objective }
     }
 }

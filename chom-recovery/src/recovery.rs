@@ -18,7 +18,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     probe::{HealthMode, HealthReport, run_suite, silent, suite},
     procedure::{
-        Parts,
+        Parts, Recovered,
         application_ops::StackApplication,
         backup,
         database::{self, DatabaseReport, Request, mysql_ops::MySqlOps, ops::BackUp},
@@ -43,9 +43,12 @@ mod leftovers;
 mod legacy;
 mod metrics;
 mod overview;
+mod recovering;
 mod upkeep;
 
-pub use copying::{CopiedBackup, CopyReport, NotCopied};
+use recovering::Procedures;
+
+pub use copying::{CopiedBackup, CopyReport, CopyStatus, NotCopied};
 pub use files::RestoredTree;
 pub use leftovers::{Kept, LeftoverContainer, LeftoverFolder, LeftoverVolume, Leftovers, Pruned};
 pub use overview::{BackupStatus, NextStep, OpenRun, Overview, UnreadableRun};
@@ -71,6 +74,7 @@ pub struct Recovery {
     backend: Arc<dyn Backend>,
     store: Arc<dyn BackupStore>,
     copy: Option<Arc<dyn BackupStore>>,
+    procedures: Procedures,
 }
 
 /// Who runs something, and who is asked.
@@ -112,6 +116,8 @@ pub enum Report {
     Drill(Box<DrillReport>),
     /// Files put in production's place.
     RestoreFiles(Box<FilesReport>),
+    /// A recovery of a part of the system.
+    Recovered(Box<Recovered>),
     /// A rollback.
     RollBack {
         /// Steps that were undone, in the order in which they were.
@@ -175,7 +181,7 @@ impl Recovery {
     /// Makes it from ports of the caller's choice; the copy is the configured one.
     pub fn with_ports(system: System, backend: Arc<dyn Backend>, store: Arc<dyn BackupStore>) -> Self {
         let copy = system.repository.copy.as_ref().map(store::open_later);
-        Self { system: Arc::new(system), backend, store, copy }
+        Self { system: Arc::new(system), backend, store, copy, procedures: Procedures::default() }
     }
 
     /// Returns the configuration.
@@ -305,7 +311,7 @@ impl Recovery {
         backup::check(&self.system, &request)?;
         let parts = self.parts().await?;
         let run = self.engine(&options).start(self.new_run(backup::PROCEDURE, &request)?).await?;
-        Ok(Self::go(run, parts, options))
+        Ok(self.go(run, parts, options))
     }
 
     /// Rehearses a recovery with a backup, beside production, and keeps the signed result with the backup.
@@ -316,7 +322,7 @@ impl Recovery {
         let parts = self.parts().await?;
         let new = self.new_run(drill::PROCEDURE, &request)?.objective(self.system.objectives.database);
         let run = self.engine(&options).start(new).await?;
-        Ok(Self::go(run, parts, options))
+        Ok(self.go(run, parts, options))
     }
 
     /// Describes a run that is not held up by what a killed backup or drill left.
@@ -373,7 +379,7 @@ impl Recovery {
             new = new.planned(plan);
         }
         let run = self.engine(&options).start(new).await?;
-        Ok(Self::go(run, parts, options))
+        Ok(self.go(run, parts, options))
     }
 
     fn new_database(&self, request: &Request) -> Result<NewRun> {
@@ -388,7 +394,7 @@ impl Recovery {
         let parts = self.parts().await?;
         files_procedure::check(&parts, &request)?;
         let run = self.engine(&options).start(self.new_run(files_procedure::PROCEDURE, &request)?).await?;
-        Ok(Self::go(run, parts, options))
+        Ok(self.go(run, parts, options))
     }
 
     /// Goes on with a run that was killed, failed or waits. Where the repository cannot be opened, it goes on to the
@@ -396,13 +402,14 @@ impl Recovery {
     pub async fn resume(&self, id: RunId, options: RunOptions) -> Result<Going> {
         let parts = self.parts_to_resume().await;
         let run = self.engine(&options).resume(id).await?;
-        Ok(Self::go(run, parts, options))
+        Ok(self.go(run, parts, options))
     }
 
     /// Undoes a run, in reverse order. Returns the steps undone. Needs neither store nor repository.
     pub async fn roll_back(&self, id: RunId, because: &str, options: RunOptions) -> Result<Vec<String>> {
         let parts = self.parts_to_undo();
-        self.engine(&options).roll_back(id, because, async move |run: Run| perform(&run, &parts).await).await
+        let procedures = self.procedures.clone();
+        self.engine(&options).roll_back(id, because, async move |run: Run| procedures.perform(&run, &parts).await).await
     }
 
     /// Records somebody's yes to what a paused run waits for. Returns what was approved.
@@ -423,7 +430,10 @@ impl Recovery {
     pub async fn resolve(&self, id: RunId, step: &str, word: Word, by: &str) -> Result<Resolution> {
         let options = RunOptions { operator: Some(by.to_owned()), ..RunOptions::default() };
         let parts = self.parts_to_resume().await;
-        self.engine(&options).resolve(id, step, word, async move |run: Run| perform(&run, &parts).await).await
+        let procedures = self.procedures.clone();
+        self.engine(&options)
+            .resolve(id, step, word, async move |run: Run| procedures.perform(&run, &parts).await)
+            .await
     }
 
     /// Gives a run up: nothing is undone, its journal stays.
@@ -457,41 +467,17 @@ impl Recovery {
         engine
     }
 
-    fn go(run: Run, parts: Parts, options: RunOptions) -> Going {
-        let (id, events) = (run.id(), Some(run.events()));
+    fn go(&self, run: Run, parts: Parts, options: RunOptions) -> Going {
+        let (id, events, procedures) = (run.id(), Some(run.events()), self.procedures.clone());
         let task = tokio::spawn(async move {
             let inner = run.clone();
             run.execute(async move {
-                let report = perform(&inner, &parts).await?;
+                let report = procedures.perform(&inner, &parts).await?;
                 // Kept in the journal, so that it can be shown again.
                 inner.decide(ACHIEVED, async { Ok(report) }).await
             })
             .await
         });
         Going { id, events, cancellation: options.cancellation, task }
-    }
-}
-
-/// Runs the procedure that a run is about.
-async fn perform(run: &Run, parts: &Parts) -> Result<Report> {
-    match run.procedure() {
-        database::PROCEDURE => {
-            let request: Request = run.request()?;
-            Ok(Report::RecoverDatabase(Box::new(database::recover(run, parts, &request).await?)))
-        }
-        backup::PROCEDURE => {
-            let request: BackUp = run.request()?;
-            Ok(Report::BackUp(Box::new(backup::create(run, parts, &request).await?)))
-        }
-        drill::PROCEDURE => {
-            let request: drill::Request = run.request()?;
-            Ok(Report::Drill(Box::new(drill::rehearse(run, parts, &request).await?)))
-        }
-        files_procedure::PROCEDURE => {
-            let request: files_procedure::Request = run.request()?;
-            Ok(Report::RestoreFiles(Box::new(files_procedure::restore(run, parts, &request).await?)))
-        }
-        other => Err(Error::new(ErrorKind::Unsupported, format!("this version knows no procedure `{other}`"))
-            .hint("use the version that began the run; `chom-recovery runs show` tells it")),
     }
 }

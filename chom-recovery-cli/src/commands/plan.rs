@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use chom_recovery::{
-    Error, Result,
+    Error, Recovery, Result,
     procedure::database::{Extent, Request},
     run::{Basis, Effect, Plan, PlanItem, PlannedStep, UndoPlan},
 };
@@ -28,21 +28,29 @@ struct Shown<'a> {
 }
 
 pub(crate) async fn plan(session: &Session, procedure: PlanProcedure, file: Option<PathBuf>) -> Result<Exit> {
-    let PlanProcedure::Recover(PlanRecover::Database { which, since }) = procedure;
+    let PlanProcedure::Recover(recover) = procedure;
     let recovery = session.open().await?;
-    let request = Request { backup: which.selector()?, extent: Extent::Recover, incident_began: since };
     session.output.terminal.begin("planning");
-    let plan = recovery.plan_database(&request).await;
+    let (name, planned) = match recover {
+        PlanRecover::Database { which, since } => {
+            let request = Request { backup: which.selector()?, extent: Extent::Recover, incident_began: since };
+            ("database", recovery.plan_database(&request).await)
+        }
+    };
     session.output.terminal.end();
-    let plan = plan?;
+    show(session, &recovery, name, &planned?, file)
+}
+
+/// Shows a plan, and writes it to a file where one is named.
+fn show(session: &Session, recovery: &Recovery, name: &str, plan: &Plan, file: Option<PathBuf>) -> Result<Exit> {
     let engine_address = recovery.backend().engine_address();
-    let shown = Shown { engine_address, fits_rto: plan.fits_rto(), plan: &plan };
+    let shown = Shown { engine_address, fits_rto: plan.fits_rto(), plan };
     session.output.show("plan", &shown, |output| print(output, &shown));
     if let Some(file) = file {
-        let text = serde_json::to_vec_pretty(&plan).map_err(std::io::Error::from)?;
+        let text = serde_json::to_vec_pretty(plan).map_err(std::io::Error::from)?;
         std::fs::write(&file, text)
             .map_err(|e| Error::from(e).during(format!("cannot write the plan to `{}`", file.display())))?;
-        session.output.say(format!("carry out exactly this: chom-recovery recover database --plan {}", file.display()));
+        session.output.say(format!("carry out exactly this: chom-recovery recover {name} --plan {}", file.display()));
     }
     Ok(if plan.failed_checks().is_empty() { Exit::Ok } else { Exit::Precondition })
 }

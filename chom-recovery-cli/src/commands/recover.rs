@@ -1,12 +1,12 @@
 //! `recover`, `restore`, `resume`, `rollback`: what changes production.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use chom_recovery::{
     Error, ErrorKind, Recovery, Result,
     files::unpack::Policy,
     procedure::{
-        backup,
+        Procedure, backup,
         database::{Extent, Request},
         drill, files,
     },
@@ -15,9 +15,10 @@ use chom_recovery::{
     system::DATABASE,
 };
 use chrono::{DateTime, Utc};
+use serde::de::DeserializeOwned;
 
 use crate::{
-    args::{Consent, IntoFolder, Recover, Waivers, Which},
+    args::{Consent, How, IntoFolder, Recover, Waivers, Which},
     exit::Exit,
     human,
     output::Output,
@@ -26,18 +27,56 @@ use crate::{
 };
 
 pub(crate) async fn recover(session: &Session, command: Recover) -> Result<Exit> {
-    let Recover::Database { which, plan, since, waivers, consent } = command;
+    match command {
+        Recover::Database { which, since, how } => database(session, &which, since, how).await,
+    }
+}
+
+async fn database(session: &Session, which: &Which, since: Option<DateTime<Utc>>, how: How) -> Result<Exit> {
     let recovery = session.open().await?;
-    let consent = session.consent(&consent, &recovery)?;
-    consent.can_be_given(&replacing(&recovery))?;
-    let mut options = RunOptions { waivers: consent.waivers(&waivers), ..run_options(&consent) };
+    let (mut options, plan) = agreed(session, &recovery, how, &replacing(&recovery))?;
     let mut request = Request { backup: which.selector()?, extent: Extent::Recover, incident_began: since };
-    if let Some(file) = plan {
-        let plan = read_plan(&file)?;
-        request = serde_json::from_value(plan.request.clone()).map_err(|e| not_a_plan(&file).caused_by(e))?;
+    if let Some((file, plan)) = plan {
+        request = planned_request(&file, &plan)?;
         options.plan = Some(plan);
     }
     start(session, &recovery, request, options).await
+}
+
+/// Runs a recovery of a part of the system.
+#[allow(dead_code, reason = "the recoveries come next")]
+async fn part<P: Procedure>(
+    session: &Session,
+    procedure: P,
+    mut request: P::Request,
+    how: How,
+    what: &str,
+) -> Result<Exit> {
+    let recovery = session.open().await?;
+    let (mut options, plan) = agreed(session, &recovery, how, what)?;
+    if let Some((file, plan)) = plan {
+        request = planned_request(&file, &plan)?;
+        options.plan = Some(plan);
+    }
+    let going = recovery.recover(procedure, request, options).await?;
+    watch(session, &recovery, going).await
+}
+
+/// Translates who says yes to what, and reads the plan that is to be held to.
+fn agreed(
+    session: &Session,
+    recovery: &Recovery,
+    how: How,
+    what: &str,
+) -> Result<(RunOptions, Option<(PathBuf, Plan)>)> {
+    let consent = session.consent(&how.consent, recovery)?;
+    consent.can_be_given(what)?;
+    let options = RunOptions { waivers: consent.waivers(&how.waivers), ..run_options(&consent) };
+    let plan = match how.plan {
+        Some(file) => Some((file.clone(), read_plan(&file)?)),
+        None => None,
+    };
+    Ok((options, plan))
 }
 
 pub(crate) async fn restore(
@@ -162,12 +201,16 @@ fn replacing(recovery: &Recovery) -> String {
 }
 
 fn not_a_plan(file: &Path) -> Error {
-    Error::new(ErrorKind::InvalidInput, format!("`{}` holds no plan of a database recovery", file.display()))
-        .hint("make one: chom-recovery plan recover database -o FILE")
+    Error::new(ErrorKind::InvalidInput, format!("`{}` holds no plan of this recovery", file.display()))
+        .hint("make one: chom-recovery plan recover ... -o FILE")
 }
 
 fn read_plan(file: &Path) -> Result<Plan> {
     let text =
         std::fs::read(file).map_err(|e| Error::from(e).during(format!("cannot read the plan `{}`", file.display())))?;
     serde_json::from_slice(&text).map_err(|e| not_a_plan(file).caused_by(e))
+}
+
+fn planned_request<T: DeserializeOwned>(file: &Path, plan: &Plan) -> Result<T> {
+    serde_json::from_value(plan.request.clone()).map_err(|e| not_a_plan(file).caused_by(e))
 }

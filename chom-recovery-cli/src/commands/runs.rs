@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use chom_recovery::{
     Result,
-    procedure::database::Achieved,
+    objective::Achieved,
+    procedure::Recovered,
     recovery::{Leftovers, Pruned, Report},
     report::{RunReport, standing},
     run::{
@@ -173,6 +174,9 @@ pub(crate) fn print_report(output: &Output, report: &RunReport) {
             output.line(format!("stopped for it, and proven again after {outage}: {}", done.restarted.join(", ")));
         }
     }
+    if let Some(Report::Recovered(done)) = &report.achieved {
+        print_recovered(output, done);
+    }
     if let Some(Report::RecoverDatabase(done)) = &report.achieved {
         let from = match &done.restored {
             Some(restored) => {
@@ -207,6 +211,26 @@ pub(crate) fn print_report(output: &Output, report: &RunReport) {
         for command in &report.next {
             output.line(format!("  {command}"));
         }
+    }
+}
+
+fn print_recovered(output: &Output, done: &Recovered) {
+    for line in &done.found {
+        output.line(format!("found: {line}"));
+    }
+    if done.done.is_empty() {
+        output.line("nothing had to be changed");
+    }
+    for line in &done.done {
+        output.line(format!("done: {line}"));
+    }
+    if !done.measured.is_empty() {
+        let mut table = output.table(&["MEASURED", "BEFORE", "AFTER", "UNIT"]);
+        let cell = |value: Option<f64>| Cell::new(value.map_or_else(|| "unknown".into(), |v| format!("{v:.1}")));
+        for one in &done.measured {
+            table.add_row([Cell::new(&one.name), cell(one.before), cell(one.after), Cell::new(&one.unit)]);
+        }
+        output.line(table.trim_fmt());
     }
 }
 

@@ -15,13 +15,14 @@ use super::{
         self, CheckedBackup, Site,
         candidate::{DRILL_ROLE, drill_prefixes},
         ops::Verified,
-        report::Achieved,
     },
+    proof::moment,
 };
 use crate::{
     backend::{Labels, ROLE_LABEL, RUN_LABEL},
     catalog::{self, BackupId, BackupInfo, Finding, Level, Selector, Signer, VerifyReport},
     error::{ErrorKind, Result},
+    objective::Achieved,
     run::{Effect, Run, Undo},
     store::pipe,
     system::DATABASE,
@@ -75,7 +76,7 @@ pub async fn rehearse(run: &Run, parts: &Parts, request: &Request) -> Result<Dri
 }
 
 async fn rehearse_in(run: &Run, parts: &Parts, request: &Request) -> Result<DrillReport> {
-    let began = database::moment(run, "began").await?;
+    let began = moment(run, "began").await?;
     let site = Arc::new(database::survey(run, parts).await?.for_drill());
     sweep(run, &site).await?;
     let backup = database::check_backup(run, parts, &site, &request.backup).await?;
@@ -83,14 +84,14 @@ async fn rehearse_in(run: &Run, parts: &Parts, request: &Request) -> Result<Dril
     database::check_space(run, parts, &site, &backup).await?;
     match prove(run, parts, &site, &backup).await {
         Ok(verified) => {
-            let proven_at = database::moment(run, "proven").await?;
+            let proven_at = moment(run, "proven").await?;
             let report = VerifyReport { level: Level::L3, ended: proven_at, ..proof.clone() };
             let record = record(run, parts, info, "record-result", report).await?;
             discard(run, &site).await?;
             Ok(conclude(parts, info, verified, (began, proven_at), record))
         }
         Err(error) if error.kind() == ErrorKind::Corrupt => {
-            let failed_at = database::moment(run, "failed").await?;
+            let failed_at = moment(run, "failed").await?;
             let finding = Finding { component: DATABASE.parse()?, part: None, error: error.to_record() };
             let report = VerifyReport {
                 level: Level::L3,

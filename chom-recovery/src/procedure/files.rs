@@ -10,9 +10,9 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Parts,
-    database::{moment, service},
-    locate, quiesce, redis,
+    Parts, locate,
+    proof::{STEADY, is_outer, moment, pick},
+    quiesce, redis,
 };
 use crate::{
     catalog::{
@@ -429,13 +429,13 @@ async fn prove(
     let served = |service: &str| site.users.iter().any(|u| u.service == service && u.was_running && u.was_ready);
     let application = &parts.system.application;
     let is_web = served(&application.service) || served(&application.web_service);
-    let probes = service::pick(parts, since, |name| {
+    let probes = pick(parts, since, |name| {
         name.strip_prefix("container-").is_some_and(&served)
-            || (is_web && service::is_outer(name))
+            || (is_web && is_outer(name))
             || (component.kind == TreeKind::Redis && name == "redis" && site.users.iter().any(|u| u.was_running))
     });
     if !probes.is_empty() {
-        run.until_healthy(all_of("users", probes), service::STEADY).await?;
+        run.until_healthy(all_of("users", probes), STEADY).await?;
     }
     moment(run, "proven").await
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::{Going, Recovery, Report, RunOptions, perform};
+use super::{Going, Recovery, Report, RunOptions};
 use crate::{
     backend::{
         Backend,
@@ -127,12 +127,13 @@ impl Recovery {
     /// Those of the rollback come from [`Going::finish`].
     pub async fn begin_roll_back(&self, id: RunId, because: &str, options: RunOptions) -> Result<Going> {
         let parts = self.parts_to_undo();
-        let (this, because, cancellation) = (self.clone(), because.to_owned(), options.cancellation.clone());
+        let (this, procedures, because) = (self.clone(), self.procedures.clone(), because.to_owned());
+        let cancellation = options.cancellation.clone();
         let (began, beginning) = oneshot::channel();
         let mut task = tokio::spawn(async move {
             let unwind = async move |run: Run| {
                 let _ = began.send(run.events());
-                perform(&run, &parts).await
+                procedures.perform(&run, &parts).await
             };
             let undone = this.engine(&options).roll_back(id, &because, unwind).await?;
             Ok(Report::RollBack { undone })

@@ -9,7 +9,7 @@ mod publish;
 mod unresolved;
 
 pub use card::{Card, CardLine, card};
-pub use metrics::{ComponentMetrics, DrillMetrics, LegacyMetrics, Metrics, alert_rules, exposition};
+pub use metrics::{ComponentMetrics, CopyMetrics, DrillMetrics, LegacyMetrics, Metrics, alert_rules, exposition};
 pub use publish::publish;
 pub use unresolved::{Answers, Commands, Unresolved, unresolved};
 
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::ErrorRecord,
-    procedure::database::Achieved,
+    objective::Achieved,
     recovery::Report,
     run::{
         ItemVerdict, RunId,
@@ -119,6 +119,7 @@ impl From<&RunSummary> for RunReport {
             Some(Report::BackUp(info)) => (None, None, info.warnings.clone()),
             Some(Report::Drill(report)) => (Some(report.rto), Some(report.rpo), report.backup.warnings.clone()),
             Some(Report::RestoreFiles(report)) => (None, None, report.to_review()),
+            Some(Report::Recovered(report)) => (Some(report.rto), None, report.to_review.clone()),
             Some(Report::RollBack { .. }) | None => (None, None, Vec::new()),
         };
         let exceptions: Vec<CheckSummary> = run

@@ -18,6 +18,7 @@ use self::{
 use super::{
     Parts,
     maintenance::{MaintenanceRecord, Method},
+    proof::{moment, tolerant},
     quiesce::Remembered,
 };
 use crate::{
@@ -25,7 +26,7 @@ use crate::{
     catalog::{self, BackupId, BackupInfo, HostId, Level, Selector, Signer, VerifyReport},
     error::{Error, ErrorKind, Result},
     probe::{HealthMode, evidence::EvidenceManifest},
-    run::{Approvable, Effect, Item, Run, Step, Undo, Work},
+    run::{Approvable, Effect, Item, Run, Undo, Work},
     store::pipe,
     system::DATABASE,
 };
@@ -35,15 +36,15 @@ pub mod jobs;
 mod legacy;
 pub mod mysql_ops;
 pub mod ops;
-pub(super) mod report;
+mod report;
 mod restore;
-pub(super) mod service;
+mod service;
 pub mod source;
 mod space;
 pub mod swap;
 
 pub use candidate::{CandidateRecord, Site};
-pub use report::{Achieved, DatabaseReport, KeptVolume, Restored};
+pub use report::{DatabaseReport, KeptVolume, Restored};
 pub use restore::{
     Candidate, CheckedBackup, Quiesced, Swapped, VerifiedCandidate, check_backup, quiesce, restore_beside, swap_in,
     verify_candidate,
@@ -198,19 +199,6 @@ fn described(origin: &Origin) -> String {
     }
 }
 
-/// Notes the time, once: a resumed run gets the time of the first.
-pub(super) async fn moment(run: &Run, name: &str) -> Result<DateTime<Utc>> {
-    moment_step(run, name).await
-}
-
-fn moment_step(run: &Run, name: &str) -> Step<DateTime<Utc>> {
-    run.step(name)
-        .effect(Effect::Idempotent)
-        .undo(Undo::Unnecessary("it only notes the time"))
-        .predict(|| DateTime::UNIX_EPOCH)
-        .run(|_| async { Ok(Utc::now()) })
-}
-
 /// Finds the database container and its volume, once: a resumed run works on what the first one saw.
 ///
 /// # Errors
@@ -262,7 +250,7 @@ async fn checklist(run: &Run, parts: &Parts) -> Result<()> {
     for probe in parts.application.probes(HealthMode::PreRecovery, None) {
         // What the recovery is there to mend cannot be a condition for beginning it.
         if matches!(probe.name(), "disk" | "store") {
-            items.push(Item::probe(format!("`{}` is in order", probe.name()), service::tolerant(probe)));
+            items.push(Item::probe(format!("`{}` is in order", probe.name()), tolerant(probe)));
         }
     }
     run.scope("pre-recovery").checklist(&items).await

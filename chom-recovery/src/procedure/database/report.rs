@@ -1,8 +1,8 @@
 //! What a database recovery achieved, measured.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -11,7 +11,7 @@ use super::{
     service::Proven,
     source::Origin,
 };
-use crate::{catalog::BackupId, procedure::Parts};
+use crate::{catalog::BackupId, objective::Achieved, procedure::Parts};
 
 /// Result of a database recovery.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -58,24 +58,6 @@ pub struct KeptVolume {
     pub volume: String,
     /// Its size in bytes.
     pub bytes: u64,
-}
-
-/// An objective beside what was achieved.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Achieved {
-    /// Objective in seconds.
-    pub objective_s: f64,
-    /// Achieved, in seconds.
-    pub achieved_s: f64,
-    /// Whether it is within the objective.
-    pub is_met: bool,
-}
-
-impl Achieved {
-    pub(in crate::procedure) fn new(objective: Duration, achieved: TimeDelta) -> Self {
-        let achieved = achieved.to_std().unwrap_or_default();
-        Self { objective_s: objective.as_secs_f64(), achieved_s: achieved.as_secs_f64(), is_met: achieved <= objective }
-    }
 }
 
 /// What the phases found and did.
