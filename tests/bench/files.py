@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,10 +80,28 @@ def run(argv: list[str], **environment: str) -> Cost:
     return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
+def apart(work: Callable[..., None], *arguments: object) -> None:
+    """Works in a process of its own: the kernel counts what this one has held into the peak of those that it starts."""
+    process = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode != 0:
+        sys.exit(f"{work.__name__} failed")
+
+
+def files_below(path: Path) -> Iterator[os.DirEntry[str]]:
+    """Walks a tree without holding it in memory."""
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from files_below(Path(entry.path))
+            elif entry.is_file(follow_symlinks=False):
+                yield entry
+
+
 def stored_mb(path: Path) -> float:
     """Bytes of a file or of all files below a folder, in MB."""
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files) / 1e6
+    return (path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in files_below(path))) / 1e6
 
 
 def median(costs: list[Cost]) -> Cost:
@@ -107,14 +126,9 @@ def main() -> int:
         tree = work / "tree"
         tree.mkdir()
         print("making the tree", file=sys.stderr)
-        # By a process of its own: the kernel counts what this one has held into the peak of those that it starts.
-        making = multiprocessing.get_context("spawn").Process(target=make_tree, args=(tree, arguments.scale / 100))
-        making.start()
-        making.join()
-        if making.exitcode != 0:
-            sys.exit("the tree could not be made")
+        apart(make_tree, tree, arguments.scale / 100)
         plain_mb = stored_mb(tree)
-        files = sum(1 for file in tree.rglob("*") if file.is_file())
+        files = sum(1 for _ in files_below(tree))
         restic = {"RESTIC_PASSWORD": "bench", "RESTIC_CACHE_DIR": str(work / "restic-cache")}
         costs: dict[str, list[Cost]] = {}
         sizes: dict[str, float] = {}
@@ -139,7 +153,7 @@ def main() -> int:
             sizes["ours again"] = stored_mb(ours) - sizes["ours"]
 
             note("ours restore", run([program, "restore", str(ours), str(target)]))
-            check_same(tree, target)
+            apart(check_same, tree, target)
             shutil.rmtree(target)
             target.mkdir()
             note("tar xzf", run(["tar", "xzf", str(archive), "-C", str(target)]))
@@ -148,9 +162,12 @@ def main() -> int:
 
         many = work / "many"
         number = int(10_000 * arguments.scale / 100)
-        run([program, "init", str(many)])
         print(f"taking {number} backups", file=sys.stderr)
-        run([program, "fill", str(many), str(number)])
+        # In memory first: each one is made durable on its own, which is not what is measured here.
+        with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else work) as filled:
+            run([program, "init", f"{filled}/many"])
+            run([program, "fill", f"{filled}/many", str(number)])
+            apart(shutil.copytree, f"{filled}/many", many)
         for _ in range(arguments.runs):
             note("ours list", run([program, "list", str(many), str(number)]))
         sizes["many"] = stored_mb(many)

@@ -8,6 +8,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     catalog::{
@@ -178,14 +179,21 @@ impl Catalog {
             }
         }
         let complete: BTreeSet<String> = manifests.iter().map(|(place, _)| place.prefix()).collect();
-        let nothing = Beside::default();
+        let catalog = Arc::new(self.clone());
+        // In tasks of their own: a signature costs more than reading what it signs, and there may be thousands.
         let mut read = futures::stream::iter(manifests)
             .map(|(place, committed)| {
-                let beside = beside.get(&place.prefix()).unwrap_or(&nothing);
-                async move { (place.clone(), beside.is_dead, self.read(place, committed, beside).await) }
+                let beside = beside.remove(&place.prefix()).unwrap_or_default();
+                let (catalog, is_dead, asked) = (catalog.clone(), beside.is_dead, place.clone());
+                let reading = tokio::spawn(async move { catalog.read(asked, committed, &beside).await });
+                let reading = AbortOnDropHandle::new(reading);
+                async move { (place, is_dead, reading.await) }
             })
             .buffer_unordered(READS);
         while let Some((place, is_dead, result)) = read.next().await {
+            let result = result.unwrap_or_else(|e| {
+                Err(Error::new(ErrorKind::Failed, "reading a manifest ended unexpectedly").caused_by(e.to_string()))
+            });
             match result {
                 Ok(mut info) => {
                     info.is_future_dated |= place.id.time() > listing.now + MAX_SKEW;
