@@ -119,6 +119,8 @@ fn a_copy_serves_where_the_repository_is_damaged_or_gone() {
     std::fs::write(&config, format!("{text}\n[repository.copy]\nurl = \"file:{}\"\n", copy.display())).unwrap();
     let refused = bench.run(&["backup", "copy"]);
     assert_eq!(code(&refused), 10, "it is no repository yet: {refused:?}");
+    let (exit, status) = bench.query(&["--json", "backup", "status"]);
+    assert!(exit == 4 && status["status"] == "degraded" && status["copy"]["error"].is_object(), "{status}");
     for _twice in 0..2 {
         let made = bench.run(&["repo", "init-copy"]);
         assert_eq!(code(&made), 0, "{made:?}");
@@ -129,6 +131,8 @@ fn a_copy_serves_where_the_repository_is_damaged_or_gone() {
     assert_eq!((exit, &one["verification"]["findings_total"], &one["recorded"]), (0, &0.into(), &true.into()));
     let (exit, again) = bench.query(&["--json", "backup", "copy"]);
     assert_eq!((exit, &again["copied"], &again["present"]), (0, &serde_json::json!([]), &1.into()));
+    let (exit, status) = bench.query(&["--json", "backup", "status"]);
+    assert_eq!((exit, &status["copy"]["newest"]), (0, &one["backup"]), "{status}");
     let (_, list) = bench.query(&["--json", "--copy", "backup", "list"]);
     assert_eq!((&list["backups"][0]["id"], &list["backups"][0]["level"]), (&one["backup"], &"L1".into()));
 

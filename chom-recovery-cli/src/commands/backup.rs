@@ -350,6 +350,10 @@ fn print_status(output: &Output, status: &BackupStatus) {
         human::duration(Duration::from_secs(status.allowed_age_s)),
         status.usable
     ));
+    if let Some(copy) = status.copy.as_ref().filter(|copy| copy.error.is_none()) {
+        let newest = copy.newest.map_or_else(|| "none".into(), |id| id.to_string());
+        output.line(format!("  copy: newest {newest}, {} usable", copy.usable));
+    }
     for finding in &status.findings {
         output.line(format!("  {finding}"));
     }

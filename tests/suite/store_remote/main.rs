@@ -3,6 +3,7 @@
 //! What needs root or a server that is not installed says that it is skipped.
 
 mod line;
+mod recall;
 mod s3;
 mod s3_answers;
 mod sftp;
