@@ -12,8 +12,8 @@ use crate::{
         docker::{DockerBackend, DockerOptions},
     },
     catalog::{
-        self, BackupInfo, BackupProbe, Catalog, Encryption, Initialized, Level, Listing, PrunePlan, PruneReport,
-        Repository, Selector, Signer, VerifyReport, verify,
+        self, BackedUpRows, BackupInfo, BackupProbe, Catalog, Encryption, Initialized, Level, Listing, PrunePlan,
+        PruneReport, Repository, RowsProbe, Selector, Signer, VerifyReport, verify,
     },
     error::{Error, ErrorKind, Result},
     probe::{HealthMode, HealthReport, run_suite, silent, suite},
@@ -247,13 +247,21 @@ impl Recovery {
             let limit = self.system.limits.health_deadline;
             let late = || Error::new(ErrorKind::Timeout, format!("no answer within {} s", limit.as_secs()));
             let opened = tokio::time::timeout(limit, self.repository()).await;
-            probes.push(match opened.unwrap_or_else(|_| Err(late())) {
-                Ok(repository) => Arc::new(BackupProbe::new(
-                    Catalog::new(&repository, &self.system.id).holding(DATABASE),
-                    self.system.objectives.backup_age,
-                )),
-                Err(error) => silent("backup", format!("the repository cannot be opened: {error}")),
-            });
+            match opened.unwrap_or_else(|_| Err(late())) {
+                Ok(repository) => {
+                    let catalog = Catalog::new(&repository, &self.system.id).holding(DATABASE);
+                    if mode == HealthMode::Full {
+                        // Without a backup that can be read there is nothing to compare with; `backup` tells that.
+                        let rows = tokio::time::timeout(limit, BackedUpRows::of_newest(&catalog)).await;
+                        if let Ok(Ok(rows)) = rows {
+                            let (database, backend) = (self.system.database.clone(), self.backend.clone());
+                            probes.push(Arc::new(RowsProbe::new(database, backend, rows)));
+                        }
+                    }
+                    probes.push(Arc::new(BackupProbe::new(catalog, self.system.objectives.backup_age)));
+                }
+                Err(error) => probes.push(silent("backup", format!("the repository cannot be opened: {error}"))),
+            }
         }
         run_suite(mode, probes, self.system.limits.health_deadline).await
     }

@@ -1,7 +1,9 @@
 //! What is protected: one system, as `chom-recovery.toml` describes it.
 
 mod component;
+mod fpm;
 mod store;
+mod vantage;
 
 use std::{
     fmt,
@@ -22,9 +24,11 @@ mod legacy;
 mod schedule;
 
 pub use component::{Component, DATABASE, TreeKind};
+pub use fpm::PhpFpm;
 pub use legacy::{Legacy, LegacyAccount};
 pub use schedule::Schedule;
 pub use store::{S3Settings, SftpSettings, StoreSettings};
+pub use vantage::Vantage;
 
 /// One protected system.
 ///
@@ -68,6 +72,9 @@ pub struct System {
     /// What is asked over HTTP.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub http: Vec<HttpCheck>,
+    /// Second places to look from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vantage: Vec<Vantage>,
     /// Where backups lie.
     pub repository: Repository,
     /// How long they are kept.
@@ -235,6 +242,9 @@ pub struct Application {
     pub newest_row: Vec<String>,
     /// Log files of the application: container paths in `service`.
     pub logs: Vec<String>,
+    /// php-fpm in `service`, asked directly.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub php_fpm: Option<PhpFpm>,
 }
 
 impl Default for Application {
@@ -248,6 +258,7 @@ impl Default for Application {
             soak: Duration::from_mins(1),
             newest_row: Vec::new(),
             logs: Vec::new(),
+            php_fpm: None,
         }
     }
 }
@@ -577,6 +588,7 @@ impl System {
         }
         self.schedule.check()?;
         component::check(&self.components)?;
+        vantage::check(&self.vantage)?;
         let mut names = std::collections::BTreeSet::new();
         for http in &self.http {
             if !names.insert(&http.name) {

@@ -1,18 +1,25 @@
 //! From answers to a procedure: what is probably broken, why we think so, and what would prove us wrong.
 //!
 //! Rules go from causes to effects: the Engine, then disks, the database, Redis, the application, the web server. A
-//! fault further down is an effect when one further up explains it, and is ranked below it. Refused credentials and a
+//! fault further down is an effect when one further up explains it, and is ranked below it; of faults that are seen
+//! directly, the one that others depend on comes first. Refused credentials and a
 //! full disk never lead to a restore: the data may be perfectly well.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::probe::{Answer, Class, HealthReport, Status};
+use crate::probe::{Answer, HealthReport, Status};
 
+mod cause;
 mod rules;
 #[cfg(test)]
 mod tests;
+mod view;
+
+pub use cause::Cause;
+use rules::RULES;
+use view::View;
 
 /// What to run. The names are those of the runbook's sections 3.1 to 3.6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -58,6 +65,8 @@ impl fmt::Display for Selected {
 /// A hypothesis about what is broken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Diagnosis {
+    /// What is probably broken, by its stable name.
+    pub cause: Cause,
     /// What is believed, in a line.
     pub hypothesis: String,
     /// Which procedure this selects.
@@ -68,8 +77,11 @@ pub struct Diagnosis {
     pub evidence: Vec<String>,
     /// What would disprove it.
     pub disproved_by: String,
-    /// Next safe action.
+    /// Next safe action, and what a person has to do where there is no command.
     pub advice: String,
+    /// Command to type; `None` where a person has to act.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
 }
 
 /// Ranks what may be broken, the most probable first. Never empty.
@@ -77,11 +89,11 @@ pub struct Diagnosis {
 /// # Examples
 /// ```
 /// use std::time::Duration;
-/// use chom_recovery::{probe::{Answer, Class, Health, HealthMode, HealthReport}, triage::{Selected, diagnose}};
+/// use chom_recovery::{probe::{Answer, Class, Health, HealthMode, HealthReport}, triage::{Cause, diagnose}};
 /// let health = Health::down("access denied").class(Class::Authentication);
 /// let answer = Answer { probe: "mysql".into(), health, latency_ms: 3 };
 /// let report = HealthReport::new(HealthMode::Full, vec![answer], chrono::Utc::now(), Duration::ZERO);
-/// assert_eq!(diagnose(&report)[0].procedure, Selected::None, "a wrong password is no reason to restore");
+/// assert_eq!(diagnose(&report)[0].cause, Cause::DatabaseCredentials, "a wrong password is no reason to restore");
 /// ```
 pub fn diagnose(report: &HealthReport) -> Vec<Diagnosis> {
     let view = View(report);
@@ -99,89 +111,10 @@ pub fn diagnose(report: &HealthReport) -> Vec<Diagnosis> {
     found
 }
 
-type Rule = fn(&View<'_>) -> Option<Diagnosis>;
-
-/// Rules, causes before effects.
-const RULES: &[Rule] = &[
-    rules::engine,
-    rules::everything_down,
-    rules::disk_full,
-    rules::credentials,
-    rules::corrupt,
-    rules::data_gone,
-    rules::first_start,
-    rules::connections,
-    rules::database_down,
-    rules::redis_down,
-    rules::application_credentials,
-    rules::application_down,
-    rules::maintenance,
-    rules::certificate,
-    rules::web_down,
-    rules::workers,
-    rules::slow,
-];
-
-/// A report, and the questions that rules ask of it.
-struct View<'a>(&'a HealthReport);
-
-impl<'a> View<'a> {
-    fn answers(&self, wanted: impl Fn(&Answer) -> bool) -> Vec<&'a Answer> {
-        self.0.answers.iter().filter(|a| a.health.status > Status::Healthy && wanted(a)).collect()
-    }
-
-    fn of(&self, probe: &str, classes: &[Class]) -> Vec<&'a Answer> {
-        self.answers(|a| a.probe == probe && a.class().is_some_and(|c| classes.contains(&c)))
-    }
-
-    /// Answers about the containers of services in a role, whose state is a fault.
-    fn containers(&self, role: &str) -> Vec<&'a Answer> {
-        self.answers(|a| {
-            a.probe.starts_with("container-")
-                && a.health.status == Status::Down
-                && a.health.facts.get("role").is_some_and(|r| r == role)
-        })
-    }
-
-    fn http(&self, classes: &[Class]) -> Vec<&'a Answer> {
-        self.answers(|a| a.probe.starts_with("http-") && a.class().is_some_and(|c| classes.contains(&c)))
-    }
-
-    /// Answers about logs of a role (any for `""`) that hold events of a topic.
-    fn logs(&self, role: &str, topics: &[&str]) -> Vec<&'a Answer> {
-        self.answers(|a| {
-            a.probe.starts_with("logs-")
-                && (role.is_empty() || a.health.facts.get("role").is_some_and(|r| r == role))
-                && topics.iter().any(|t| a.health.facts.contains_key(&format!("errors.{t}")))
-        })
-    }
-
-    fn is_healthy(&self, probe: &str) -> bool {
-        self.0.answer(probe).is_some_and(|a| a.health.status == Status::Healthy)
-    }
-
-    /// Whether something is known to be wrong with the database, however it came.
-    fn database_is_bad(&self) -> bool {
-        self.0.answers.iter().any(|a| a.probe.starts_with("mysql") && a.health.status == Status::Down)
-            || !self.containers("database").is_empty()
-    }
-
-    fn redis_is_bad(&self) -> bool {
-        self.0.answer("redis").is_some_and(|a| a.health.status == Status::Down) || !self.containers("redis").is_empty()
-    }
-
-    fn disk_is_full(&self) -> bool {
-        rules::disk_full(self).is_some_and(|d| d.confidence > 80)
-    }
-
-    fn credentials_are_bad(&self) -> bool {
-        !self.of("mysql", &[Class::Authentication]).is_empty()
-    }
-}
-
+/// Makes a diagnosis; each answer is evidence once.
 fn diagnosis(
+    cause: Cause,
     hypothesis: &str,
-    procedure: Selected,
     confidence: u8,
     answers: &[&Answer],
     disproved_by: &str,
@@ -195,12 +128,14 @@ fn diagnosis(
         }
     }
     Diagnosis {
+        cause,
         hypothesis: hypothesis.into(),
-        procedure,
+        procedure: cause.procedure(),
         confidence,
         evidence,
         disproved_by: disproved_by.into(),
         advice: advice.into(),
+        command: cause.command().map(str::to_owned),
     }
 }
 

@@ -203,6 +203,14 @@ impl Machine {
         must("kill", &["-s", signal, &engine.id().to_string()]);
     }
 
+    /// Takes the machine off the network, as a cable that is pulled. It goes on working.
+    ///
+    /// # Panics
+    /// It cannot be.
+    pub fn cut_off(&self) {
+        must("ip", &["link", "set", &self.name, "down"]);
+    }
+
     /// Ends every ssh connection from the other side, as a lost line would. New ones are accepted.
     ///
     /// # Panics

@@ -33,11 +33,16 @@ fn print(output: &Output, diagnoses: &[Diagnosis]) {
     let palette = output.palette();
     for (index, found) in diagnoses.iter().enumerate() {
         output.line(format!("{}. {} ({} %)", index + 1, palette.bold(&found.hypothesis), found.confidence));
+        output.line(format!("   cause         {}", found.cause));
         output.line(format!("   procedure     {}", found.procedure));
         for evidence in &found.evidence {
             output.line(format!("   evidence      {evidence}"));
         }
         output.line(format!("   disproved by  {}", found.disproved_by));
-        output.line(format!("   do            {}\n", found.advice));
+        output.line(format!("   do            {}", found.advice));
+        if let Some(command) = &found.command {
+            output.line(format!("   type          {}", palette.bold(command)));
+        }
+        output.line("");
     }
 }

@@ -148,14 +148,16 @@ class HealthReport:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """A hypothesis about what is broken. `confidence` is in percent, for ranking only."""
+    """A hypothesis about what is broken. `cause` is its stable name; `confidence` is in percent, for ranking only."""
 
+    cause: str
     hypothesis: str
     procedure: str
     confidence: int
     evidence: tuple[str, ...]
     disproved_by: str
     advice: str
+    command: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,10 @@ use crate::{
     },
     catalog::{Recipient, Repository, Signer, legacy::LegacyCatalog},
     error::{Error, ErrorKind, Result},
-    probe::{Answer, HealthProbe, Status, ask, http::HttpProbe, mysql::MysqlProbe, redis::RedisProbe},
+    probe::{
+        Answer, HealthProbe, Status, ask, fpm::FpmProbe, http::HttpProbe, mysql::MysqlProbe, redis::RedisProbe,
+        vantage::VantageProbe,
+    },
     procedure::locate,
     store,
     system::System,
@@ -116,7 +119,8 @@ impl CheckReport {
 }
 
 /// Tries everything that a configuration names: Engine, services, volume, login, redis, repository and keys, HTTP
-/// checks, state directory. Changes nothing but a file that it makes and removes in the state directory.
+/// checks, state directory. Changes nothing but a file that it makes and removes in the state directory, and a key of redis
+/// likewise.
 pub async fn check(system: &System) -> CheckReport {
     let mut report = CheckReport { lines: Vec::new() };
     let engine = check_engine(system, &mut report).await;
@@ -137,6 +141,11 @@ pub async fn check(system: &System) -> CheckReport {
         let probe: Arc<dyn HealthProbe> = Arc::new(HttpProbe::new(http.clone()));
         let answer = ask(&probe, system.limits.health_deadline).await;
         report.answered(format!("http.{}", http.name), &answer);
+    }
+    for place in &system.vantage {
+        let probe: Arc<dyn HealthProbe> = Arc::new(VantageProbe::new(place.clone(), system.http.first().cloned()));
+        let answer = ask(&probe, system.limits.health_deadline).await;
+        report.answered(format!("vantage.{}", place.name), &answer);
     }
     if system.http.is_empty() {
         let detail = "nothing is asked over HTTP: whether users are served will not be proven";
@@ -216,6 +225,10 @@ async fn check_services(system: &System, backend: &Arc<dyn Backend>, report: &mu
     let deadline = system.limits.health_deadline;
     let probe: Arc<dyn HealthProbe> = Arc::new(MysqlProbe::new(system.database.clone(), backend.clone()));
     report.answered("database", &ask(&probe, deadline).await);
+    if let Some(probe) = FpmProbe::of(system, backend.clone()) {
+        let probe: Arc<dyn HealthProbe> = Arc::new(probe);
+        report.answered("application.php_fpm", &ask(&probe, deadline).await);
+    }
     if let Some(redis) = &system.redis {
         let probe: Arc<dyn HealthProbe> = Arc::new(RedisProbe::new(redis.clone(), backend.clone()));
         report.answered("redis", &ask(&probe, deadline).await);

@@ -140,6 +140,20 @@ classes! {
     Backlog = "backlog",
     /// A sign of life is too old.
     Stale = "stale",
+    /// Work waits, and nobody takes it.
+    Stuck = "stuck",
+    /// Statements wait for locks that others hold.
+    Locked = "locked",
+    /// Tables hold far fewer rows than the newest backup.
+    RowsMissing = "rows_missing",
+    /// Code cannot be parsed.
+    Syntax = "syntax",
+    /// The environment file cannot be used.
+    Environment = "environment",
+    /// The web server refuses its configuration.
+    Configuration = "configuration",
+    /// Another place sees the service, or does not.
+    Vantage = "vantage",
     /// Errors were logged.
     Errors = "errors",
     /// Clocks differ.

@@ -11,9 +11,9 @@ use async_trait::async_trait;
 use super::{Class, Health, HealthProbe, net};
 use crate::{backend::Backend, system::System};
 
-/// Looks at the filesystems of the state directory, of a local store, and of the Engine's data.
+/// Looks at the filesystems of the state directory, of a local store, of the Engine's data and of the database's.
 ///
-/// The Engine's data is seen directly on a local Engine, else through a volume of the database.
+/// On a local Engine they are seen directly, else through the volume or folder of the database.
 #[derive(Debug)]
 pub struct DiskProbe {
     backend: Arc<dyn Backend>,
@@ -45,6 +45,13 @@ impl DiskProbe {
         match self.backend.engine().await {
             Ok(engine) if engine.is_local && Path::new(&engine.root).is_dir() => {
                 places.push(("engine", PathBuf::from(engine.root)));
+                // Often the same filesystem, and the one that matters where it is not.
+                match self.database_folder().await {
+                    Ok(Some(folder)) => places.push(("database", folder)),
+                    // A database without a container is told by the probe of its container.
+                    Ok(None) => {}
+                    Err(error) => missing.push(format!("database: {error}")),
+                }
             }
             Ok(_) => match self.measure_volume().await {
                 Ok(filesystem) => found.push(filesystem),
@@ -59,6 +66,20 @@ impl DiskProbe {
             }
         }
         (found, missing)
+    }
+
+    /// Finds the folder of this host that holds the database's data.
+    async fn database_folder(&self) -> crate::Result<Option<PathBuf>> {
+        let containers = self.backend.containers().await?;
+        let Some(data) =
+            containers.iter().filter(|c| c.service == self.database).find_map(|c| c.data_at(&self.data_dir))
+        else {
+            return Ok(None);
+        };
+        if data.starts_with('/') {
+            return Ok(Some(PathBuf::from(data)));
+        }
+        Ok(self.backend.volume(data).await?.map(|volume| PathBuf::from(volume.mount_point)))
     }
 
     async fn measure_volume(&self) -> crate::Result<Filesystem> {

@@ -21,6 +21,7 @@ mod line;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use line::topic;
 pub use line::{Event, Level, Topic, read_line};
 
 /// Most lines that are read of one log.

@@ -10,21 +10,26 @@ use serde::{Deserialize, Serialize};
 
 pub mod certificate;
 mod class;
+pub mod code;
 mod combine;
 pub mod container;
 pub mod disk;
 pub mod evidence;
+pub mod fpm;
 pub mod http;
 pub mod logs;
 pub mod mysql;
-mod net;
+pub(crate) mod net;
 pub mod queue;
 pub mod redis;
+pub mod statements;
 pub mod store;
 mod suite;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tls;
+pub mod vantage;
+pub mod web;
 
 pub use class::{CLASS, Class, ROLE, Role};
 pub use combine::{SharedProbe, all_of, any_of, map, named, not, silent, with_deadline};

@@ -4,7 +4,7 @@
 //! always empty. Pending jobs are the list `queues:<name>`, delayed and reserved ones the sorted sets
 //! `queues:<name>:delayed` and `:reserved`, whose scores are Unix times in seconds (Laravel, `RedisQueue`).
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -16,7 +16,12 @@ const MANY: u64 = 1_000;
 /// A job that waits longer than this, in seconds, is degraded.
 const LONG: u64 = 15 * 60;
 
-/// Counts the jobs of each queue in all states, and how long the oldest one waits.
+/// Time between two looks at a queue whose jobs nobody has in hand: a worker that found nothing rests for three seconds,
+/// by default, before it looks again.
+const BETWEEN: Duration = Duration::from_secs(5);
+
+/// Counts the jobs of each queue in all states, and how long the oldest one waits. Where jobs wait and nobody has one in
+/// hand, it looks again: a job that is still the first then is not taken.
 #[derive(Debug)]
 pub struct QueueProbe {
     redis: Redis,
@@ -31,7 +36,21 @@ impl QueueProbe {
 
     async fn ask(&self) -> Result<Health, Health> {
         let mut session = Session::open(&self.redis, &self.backend).await?;
-        let now = server_time(&mut session).await?;
+        let mut queues = self.look(&mut session).await?;
+        if queues.iter().any(Queue::is_idle) {
+            tokio::time::sleep(BETWEEN).await;
+            let again = self.look(&mut session).await?;
+            queues = queues
+                .iter()
+                .zip(again)
+                .map(|(before, now)| Queue { is_stuck: before.is_stuck_at(&now), ..now })
+                .collect();
+        }
+        Ok(judge(&queues))
+    }
+
+    async fn look(&self, session: &mut Session) -> Result<Vec<Queue>, Health> {
+        let now = server_time(session).await?;
         let mut queues = Vec::new();
         for name in &self.redis.queues {
             let key = format!("{}queues:{name}", self.redis.prefix);
@@ -47,9 +66,11 @@ impl QueueProbe {
                 abandoned: session.query(redis::cmd("ZCOUNT").arg(&reserved).arg("-inf").arg(now)).await?,
                 oldest_seconds: oldest.as_deref().and_then(waiting_since).map(|at| now.saturating_sub(at)),
                 overdue_seconds: first_due.first().map(|(_, due)| now.saturating_sub(seconds(*due))),
+                head: oldest,
+                is_stuck: false,
             });
         }
-        Ok(judge(&queues))
+        Ok(queues)
     }
 }
 
@@ -76,6 +97,22 @@ struct Queue {
     oldest_seconds: Option<u64>,
     /// How long the first delayed job is overdue.
     overdue_seconds: Option<u64>,
+    /// The job that is taken next.
+    head: Option<Vec<u8>>,
+    /// Whether it was not taken between two looks.
+    is_stuck: bool,
+}
+
+impl Queue {
+    /// Jobs wait, and no worker has one in hand.
+    fn is_idle(&self) -> bool {
+        self.pending > 0 && self.reserved == 0
+    }
+
+    /// Whether nothing was taken up to a later look.
+    fn is_stuck_at(&self, later: &Self) -> bool {
+        self.is_idle() && later.is_idle() && self.head == later.head
+    }
 }
 
 /// Clock of the Redis server: the same for everything compared here.
@@ -119,9 +156,14 @@ fn judge(queues: &[Queue]) -> Health {
             None
         }
     });
-    let health = match failing {
-        Some(what) => Health::degraded(what).class(Class::Backlog),
-        None => Health::healthy(format!("{pending} jobs wait in {} queues", queues.len())).class(Class::Ok),
+    let stuck = queues.iter().find(|q| q.is_stuck);
+    let health = match (stuck, failing) {
+        (Some(q), _) => {
+            let what = format!("{} jobs wait in queue `{}`, and no worker takes them", q.pending, q.name);
+            Health::degraded(what).class(Class::Stuck)
+        }
+        (None, Some(what)) => Health::degraded(what).class(Class::Backlog),
+        (None, None) => Health::healthy(format!("{pending} jobs wait in {} queues", queues.len())).class(Class::Ok),
     };
     queues.iter().fold(health, |health, q| {
         let name = &q.name;
@@ -228,6 +270,18 @@ mod tests {
         ] {
             assert_eq!(judge(std::slice::from_ref(&bad)).class_of(), Some(Class::Backlog), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_job_that_stays_the_first_with_nobody_at_work_is_stuck() {
+        let first = Queue { name: "q".into(), pending: 2, head: Some(b"a".to_vec()), ..Queue::default() };
+        assert!(first.is_stuck_at(&first));
+        assert!(first.is_stuck_at(&Queue { pending: 9, ..first.clone() }), "more came");
+        assert!(!first.is_stuck_at(&Queue { head: Some(b"b".to_vec()), ..first.clone() }), "one was taken");
+        assert!(!first.is_stuck_at(&Queue { reserved: 1, ..first.clone() }), "somebody is at work");
+        assert!(!first.is_stuck_at(&Queue { pending: 0, head: None, ..first.clone() }));
+        let health = judge(&[Queue { is_stuck: true, ..first }]);
+        assert_eq!(health.class_of(), Some(Class::Stuck));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Whether Redis answers, takes writes and keeps them.
+//! Whether Redis answers, takes writes and keeps them: by its own word, and by a write of our own.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -14,7 +14,10 @@ use crate::{
     system::Redis,
 };
 
-/// Logs in, sends `PING`, and judges `INFO`.
+/// Key that the probe writes for a few seconds, behind the configured prefix; no application has a use for it.
+const PROBE_KEY: &str = "chom-recovery:probe";
+
+/// Logs in, sends `PING`, judges `INFO`, and writes one key that goes away by itself.
 #[derive(Debug)]
 pub struct RedisProbe {
     redis: Redis,
@@ -38,7 +41,27 @@ impl RedisProbe {
         let stops: Result<Vec<String>, _> =
             session.query(redis::cmd("CONFIG").arg("GET").arg("stop-writes-on-bgsave-error")).await;
         let stops_writes = stops.ok().and_then(|pair| pair.get(1).map(|v| v == "yes"));
-        Ok(judge(&parse_info(&info), stops_writes))
+        let health = judge(&parse_info(&info), stops_writes);
+        if health.status > super::Status::Degraded || health.class_of() == Some(Class::Starting) {
+            return Ok(health);
+        }
+        match self.write(&mut session).await {
+            Err(refused) if refused.class_of() != Some(Class::Authentication) => {
+                Ok(Health { facts: health.facts, ..refused.clone() }
+                    .class(refused.class_of().unwrap_or(Class::ReadOnly)))
+            }
+            // An account that may not write tells nothing of one that may.
+            Err(_) => Ok(health.fact("write", "not allowed to us")),
+            Ok(()) => Ok(health.fact("write", "taken")),
+        }
+    }
+
+    /// Writes a key that the server removes by itself, and removes it.
+    async fn write(&self, session: &mut Session) -> Result<(), Health> {
+        let key = format!("{}{PROBE_KEY}", self.redis.prefix);
+        let _: Option<String> = session.query(redis::cmd("SET").arg(&key).arg("1").arg("EX").arg(10)).await?;
+        let _: u64 = session.query(redis::cmd("DEL").arg(&key)).await?;
+        Ok(())
     }
 }
 
@@ -101,6 +124,10 @@ fn failure(error: &redis::RedisError) -> Health {
         Class::Authentication
     } else if error.kind() == redis::ErrorKind::Server(ServerErrorKind::BusyLoading) {
         Class::Starting
+    } else if matches!(code, "READONLY" | "NOREPLICAS")
+        || error.kind() == redis::ErrorKind::Server(ServerErrorKind::ReadOnly)
+    {
+        Class::ReadOnly
     } else if code == "MISCONF" {
         Class::Persistence
     } else if code == "OOM" {

@@ -9,14 +9,19 @@ use tokio::task::JoinSet;
 use super::{
     Answer, Health, Role, SharedProbe, Status, ask,
     certificate::CertificateProbe,
+    code::CodeProbe,
     container::ContainerProbe,
     disk::DiskProbe,
+    fpm::FpmProbe,
     http::HttpProbe,
     logs::LogProbe,
     mysql::{FailedJobsProbe, MysqlProbe, TablesProbe},
     queue::{HeartbeatProbe, QueueProbe},
     redis::RedisProbe,
+    statements::StatementsProbe,
     store::StoreProbe,
+    vantage::VantageProbe,
+    web::WebConfigurationProbe,
 };
 use crate::{
     backend::Backend,
@@ -122,6 +127,9 @@ pub fn suite(
             probes.push(Arc::new(HeartbeatProbe::new(redis.clone(), backend.clone())));
         }
     }
+    if matches!(mode, HealthMode::Full | HealthMode::PreRecovery) {
+        probes.push(Arc::new(StatementsProbe::new(system.database.clone(), backend.clone())));
+    }
     let since = since.unwrap_or_else(|| Utc::now() - LOG_WINDOW);
     if system.redis.as_ref().is_some_and(|r| !r.queues.is_empty()) {
         let probe = FailedJobsProbe::new(system.database.clone(), backend.clone(), since);
@@ -133,11 +141,26 @@ pub fn suite(
             probes.push(Arc::new(LogProbe::new(backend.clone(), service, *role, since).files(files)));
         }
     }
+    if let Some(probe) = FpmProbe::of(system, backend.clone()) {
+        probes.push(Arc::new(probe));
+    }
+    // These run commands in containers, which a recovery does not do unasked.
+    if mode == HealthMode::Full {
+        if let Some(probe) = CodeProbe::of(system, backend.clone()) {
+            probes.push(Arc::new(probe));
+        }
+        probes.push(Arc::new(WebConfigurationProbe::new(backend.clone(), &system.application.web_service)));
+    }
     for check in &system.http {
         probes.push(Arc::new(HttpProbe::new(check.clone())));
     }
     for certificate in CertificateProbe::of(&system.http) {
         probes.push(Arc::new(certificate));
+    }
+    if mode == HealthMode::Full {
+        for place in &system.vantage {
+            probes.push(Arc::new(VantageProbe::new(place.clone(), system.http.first().cloned())));
+        }
     }
     probes
 }

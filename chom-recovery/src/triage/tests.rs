@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::probe::{Health, HealthMode};
+use crate::probe::{Class, Health, HealthMode};
 
 /// An answer that is not healthy: probe, status, class, facts.
 type Change<'a> = (&'a str, Status, Class, &'a [(&'a str, &'a str)]);
@@ -24,6 +24,11 @@ fn report(changes: &[Change<'_>]) -> HealthReport {
         ("redis", ""),
         ("queue", ""),
         ("scheduler", ""),
+        ("mysql-statements", ""),
+        ("mysql-rows", ""),
+        ("php-fpm", ""),
+        ("code", ""),
+        ("web-configuration", ""),
         ("http-health", ""),
         ("certificate-chom.example", ""),
     ];
@@ -224,4 +229,110 @@ fn old_corruption_in_a_log_ranks_low_while_the_database_is_well() {
     let found = diagnose(&report(&[("logs-mysql", Status::Degraded, Class::Errors, &[("errors.corruption", "1")])]));
     assert_eq!(found[0].procedure, Selected::None, "{found:#?}");
     assert_eq!((found[1].procedure, found[1].confidence), (Selected::Database, 40));
+}
+
+/// First the cause that others depend on, then the other one.
+#[test]
+fn causes_are_named_and_two_at_once_are_ranked_by_what_depends_on_what() {
+    use Cause::{
+        ApplicationCredentials, ApplicationDown, CertificateExpired, CertificateMismatched, CodeBroken, DatabaseDown,
+        EnvironmentBroken, LockWaits, QueueStuck, RedisDown, RedisReadOnly, RowsMissing, SchedulerDead, SlowStatements,
+        UpstreamDead, UpstreamNotReached, WebConfiguration, WebDown,
+    };
+    use Status::{Degraded, Down, Inconclusive};
+    let http = |class| ("http-health", Down, class, &[] as &[_]);
+    let code = |class| ("code", Down, class, &[] as &[_]);
+    let stopped = |probe| (probe, Down, Class::NotRunning, &[] as &[_]);
+    let logged = |probe, fact| (probe, Degraded, Class::Errors, fact);
+    let cases: &[(&[Change<'_>], &[Cause])] = &[
+        // A health check that logs in as the application fails with its password.
+        (
+            &[
+                code(Class::Authentication),
+                http(Class::HttpStatus),
+                ("container-mysql", Down, Class::Unhealthy, &[]),
+                logged("logs-app", &[("errors.authentication", "9")]),
+            ],
+            &[ApplicationCredentials],
+        ),
+        (&[logged("logs-app", &[("errors.authentication", "9")])], &[Cause::Degraded]),
+        (&[code(Class::Syntax), http(Class::Application)], &[CodeBroken]),
+        (&[code(Class::Environment), http(Class::Application)], &[EnvironmentBroken]),
+        (&[logged("logs-app", &[("errors.environment", "2")]), http(Class::Application)], &[EnvironmentBroken]),
+        (&[stopped("container-app"), http(Class::Upstream), stopped("php-fpm")], &[ApplicationDown]),
+        (&[("php-fpm", Down, Class::Stalled, &[]), http(Class::Stalled)], &[UpstreamDead]),
+        (&[http(Class::Upstream)], &[UpstreamNotReached]),
+        (&[("php-fpm", Inconclusive, Class::Unreachable, &[]), http(Class::Upstream)], &[UpstreamDead]),
+        (
+            &[
+                ("container-nginx", Down, Class::Restarting, &[]),
+                logged("logs-nginx", &[("errors.web_configuration", "3")]),
+                http(Class::Unreachable),
+            ],
+            &[WebConfiguration, WebDown],
+        ),
+        (
+            &[
+                ("container-nginx", Down, Class::Restarting, &[]),
+                logged("logs-nginx", &[("errors.certificate_key", "3")]),
+                http(Class::Unreachable),
+            ],
+            &[CertificateMismatched, WebDown],
+        ),
+        (&[("web-configuration", Degraded, Class::Configuration, &[])], &[WebConfiguration]),
+        (
+            &[http(Class::WrongName), ("container-nginx", Down, Class::Unhealthy, &[])],
+            &[CertificateMismatched, WebDown],
+        ),
+        (&[("queue", Degraded, Class::Stuck, &[])], &[QueueStuck]),
+        (&[("scheduler", Down, Class::Stale, &[])], &[SchedulerDead]),
+        (&[stopped("container-scheduler")], &[SchedulerDead]),
+        (
+            &[("redis", Down, Class::ReadOnly, &[]), logged("logs-app", &[("errors.redis_unreachable", "1")])],
+            &[RedisReadOnly],
+        ),
+        (&[("mysql-statements", Degraded, Class::Locked, &[])], &[LockWaits]),
+        (&[("mysql-statements", Degraded, Class::Slow, &[])], &[SlowStatements]),
+        (&[("mysql-rows", Degraded, Class::RowsMissing, &[])], &[RowsMissing]),
+        // Two at once.
+        (
+            &[stopped("container-mysql"), stopped("mysql"), stopped("mysql-tables"), http(Class::Expired)],
+            &[DatabaseDown, CertificateExpired],
+        ),
+        (
+            &[stopped("container-redis"), stopped("redis"), code(Class::Syntax), http(Class::Application)],
+            &[RedisDown, CodeBroken],
+        ),
+        (
+            &[("queue", Degraded, Class::Stuck, &[]), ("scheduler", Down, Class::Stale, &[])],
+            &[QueueStuck, SchedulerDead],
+        ),
+        (&[stopped("container-app"), stopped("php-fpm"), http(Class::Expired)], &[ApplicationDown, CertificateExpired]),
+    ];
+    for (changes, wanted) in cases {
+        let found = diagnose(&report(changes));
+        let causes: Vec<_> = found.iter().map(|d| d.cause).take(wanted.len()).collect();
+        assert_eq!(causes, *wanted, "{changes:?}: {found:#?}");
+        assert!(found.iter().all(|d| d.command.is_some() == d.cause.command().is_some()));
+    }
+}
+
+#[test]
+fn a_second_place_tells_a_host_from_a_network() {
+    let silent = [
+        ("container-mysql", Status::Inconclusive, Class::Engine, &[] as &[_]),
+        ("http-health", Status::Down, Class::Unreachable, &[] as &[_]),
+    ];
+    for (seen, wanted, confidence) in [
+        (None, Cause::HostUnreachable, 65),
+        (Some(Health::inconclusive("could not be asked")), Cause::HostUnreachable, 65),
+        (Some(Health::down("not seen")), Cause::HostUnreachable, 92),
+        (Some(Health::healthy("seen")), Cause::NetworkBetween, 92),
+        (Some(Health::degraded("answers with 502")), Cause::NetworkBetween, 92),
+    ] {
+        let mut report = report(&silent);
+        report.answers.extend(seen.map(|health| Answer { probe: "vantage-office".into(), health, latency_ms: 1 }));
+        let found = diagnose(&report);
+        assert_eq!((found[0].cause, found[0].confidence), (wanted, confidence), "{found:#?}");
+    }
 }

@@ -9,10 +9,10 @@ use super::{
 use crate::{
     backend::{Backend, Container, ContainerEnvironment, MountSource, Place},
     error::{Error, ErrorKind, Result},
-    probe::redis::Session,
+    probe::{HealthProbe, Status, fpm::FpmProbe, redis::Session},
     secret::SecretSource,
     stream,
-    system::Redis,
+    system::{PhpFpm, Redis},
 };
 
 /// Variables that name a file with root's password, in the order in which the official images look at them.
@@ -57,6 +57,8 @@ pub(super) struct FoundApplication {
     pub(super) workers: Vec<String>,
     /// Folder of `artisan`.
     pub(super) directory: Option<String>,
+    /// Whether php-fpm answers at its usual port.
+    pub(super) has_php_fpm: bool,
 }
 
 #[derive(Debug, Default)]
@@ -286,7 +288,13 @@ async fn look_at_application(
             .push("application.maintenance: no `artisan` was found; users are kept out by stopping it".into()),
     }
     let variables = variables(backend, application, directory.as_deref()).await;
-    found.application = FoundApplication { service: application.service.clone(), web_service: web, workers, directory };
+    let fpm = FpmProbe::new(backend.clone(), &application.service, PhpFpm::default());
+    let has_php_fpm = fpm.check().await.status <= Status::Degraded;
+    if has_php_fpm {
+        found.guessed.push("application.php_fpm: it answers at port 9000".into());
+    }
+    found.application =
+        FoundApplication { service: application.service.clone(), web_service: web, workers, directory, has_php_fpm };
     variables
 }
 

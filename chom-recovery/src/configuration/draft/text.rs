@@ -83,6 +83,10 @@ fn application(out: &mut String, found: &Found) -> std::fmt::Result {
     if let Some(directory) = &application.directory {
         writeln!(out, "logs = {}", list(&[format!("{directory}/storage/logs/laravel.log")]))?;
     }
+    if application.has_php_fpm {
+        writeln!(out, "# Asked directly, without the web server, by `diagnose`.")?;
+        writeln!(out, "php_fpm = {{ port = 9000 }}")?;
+    }
     writeln!(out, "# Table and time column that tell what was written last: they measure what a restore loses.")?;
     writeln!(out, "# newest_row = [\"schema.audit_log.created_at\"]")?;
     match &application.directory {
@@ -153,5 +157,6 @@ fn http(out: &mut String, found: &Found) -> std::fmt::Result {
     if let Some(address) = &http.connect_to {
         writeln!(out, "connect_to = {}", quote(&address.to_string()))?;
     }
-    Ok(())
+    writeln!(out, "\n# A second place to look from: it tells a host that is down from a network between.")?;
+    writeln!(out, "# [[vantage]]\n# name = \"office\"\n# ssh = \"user@elsewhere\"")
 }

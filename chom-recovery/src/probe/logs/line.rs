@@ -54,6 +54,14 @@ pub enum Topic {
     Permission,
     /// No memory left.
     OutOfMemory,
+    /// Code cannot be parsed.
+    Syntax,
+    /// The application's environment file cannot be used.
+    Environment,
+    /// The web server's configuration cannot be used.
+    WebConfiguration,
+    /// A certificate does not belong to its key.
+    CertificateKey,
     /// The application does not reach its database.
     DatabaseUnreachable,
     /// The application misses a table.
@@ -82,6 +90,10 @@ impl fmt::Display for Topic {
             Self::TooManyConnections => "too_many_connections",
             Self::Permission => "permission",
             Self::OutOfMemory => "out_of_memory",
+            Self::Syntax => "syntax",
+            Self::Environment => "environment",
+            Self::WebConfiguration => "web_configuration",
+            Self::CertificateKey => "certificate_key",
             Self::DatabaseUnreachable => "database_unreachable",
             Self::MissingTable => "missing_table",
             Self::RedisUnreachable => "redis_unreachable",
@@ -127,8 +139,17 @@ pub fn read_line(line: &str) -> Option<Event> {
     if is_redis_failure(line) {
         return Some(Event { level: Level::Error, topic: topic(line), at: None });
     }
+    if is_refused_environment(line) {
+        return Some(Event { level: Level::Critical, topic: Topic::Environment, at: None });
+    }
     let level = read_level(line)?;
     Some(Event { level, topic: topic(line), at: read_time(line) })
+}
+
+/// Laravel says this on standard error, without a level, and ends. The line after it shows a piece of the file, and is
+/// no event.
+fn is_refused_environment(line: &str) -> bool {
+    line.trim() == "The environment file is invalid!"
 }
 
 fn read_json(line: &str) -> Option<Event> {
@@ -166,6 +187,10 @@ fn read_level(line: &str) -> Option<Level> {
     let forwarded = line.contains("FastCGI sent in stderr");
     if ["PHP Fatal error: ", "PHP Parse error: "].iter().any(|p| body.starts_with(p) || forwarded && line.contains(p)) {
         return Some(Level::Critical);
+    }
+    // `nginx: [emerg] …` before it has a log.
+    if let Some((word, _)) = line.strip_prefix("nginx: [").and_then(|rest| rest.split_once(']')) {
+        return Level::read(word);
     }
     // nginx logs whatever PHP prints as an error; what PHP calls fatal was seen above.
     if forwarded {
@@ -230,6 +255,17 @@ fn read_time(line: &str) -> Option<DateTime<Utc>> {
 /// Texts that mark a topic, the more telling first. Sources: messages of MySQL 8 to 9 and MariaDB 10 to 11
 /// (`errmsg`, InnoDB), SQLSTATE codes, PHP's and nginx's own messages.
 const MARKS: &[(&[&str], Topic)] = &[
+    (&["key values mismatch"], Topic::CertificateKey),
+    (&["syntax error, unexpected", "php parse error", "(parseerror(code"], Topic::Syntax),
+    (
+        &[
+            "environment file is invalid",
+            "failed to parse dotenv file",
+            "no application encryption key has been specified",
+            "unsupported cipher or incorrect key length",
+        ],
+        Topic::Environment,
+    ),
     (
         &[
             "no space left on device",
@@ -298,11 +334,13 @@ const MARKS: &[(&[&str], Topic)] = &[
         Topic::RedisUnreachable,
     ),
     (&["while connecting to upstream", "upstream timed out", "no live upstreams"], Topic::Upstream),
+    // nginx uses this level for what keeps it from starting.
+    (&["[emerg]"], Topic::WebConfiguration),
     (&["allowed memory size of", "cannot allocate memory", "out of memory"], Topic::OutOfMemory),
     (&["permission denied", "errno: 13", "errcode: 13", "error number 13"], Topic::Permission),
 ];
 
-fn topic(line: &str) -> Topic {
+pub(crate) fn topic(line: &str) -> Topic {
     let lower = line.to_lowercase();
     if let Some((_, topic)) = MARKS.iter().find(|(marks, _)| marks.iter().any(|m| lower.contains(m))) {
         return topic.clone();
