@@ -169,6 +169,7 @@ async fn an_isolated_container_can_be_dialled_and_takes_its_network_with_it() {
         mounts: Vec::new(),
         files: Vec::new(),
         network: Network::Isolated,
+        own_names: Vec::new(),
         labels: [(RUN_LABEL.into(), project.name.clone())].into(),
         memory: Some(64 << 20),
         start: true,

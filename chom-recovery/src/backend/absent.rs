@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use super::{
     Backend, Container, ContainerEnvironment, Endpoint, Engine, Exec, ExecRequest, Labels, LogRequest, LogStream,
-    OneOff, Place, Project, RestartPolicy, StopOutcome, Usage, Volume, VolumeContent, VolumeIdentity,
+    OneOff, Place, Project, RestartPolicy, Signal, StopOutcome, Usage, Volume, VolumeContent, VolumeIdentity,
 };
 use crate::{
     error::{Error, ErrorRecord, Result},
@@ -73,6 +73,10 @@ impl Backend for AbsentBackend {
     }
 
     async fn set_restart_policy(&self, _container: &str, _policy: &RestartPolicy) -> Result<()> {
+        self.refuse()
+    }
+
+    async fn signal(&self, _container: &str, _signal: Signal) -> Result<()> {
         self.refuse()
     }
 

@@ -116,6 +116,15 @@ pub enum RestartPolicy {
     OnFailure(u32),
 }
 
+/// What the first process of a container can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Signal {
+    /// `SIGHUP`: a server reads its configuration again, without ending connections.
+    Hangup,
+}
+
 /// How a stop went.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StopOutcome {

@@ -30,7 +30,9 @@ pub(crate) mod tar_scan;
 mod volume;
 
 pub use command::{Exec, ExecOutput, ExecRequest, ExecResult, LogLine, LogRequest, LogStream};
-pub use container::{Container, ContainerEnvironment, ContainerState, HealthCheck, RestartPolicy, StopOutcome, Usage};
+pub use container::{
+    Container, ContainerEnvironment, ContainerState, HealthCheck, RestartPolicy, Signal, StopOutcome, Usage,
+};
 pub use own::{Endpoint, Network, OneOff, OneOffFile};
 pub use project::{Condition, Dependency, Engine, ModelSource, Mount, MountSource, Project, Service};
 pub use volume::{Place, Volume, VolumeContent, VolumeIdentity};
@@ -92,6 +94,12 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
     /// Sets what the Engine does when a container ends.
     async fn set_restart_policy(&self, container: &str, policy: &RestartPolicy) -> Result<()>;
+
+    /// Sends a signal to the first process of a running container. What that makes of it is not waited for.
+    ///
+    /// # Errors
+    /// `NotFound`: there is no such container. `Conflict`: it does not run.
+    async fn signal(&self, container: &str, signal: Signal) -> Result<()>;
 
     /// Sets how many containers a service has, through `docker compose up --scale`.
     async fn scale(&self, service: &str, replicas: u32) -> Result<()>;

@@ -26,6 +26,8 @@ pub struct OneOff {
     pub files: Vec<OneOffFile>,
     /// What it can reach.
     pub network: Network,
+    /// Names that lead to the container itself: what is tested without a network may look names up.
+    pub own_names: Vec<String>,
     /// Labels; [`RUN_LABEL`](super::RUN_LABEL) is required.
     pub labels: Labels,
     /// Limit of memory in bytes.

@@ -137,11 +137,15 @@ struct Staged {
 /// such component, or no backup holds it. `Unsupported`: its folder is on a filesystem of its own, or on another host.
 /// `Corrupt`: the backup is damaged. `NoSpace`: there is no room beside production.
 pub async fn restore(run: &Run, parts: &Parts, request: &Request) -> Result<FilesReport> {
+    put_in_place(&run.scope("files"), parts, request).await
+}
+
+/// As [`restore`], in the scope of the caller's choice: the phases of other procedures.
+pub(super) async fn put_in_place(run: &Run, parts: &Parts, request: &Request) -> Result<FilesReport> {
     let component = configured(parts, &request.component)?;
-    let run = run.scope("files");
-    let site = survey(&run, parts, component).await?;
-    let backup = choose(&run, parts, request).await?;
-    let staged = restore_beside(&run, parts, component, request, &site, &backup).await?;
+    let site = survey(run, parts, component).await?;
+    let backup = choose(run, parts, request).await?;
+    let staged = restore_beside(run, parts, component, request, &site, &backup).await?;
     let approval = run
         .approve::<ReplaceProductionFiles>(&format!(
             "replace `{}` of project `{}` on {}, in `{}`, with backup {}, {}; what it holds now is kept{}",
@@ -157,13 +161,13 @@ pub async fn restore(run: &Run, parts: &Parts, request: &Request) -> Result<File
             },
         ))
         .await?;
-    let stopped_at = moment(&run, "stopping").await?;
-    stop_users(&run, parts, &site).await?;
-    let before = prepare(&run, &site).await?;
-    let carried = carry(&run, component, &site).await?;
-    swap(&run, parts, &site, (before, staged.id), approval).await?;
-    start_users(&run, parts, &site).await?;
-    let proven_at = prove(&run, parts, component, &site, stopped_at).await?;
+    let stopped_at = moment(run, "stopping").await?;
+    stop_users(run, parts, &site).await?;
+    let before = prepare(run, &site).await?;
+    let carried = carry(run, component, &site).await?;
+    swap(run, parts, &site, (before, staged.id), approval).await?;
+    start_users(run, parts, &site).await?;
+    let proven_at = prove(run, parts, component, &site, stopped_at).await?;
     Ok(FilesReport {
         component: component.name.clone(),
         path: site.located.folder(),

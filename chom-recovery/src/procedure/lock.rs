@@ -45,6 +45,7 @@ impl SystemLock for EngineLock {
             mounts: Vec::new(),
             files: Vec::new(),
             network: Network::None,
+            own_names: Vec::new(),
             labels,
             memory: None,
             start: false,

@@ -381,6 +381,7 @@ mod tests {
                 mounts: mounts.into_iter().collect(),
                 files: vec![],
                 network: Network::None,
+                own_names: Vec::new(),
                 labels: [(RUN_LABEL.to_owned(), run.to_string())].into(),
                 memory: None,
                 start: false,

@@ -11,7 +11,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use crate::{
     backend::{
         Backend, BackendExt, Container, ContainerState, ExecOutput, ExecRequest, Labels, LogRequest, Mount,
-        MountSource, Network, OneOff, OneOffFile, Place, RUN_LABEL, RestartPolicy, VolumeIdentity,
+        MountSource, Network, OneOff, OneOffFile, Place, RUN_LABEL, RestartPolicy, Signal, VolumeIdentity,
     },
     error::{Error, ErrorKind},
     secret::Secret,
@@ -78,6 +78,7 @@ impl Fixture<'_> {
             mounts: Vec::new(),
             files: Vec::new(),
             network: Network::None,
+            own_names: Vec::new(),
             labels: self.labels(),
             memory: None,
             start: true,
@@ -101,6 +102,7 @@ pub async fn all(f: &Fixture<'_>) {
     stopping_goes_against_dependencies_and_starting_with_them(f).await;
     starting_and_stopping_again_changes_nothing(f).await;
     restart_policies_are_kept(f).await;
+    a_signal_reaches_what_runs(f).await;
     commands_keep_their_streams_and_exit_codes_apart(f).await;
     commands_get_their_input_and_its_end(f).await;
     a_failed_input_is_not_an_end_of_input(f).await;
@@ -187,6 +189,19 @@ pub async fn restart_policies_are_kept(f: &Fixture<'_>) {
         assert_eq!(f.container(f.dependent).await.restart_policy, *policy);
     }
     let error = f.backend.set_restart_policy(&f.name("absent"), &RestartPolicy::No).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+}
+
+/// [`Backend::signal`] needs a container that runs.
+pub async fn a_signal_reaches_what_runs(f: &Fixture<'_>) {
+    let spec = f.one_off("signalled", f.lasting);
+    f.backend.one_off(&spec).await.unwrap();
+    f.backend.signal(&spec.name, Signal::Hangup).await.unwrap();
+    f.backend.stop_container(&spec.name, Duration::from_secs(1)).await.unwrap();
+    let error = f.backend.signal(&spec.name, Signal::Hangup).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    f.backend.remove_container(&spec.name).await.unwrap();
+    let error = f.backend.signal(&f.name("absent"), Signal::Hangup).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
 }
 

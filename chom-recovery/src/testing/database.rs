@@ -305,6 +305,7 @@ impl DatabaseOps for SimDatabase {
             mounts: vec![Mount { source: data, target: production.data_dir.clone(), read_only: false }],
             files: vec![OneOffFile { path: PASSWORD.into(), content: password.clone(), mode: 0o400, uid: 0, gid: 0 }],
             network: Network::Isolated,
+            own_names: Vec::new(),
             labels: Labels::new(),
             memory: None,
             start: true,

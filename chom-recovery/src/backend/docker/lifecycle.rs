@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use bollard::{
     models::ContainerUpdateBody,
-    query_parameters::{StartContainerOptions, StatsOptionsBuilder, StopContainerOptionsBuilder},
+    query_parameters::{
+        KillContainerOptionsBuilder, StartContainerOptions, StatsOptionsBuilder, StopContainerOptionsBuilder,
+    },
 };
 use futures::{StreamExt, TryStreamExt};
 
@@ -14,7 +16,7 @@ use super::{
     inspect::engine_policy,
 };
 use crate::{
-    backend::{Container, ContainerState, HealthCheck, LogRequest, RestartPolicy, StopOutcome, Usage},
+    backend::{Container, ContainerState, HealthCheck, LogRequest, RestartPolicy, Signal, StopOutcome, Usage},
     error::{Error, ErrorKind, Result},
 };
 
@@ -195,6 +197,14 @@ impl Connection {
                 .with("wanted", format!("{policy:?}"))
                 .with("is", format!("{now:?}")))
         }
+    }
+
+    /// Sends a signal; doing it twice is harmless.
+    pub(super) async fn signal(&self, name: &str, signal: Signal) -> Result<()> {
+        let Signal::Hangup = signal;
+        let options = KillContainerOptionsBuilder::default().signal("SIGHUP").build();
+        let request = self.control.kill_container(checked_name(name)?, Some(options));
+        self.within(self.options.control_timeout, Effect::Read, format!("signal container `{name}`"), request).await
     }
 
     /// Samples what a container uses; takes about a second, for the processor's share.

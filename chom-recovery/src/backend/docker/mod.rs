@@ -6,8 +6,8 @@ use async_trait::async_trait;
 
 use super::{
     Backend, BackendExt, Condition, Container, ContainerEnvironment, Endpoint, Engine, Exec, ExecRequest, Labels,
-    LogRequest, LogStream, OneOff, Place, Project, RUN_LABEL, RestartPolicy, StopOutcome, Usage, Volume, VolumeContent,
-    VolumeIdentity,
+    LogRequest, LogStream, OneOff, Place, Project, RUN_LABEL, RestartPolicy, Signal, StopOutcome, Usage, Volume,
+    VolumeContent, VolumeIdentity,
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -164,6 +164,10 @@ impl Backend for DockerBackend {
 
     async fn set_restart_policy(&self, container: &str, policy: &RestartPolicy) -> Result<()> {
         self.connection.update_restart_policy(container, policy).await
+    }
+
+    async fn signal(&self, container: &str, signal: Signal) -> Result<()> {
+        self.connection.signal(container, signal).await
     }
 
     async fn scale(&self, service: &str, replicas: u32) -> Result<()> {

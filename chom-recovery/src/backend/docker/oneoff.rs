@@ -147,6 +147,7 @@ fn body(spec: &OneOff, network: String) -> ContainerCreateBody {
         labels: Some(spec.labels.clone().into_iter().collect()),
         host_config: Some(HostConfig {
             network_mode: Some(network),
+            extra_hosts: Some(spec.own_names.iter().map(|name| format!("{name}:127.0.0.1")).collect()),
             mounts: Some(spec.mounts.iter().map(mount).collect()),
             memory: spec.memory.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
             restart_policy: Some(engine_policy(&RestartPolicy::No)),

@@ -8,8 +8,8 @@ use futures::StreamExt;
 use crate::{
     backend::{
         Backend, Container, ContainerEnvironment, ContainerState, Endpoint, Engine, Exec, ExecRequest, HealthCheck,
-        Labels, LogLine, LogRequest, LogStream, OneOff, Place, Project, RestartPolicy, StopOutcome, Usage, Volume,
-        VolumeContent, VolumeIdentity,
+        Labels, LogLine, LogRequest, LogStream, OneOff, Place, Project, RestartPolicy, Signal, StopOutcome, Usage,
+        Volume, VolumeContent, VolumeIdentity,
     },
     error::{Error, ErrorKind, Result},
     stream::ByteStream,
@@ -111,6 +111,10 @@ impl Backend for Told {
 
     async fn set_restart_policy(&self, _container: &str, _policy: &RestartPolicy) -> Result<()> {
         unsupported("set_restart_policy")
+    }
+
+    async fn signal(&self, _container: &str, _signal: Signal) -> Result<()> {
+        unsupported("signal")
     }
 
     async fn scale(&self, _service: &str, _replicas: u32) -> Result<()> {

@@ -38,10 +38,14 @@ pub(super) struct Site {
 
 /// Tells what the run put beside production.
 pub(crate) fn kept(run: &RunSummary) -> Vec<PathBuf> {
-    let site = run.decisions.get("files/survey").and_then(|site| serde_json::from_value::<Site>(site.clone()).ok());
-    let Some((stage, folder)) = site.and_then(|s| Some((s.stage.clone(), s.stage.parent()?.to_owned()))) else {
-        return Vec::new();
-    };
+    let surveys = run.decisions.iter().filter(|(name, _)| name.ends_with("/survey")).map(|(_, site)| site);
+    let sites = surveys.filter_map(|site| serde_json::from_value::<Site>(site.clone()).ok());
+    sites.flat_map(|site| left_beside(&site)).collect()
+}
+
+fn left_beside(site: &Site) -> Vec<PathBuf> {
+    let stage = &site.stage;
+    let Some(folder) = stage.parent() else { return Vec::new() };
     // Its name ends in that of the run, and all others begin with it.
     let is_of_run = |path: &PathBuf| path.to_string_lossy().starts_with(&*stage.to_string_lossy());
     let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));

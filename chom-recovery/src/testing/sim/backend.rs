@@ -18,7 +18,7 @@ use crate::{
     backend::{
         Backend, Container, ContainerEnvironment, ContainerState, Endpoint, Engine, Exec, ExecOutput, ExecRequest,
         HealthCheck, Labels, LogRequest, LogStream, MountSource, OneOff, Place, Project, RUN_LABEL, RestartPolicy,
-        StopOutcome, Usage, Volume, VolumeContent, VolumeIdentity,
+        Signal, StopOutcome, Usage, Volume, VolumeContent, VolumeIdentity,
         exchange::{LocalFolders, exchange},
         measure::{identity_of, measure_folder},
         tar_scan::TarScan,
@@ -111,6 +111,14 @@ impl Backend for SimBackend {
             let mut record = self.record(container)?;
             record.container.restart_policy = policy.clone();
             self.world.put(&record)
+        })
+        .await
+    }
+
+    async fn signal(&self, container: &str, _signal: Signal) -> Result<()> {
+        self.act(Op::Signal, container, || match self.record(container)?.container.state {
+            ContainerState::Running => Ok(()),
+            _ => Err(Error::new(ErrorKind::Conflict, format!("container `{container}` is not running"))),
         })
         .await
     }

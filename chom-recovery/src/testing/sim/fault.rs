@@ -23,6 +23,7 @@ pub enum Op {
     Start,
     Stop,
     SetRestartPolicy,
+    Signal,
     Scale,
     Exec,
     Logs,

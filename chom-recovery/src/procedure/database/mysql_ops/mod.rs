@@ -225,6 +225,7 @@ impl DatabaseOps for MySqlOps {
                 gid: MYSQL_UID,
             }],
             network: Network::Isolated,
+            own_names: Vec::new(),
             labels: crate::backend::Labels::new(),
             memory: Some(self.system.limits.candidate_memory),
             start: true,
