@@ -19,10 +19,12 @@ use crate::{
 };
 
 mod legacy;
+mod monitoring;
 mod schedule;
 
 pub use component::{Component, DATABASE, TreeKind};
 pub use legacy::{Legacy, LegacyAccount};
+pub use monitoring::{Bounds, Monitoring, MonitoringServer, Synthetic};
 pub use schedule::Schedule;
 pub use store::{S3Settings, SftpSettings, StoreSettings};
 
@@ -68,6 +70,12 @@ pub struct System {
     /// What is asked over HTTP.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub http: Vec<HttpCheck>,
+    /// What watches the system.
+    #[serde(default, skip_serializing_if = "Monitoring::is_absent")]
+    pub monitoring: Monitoring,
+    /// The account that stands for a user after a recovery, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub synthetic: Option<Synthetic>,
     /// Where backups lie.
     pub repository: Repository,
     /// How long they are kept.
@@ -576,6 +584,8 @@ impl System {
             legacy.check()?;
         }
         self.schedule.check()?;
+        self.monitoring.check()?;
+        self.synthetic.iter().try_for_each(Synthetic::check)?;
         component::check(&self.components)?;
         let mut names = std::collections::BTreeSet::new();
         for http in &self.http {

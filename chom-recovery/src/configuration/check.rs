@@ -15,7 +15,10 @@ use crate::{
     },
     catalog::{Recipient, Repository, Signer, legacy::LegacyCatalog},
     error::{Error, ErrorKind, Result},
-    probe::{Answer, HealthProbe, Status, ask, http::HttpProbe, mysql::MysqlProbe, redis::RedisProbe},
+    probe::{
+        Answer, HealthProbe, Status, ask, http::HttpProbe, monitoring, mysql::MysqlProbe, redis::RedisProbe,
+        synthetic::SyntheticProbe,
+    },
     procedure::locate,
     store,
     system::System,
@@ -116,7 +119,7 @@ impl CheckReport {
 }
 
 /// Tries everything that a configuration names: Engine, services, volume, login, redis, repository and keys, HTTP
-/// checks, state directory. Changes nothing but a file that it makes and removes in the state directory.
+/// checks, monitoring, the synthetic user, state directory. Changes nothing but a file that it makes and removes in the state directory.
 pub async fn check(system: &System) -> CheckReport {
     let mut report = CheckReport { lines: Vec::new() };
     let engine = check_engine(system, &mut report).await;
@@ -137,6 +140,14 @@ pub async fn check(system: &System) -> CheckReport {
         let probe: Arc<dyn HealthProbe> = Arc::new(HttpProbe::new(http.clone()));
         let answer = ask(&probe, system.limits.health_deadline).await;
         report.answered(format!("http.{}", http.name), &answer);
+    }
+    for probe in monitoring::probes(&system.monitoring) {
+        let answer = ask(&probe, system.limits.health_deadline).await;
+        report.answered(format!("monitoring: {}", probe.name()), &answer);
+    }
+    if let Some(account) = &system.synthetic {
+        let probe: Arc<dyn HealthProbe> = Arc::new(SyntheticProbe::new(account.clone()));
+        report.answered("synthetic", &ask(&probe, system.limits.health_deadline).await);
     }
     if system.http.is_empty() {
         let detail = "nothing is asked over HTTP: whether users are served will not be proven";

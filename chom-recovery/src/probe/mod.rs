@@ -13,15 +13,18 @@ mod class;
 mod combine;
 pub mod container;
 pub mod disk;
+pub mod dns;
 pub mod evidence;
 pub mod http;
 pub mod logs;
+pub mod monitoring;
 pub mod mysql;
 mod net;
 pub mod queue;
 pub mod redis;
 pub mod store;
 mod suite;
+pub mod synthetic;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tls;

@@ -11,12 +11,15 @@ use super::{
     certificate::CertificateProbe,
     container::ContainerProbe,
     disk::DiskProbe,
+    dns::DnsProbe,
     http::HttpProbe,
     logs::LogProbe,
+    monitoring,
     mysql::{FailedJobsProbe, MysqlProbe, TablesProbe},
     queue::{HeartbeatProbe, QueueProbe},
     redis::RedisProbe,
     store::StoreProbe,
+    synthetic::SyntheticProbe,
 };
 use crate::{
     backend::Backend,
@@ -138,6 +141,17 @@ pub fn suite(
     }
     for certificate in CertificateProbe::of(&system.http) {
         probes.push(Arc::new(certificate));
+    }
+    for name in DnsProbe::of(&system.http) {
+        probes.push(Arc::new(name));
+    }
+    // What is asked every minute is often asked by Prometheus: it is not asked back.
+    if mode != HealthMode::Monitoring {
+        probes.extend(monitoring::probes(&system.monitoring));
+    }
+    // It writes, if only a session and a file of its own.
+    if let (HealthMode::PostRecovery, Some(account)) = (mode, &system.synthetic) {
+        probes.push(Arc::new(SyntheticProbe::new(account.clone())));
     }
     probes
 }
