@@ -141,6 +141,22 @@ pub(crate) enum Command {
         #[command(flatten)]
         consent: Consent,
     },
+    /// Go through the post-recovery checklist of a recovery, and close it when every item is in order
+    Close {
+        /// Recovery; the newest that is not closed by default
+        run: Option<String>,
+        /// Only show how the items stand
+        #[arg(long)]
+        plan: bool,
+        /// Vouch for an item that nothing can be asked about: ITEM=REASON; recorded and shown in the report
+        #[arg(long = "attest", value_name = "ITEM=REASON", value_parser = pair)]
+        attestations: Vec<(String, String)>,
+        #[command(flatten)]
+        waivers: Waivers,
+        /// Name of the person, for the record [default: $SUDO_USER or $USER]
+        #[arg(long, value_name = "NAME")]
+        operator: Option<String>,
+    },
     /// Look at past runs and tidy up after them
     #[command(subcommand)]
     Runs(Runs),

@@ -21,6 +21,7 @@ use crate::{
         Parts, Recovered,
         application_ops::StackApplication,
         backup,
+        close::Closed,
         database::{self, DatabaseReport, Request, mysql_ops::MySqlOps, ops::BackUp},
         drill::{self, DrillReport},
         files::{self as files_procedure, FilesReport},
@@ -36,6 +37,7 @@ use crate::{
     triage::{Diagnosis, diagnose},
 };
 
+mod closing;
 mod copying;
 mod files;
 mod keeping;
@@ -48,6 +50,7 @@ mod upkeep;
 
 use recovering::Procedures;
 
+pub use closing::Unclosed;
 pub use copying::{CopiedBackup, CopyReport, CopyStatus, NotCopied};
 pub use files::RestoredTree;
 pub use leftovers::{Kept, LeftoverContainer, LeftoverFolder, LeftoverVolume, Leftovers, Pruned};
@@ -118,6 +121,8 @@ pub enum Report {
     RestoreFiles(Box<FilesReport>),
     /// A recovery of a part of the system.
     Recovered(Box<Recovered>),
+    /// A recovery that was closed.
+    Close(Box<Closed>),
     /// A rollback.
     RollBack {
         /// Steps that were undone, in the order in which they were.

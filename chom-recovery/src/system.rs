@@ -21,11 +21,13 @@ use crate::{
 };
 
 mod legacy;
+mod monitoring;
 mod schedule;
 
 pub use component::{Component, DATABASE, TreeKind};
 pub use fpm::PhpFpm;
 pub use legacy::{Legacy, LegacyAccount};
+pub use monitoring::{Bounds, Monitoring, MonitoringServer, Synthetic};
 pub use schedule::Schedule;
 pub use store::{S3Settings, SftpSettings, StoreSettings};
 pub use vantage::Vantage;
@@ -75,6 +77,12 @@ pub struct System {
     /// Second places to look from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub vantage: Vec<Vantage>,
+    /// What watches the system.
+    #[serde(default, skip_serializing_if = "Monitoring::is_absent")]
+    pub monitoring: Monitoring,
+    /// The account that stands for a user after a recovery, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub synthetic: Option<Synthetic>,
     /// Where backups lie.
     pub repository: Repository,
     /// How long they are kept.
@@ -587,6 +595,8 @@ impl System {
             legacy.check()?;
         }
         self.schedule.check()?;
+        self.monitoring.check()?;
+        self.synthetic.iter().try_for_each(Synthetic::check)?;
         component::check(&self.components)?;
         vantage::check(&self.vantage)?;
         let mut names = std::collections::BTreeSet::new();

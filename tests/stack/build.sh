@@ -4,12 +4,13 @@
 set -euo pipefail
 . "$(cd "$(dirname "$0")" && pwd -P)/lib.sh"
 
-usage() { echo "usage: build.sh [--db mysql|mariadb-11.8|mariadb-10.11|all]... [--db-only] [--refresh]   (default: \$DB, else mysql)"; }
-dbs=(); refresh=no; with_app=yes
+usage() { echo "usage: build.sh [--db mysql|mariadb-11.8|mariadb-10.11|all]... [--db-only] [--monitoring] [--refresh]   (default: \$DB, else mysql)"; }
+dbs=(); refresh=no; with_app=yes; with_monitoring=no
 while [ $# -gt 0 ]; do
   case "$1" in
     --db) if [ "${2:-}" = all ]; then dbs+=(mysql mariadb-11.8 mariadb-10.11); else dbs+=("${2:?}"); fi; shift 2;;
     --db-only) with_app=no; shift;;
+    --monitoring) with_monitoring=yes; shift;;
     --refresh) refresh=yes; shift;;
     -h|--help) usage; exit 0;;
     *) usage >&2; exit 2;;
@@ -102,6 +103,10 @@ rc=0
     build_image chom/app:latest   images/app/Dockerfile   chom/base-trixie images/app
     build_image chom/nginx:latest images/nginx/Dockerfile chom/base-trixie images/nginx
     build_image chom/redis:latest images/redis/Dockerfile chom/base-trixie images/redis
+  fi
+  if [ "$with_monitoring" = yes ]; then
+    [ "$with_app" = yes ] || base trixie
+    build_image chom/monitoring:latest images/monitoring/Dockerfile chom/base-trixie images/monitoring
   fi ) || rc=$?
 wait "$other" || rc=$?
 [ "$rc" = 0 ] || exit "$rc"

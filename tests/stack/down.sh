@@ -14,7 +14,7 @@ esac
 project="${PROJECT:-chom}"
 site="$(site_dir "$project")"
 engine_up || die 6 "no Docker Engine answers"
-if [ -r "$site/compose.yaml" ]; then compose() { site_compose "$site" "$@"; }
+if [ -r "$site/compose.yaml" ]; then compose() { site_compose "$site" --profile monitoring "$@"; }
 else compose() { docker compose -p "$project" "$@"; }; fi
 if [ "$volumes" = yes ]; then
   compose down --volumes --remove-orphans >&2
@@ -26,7 +26,7 @@ if [ "$volumes" = yes ]; then
   if [ "$(id -u)" != 0 ] && [ -d "$site/app/bootstrap/cache" ]; then
     docker run --rm --entrypoint rm -v "$site/app:/srv/app" chom/app:latest -rf /srv/app/bootstrap/cache
   fi
-  rm -rf "$site/secrets" "$site/ca" "$site/app" "$site/nginx"
+  rm -rf "$site/secrets" "$site/ca" "$site/app" "$site/nginx" "$site/monitoring"
   rm -f "$site/.env" "$site/compose.yaml" "$site/facts.json" "$site/up.log" "$site/migrate.log"
   rmdir "$site" 2>/dev/null || true
   say "$project and its data are gone"

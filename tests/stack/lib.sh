@@ -91,5 +91,6 @@ env_get() { # env_get FILE NAME
 site_compose() { # site_compose SITE ARGUMENTS...
   local site="$1"; shift
   env -u COMPOSE_PROJECT_NAME -u COMPOSE_FILE -u COMPOSE_PROFILES -u DB_IMAGE -u APP_IMAGE -u NGINX_IMAGE -u REDIS_IMAGE \
-    -u HTTPS_PORT -u HTTPS_BIND -u TLS_NAME -u TLS_DAYS docker compose -f "$site/compose.yaml" "$@"
+    -u HTTPS_PORT -u HTTPS_BIND -u TLS_NAME -u TLS_DAYS -u MONITORING_IMAGE -u PROMETHEUS_PORT -u ALERTMANAGER_PORT \
+    docker compose -f "$site/compose.yaml" "$@"
 }

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Brings up one project of the reference stack and waits until it really works.
-#   DB=mysql|mariadb-11.8|mariadb-10.11 PROJECT=chom HTTPS_PORT=8443 up.sh [--seed N] [--no-build]
+#   DB=mysql|mariadb-11.8|mariadb-10.11 PROJECT=chom HTTPS_PORT=8443 up.sh [--seed N] [--no-build] [--monitoring]
 # Prints one line of JSON with the facts (also in the site folder as facts.json).
 set -euo pipefail
 . "$(cd "$(dirname "$0")" && pwd -P)/lib.sh"
 
-seed=200; build=yes; timeout="${UP_TIMEOUT:-300}"
+seed=200; build=yes; monitoring=no; timeout="${UP_TIMEOUT:-300}"
 while [ $# -gt 0 ]; do
   case "$1" in
     --seed) seed="${2:?}"; shift 2;;
     --no-build) build=no; shift;;
+    --monitoring) monitoring=yes; shift;;
     -h|--help) sed -n '2,4s/^# \{0,1\}//p' "$0"; exit 0;;
     *) die 2 "unknown argument: $1";;
   esac
@@ -28,7 +29,9 @@ was="$(env_get "$site/.env" STACK_DB)"
 [ -z "$was" ] || [ "$was" = "$db" ] || die 2 "project $project was made with DB=$was: its data cannot be opened by $db (down.sh --volumes first)"
 
 if ! engine_up || ! compose_up || ! has openssl; then "$here/setup.sh"; fi
-if [ "$build" = yes ]; then "$here/build.sh" --db "$db"; fi
+if [ "$build" = yes ]; then
+  if [ "$monitoring" = yes ]; then "$here/build.sh" --db "$db" --monitoring; else "$here/build.sh" --db "$db"; fi
+fi
 
 # --- the site folder: what /opt/chom is on a real host ------------------------
 umask 077
@@ -87,6 +90,14 @@ fi
 if [ ! -e "$site/nginx/site.conf" ]; then
   mkdir -p "$site/nginx"; cp "$here/nginx/site.conf" "$site/nginx/"; chmod -R u=rwX,go=rX "$site/nginx"
 fi
+if [ "$monitoring" = yes ]; then
+  mkdir -p "$site/monitoring/rules" "$site/monitoring/textfile"; chmod 0755 "$site/monitoring" "$site/monitoring"/*/
+  for file in prometheus alertmanager; do
+    [ -e "$site/monitoring/$file.yml" ] || install -m 0644 "$here/monitoring/$file.yml" "$site/monitoring/$file.yml"
+  done
+  [ -n "$(env_get "$site/.env" PROMETHEUS_PORT)" ] \
+    || printf 'PROMETHEUS_PORT=%s\nALERTMANAGER_PORT=%s\n' "$(( port + 1000 ))" "$(( port + 2000 ))" >>"$site/.env"
+fi
 
 compose() { site_compose "$site" "$@"; }
 
@@ -112,6 +123,8 @@ start app
 artisan migrate --force >"$site/migrate.log" 2>&1 || { tail -n 20 "$site/migrate.log" >&2; die 1 "migrate failed"; }
 artisan chom:seed --if-empty --users="$seed" >&2
 start
+[ "$monitoring" = no ] || compose --profile monitoring up -d --no-recreate prometheus alertmanager node-exporter >>"$site/up.log" 2>&1 \
+  || { tail -n 20 "$site/up.log" >&2; die 1 "the monitoring of $project does not start"; }
 
 # --- ready? asked from outside, as a user and as a client would ----------------
 url="https://chom.test:$port"
@@ -119,12 +132,19 @@ https_ready() {
   [ "$(curl --silent --max-time 5 --cacert "$site/ca/ca.crt" --resolve "chom.test:$port:127.0.0.1" "$url/health" | tr -d ' ' | cut -c1-14)" = '{"status":"ok"' ]
 }
 sql_ready() { compose exec -T mysql db-health; }
+monitoring_ready() {
+  curl --silent --fail --max-time 5 "http://127.0.0.1:$(env_get "$site/.env" PROMETHEUS_PORT)/-/ready" \
+    && curl --silent --fail --max-time 5 "http://127.0.0.1:$(env_get "$site/.env" ALERTMANAGER_PORT)/-/ready"
+}
 redis_ready() { [ "$(compose exec -T redis redis-cli ping)" = PONG ]; }
 wait_for "$timeout" sql_ready   || die 1 "no authenticated SQL over TCP within $timeout s"
 wait_for "$timeout" redis_ready || die 1 "no PONG from redis within $timeout s"
 wait_for "$timeout" https_ready || die 1 "$url/health is not ok within $timeout s: $(curl -sS --max-time 5 --cacert "$site/ca/ca.crt" --resolve "chom.test:$port:127.0.0.1" "$url/health" 2>&1 | head -c 400)"
+[ "$monitoring" = no ] || wait_for "$timeout" monitoring_ready || die 1 "Prometheus and Alertmanager are not ready within $timeout s"
 
 version="$(compose exec -T mysql sh -c 'mariadbd --version 2>/dev/null || mysqld --version' | sed -n 's/.* Ver \([^ ]*\) .*/\1/p')"
-printf '{"project":"%s","url":"%s","host":"chom.test","port":%s,"ca":"%s","site":"%s","compose":"%s","env":"%s","db":"%s","db_image":"%s","db_version":"%s","db_name":"chom","db_user":"chom","db_root_password_file":"%s","db_app_password_file":"%s","synthetic_email":"synthetic@example.test","synthetic_password_file":"%s","redis_prefix":"chom_database_","queue_key":"chom_database_queues:default","seconds":%s}\n' \
+port_or_null() { local port; port="$(env_get "$site/.env" "$1")"; printf '%s\n' "${port:-null}"; }
+printf '{"project":"%s","url":"%s","host":"chom.test","port":%s,"ca":"%s","site":"%s","compose":"%s","env":"%s","db":"%s","db_image":"%s","db_version":"%s","db_name":"chom","db_user":"chom","db_root_password_file":"%s","db_app_password_file":"%s","synthetic_email":"synthetic@example.test","synthetic_password_file":"%s","prometheus_port":%s,"alertmanager_port":%s,"redis_prefix":"chom_database_","queue_key":"chom_database_queues:default","seconds":%s}\n' \
   "$project" "$url" "$port" "$site/ca/ca.crt" "$site" "$site/compose.yaml" "$site/.env" "$db" "$image" "$version" \
-  "$site/secrets/db_root_password" "$site/secrets/db_app_password" "$site/secrets/synthetic_password" "$(( $(now) - begin ))" | tee "$site/facts.json"
+  "$site/secrets/db_root_password" "$site/secrets/db_app_password" "$site/secrets/synthetic_password" \
+  "$(port_or_null PROMETHEUS_PORT)" "$(port_or_null ALERTMANAGER_PORT)" "$(( $(now) - begin ))" | tee "$site/facts.json"

@@ -4,6 +4,7 @@ pub mod chaos;
 pub mod cli;
 pub mod engine;
 pub mod fake_engine;
+pub mod loki;
 pub mod mysql;
 pub mod program;
 pub mod proxy;
@@ -51,6 +52,10 @@ pub struct Stack {
     pub db_app_password_file: PathBuf,
     /// Laravel's prefix of keys in Redis.
     pub redis_prefix: String,
+    /// Port of Prometheus on 127.0.0.1, where the stack was started with monitoring.
+    pub prometheus_port: Option<u16>,
+    /// Port of Alertmanager.
+    pub alertmanager_port: Option<u16>,
 }
 
 impl Stack {

@@ -7,6 +7,7 @@ use crate::{args::Command, exit::Exit, session::Session};
 mod approve;
 mod backup;
 mod card;
+mod close;
 mod config;
 mod diagnose;
 mod drill;
@@ -43,6 +44,9 @@ pub(crate) async fn run(session: &Session, command: Option<Command>) -> Result<E
         }
         Some(Command::Rollback { run, because, consent }) => {
             recover::rollback(session, run.as_deref(), &because, &consent).await
+        }
+        Some(Command::Close { run, plan, attestations, waivers, operator }) => {
+            close::close(session, run.as_deref(), plan, attestations, &waivers, operator).await
         }
         Some(Command::Runs(command)) => runs::run(session, command).await,
         Some(Command::Repo(command)) => repo::run(session, command).await,

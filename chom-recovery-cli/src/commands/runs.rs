@@ -5,12 +5,12 @@ use std::time::Duration;
 use chom_recovery::{
     Result,
     objective::Achieved,
-    procedure::Recovered,
+    procedure::{Recovered, close},
     recovery::{Leftovers, Pruned, Report},
     report::{RunReport, standing},
     run::{
         ItemVerdict,
-        summary::{RunSummary, StepStatus},
+        summary::{CheckSummary, RunSummary, StepStatus},
     },
 };
 use comfy_table::{Cell, Color};
@@ -44,7 +44,8 @@ pub(crate) async fn run(session: &Session, command: Runs) -> Result<Exit> {
             Ok(if unreadable.is_empty() { Exit::Ok } else { Exit::Incomplete })
         }
         Runs::Show { run } => {
-            let report = RunReport::from(&session.open_without_engine()?.find_run(run.as_deref(), |_| true)?);
+            let recovery = session.open_without_engine()?;
+            let report = recovery.run_report(recovery.find_run(run.as_deref(), |_| true)?.run)?;
             output.show("summary", &report, |output| print_report(output, &report));
             Ok(Exit::Ok)
         }
@@ -196,7 +197,20 @@ pub(crate) fn print_report(output: &Output, report: &RunReport) {
             output.line(format!("new backup {id}, verified"));
         }
     }
-    for check in &report.exceptions {
+    if matches!(report.procedure.as_str(), close::PROCEDURE) {
+        print_checklist(output, &report.checklist);
+    }
+    if let Some(Report::Close(done)) = &report.achieved {
+        output.line(format!("\nrecovery {} is closed, by {}", palette.bold(done.run), done.by));
+    }
+    if let Some(closure) = &report.closed {
+        output.line(format!("closed {} by {}, with run {}", human::time(closure.at), closure.by, closure.run));
+        for check in &closure.exceptions {
+            let verdict = if check.verdict == ItemVerdict::Waived { "WAIVED" } else { "VOUCHED FOR" };
+            output.line(format!("  {verdict} {}: {}", check.item, check.evidence));
+        }
+    }
+    for check in report.exceptions.iter().filter(|_| report.procedure != close::PROCEDURE) {
         let verdict = if check.verdict == ItemVerdict::Failed { "NOT IN ORDER" } else { "WAIVED" };
         output.line(format!("{} {}: {}", palette.yellow(verdict), check.item, check.evidence));
     }
@@ -212,6 +226,21 @@ pub(crate) fn print_report(output: &Output, report: &RunReport) {
             output.line(format!("  {command}"));
         }
     }
+}
+
+/// Prints a checklist as on paper, with what stands behind each tick.
+pub(crate) fn print_checklist(output: &Output, checklist: &[CheckSummary]) {
+    let mut table = output.table(&["ITEM", "VERDICT", "", "SEEN"]);
+    for check in checklist {
+        let verdict = match check.verdict {
+            ItemVerdict::Passed => Cell::new("in order").fg(Color::Green),
+            ItemVerdict::Attested => Cell::new("VOUCHED FOR").fg(Color::Yellow),
+            ItemVerdict::Waived => Cell::new("WAIVED").fg(Color::Yellow),
+            ItemVerdict::Failed => Cell::new("OPEN").fg(Color::Red),
+        };
+        table.add_row([Cell::new(&check.item), verdict, Cell::new(&check.text), Cell::new(&check.evidence)]);
+    }
+    output.line(table.trim_fmt());
 }
 
 fn print_recovered(output: &Output, done: &Recovered) {

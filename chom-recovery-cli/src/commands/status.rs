@@ -47,6 +47,10 @@ fn print(output: &Output, overview: &Overview) {
             format!("{} of `{}` {}, began {} ago", run.run, run.procedure, standing(run.status), human::duration(age));
         field("runs", palette.yellow(text));
     }
+    for one in &overview.unclosed {
+        let text = format!("{} of `{}` succeeded {} and is not closed", one.run, one.procedure, human::time(one.ended));
+        field("runs", palette.yellow(text));
+    }
     for run in &overview.unreadable_runs {
         field("runs", format!("{} {}: {}", run.run, palette.red("UNREADABLE"), run.error.message));
     }

@@ -16,8 +16,8 @@ use crate::{
     catalog::{Recipient, Repository, Signer, legacy::LegacyCatalog},
     error::{Error, ErrorKind, Result},
     probe::{
-        Answer, HealthProbe, Status, ask, fpm::FpmProbe, http::HttpProbe, mysql::MysqlProbe, redis::RedisProbe,
-        vantage::VantageProbe,
+        Answer, HealthProbe, Status, ask, fpm::FpmProbe, http::HttpProbe, monitoring, mysql::MysqlProbe,
+        redis::RedisProbe, synthetic::SyntheticProbe, vantage::VantageProbe,
     },
     procedure::locate,
     store,
@@ -119,8 +119,8 @@ impl CheckReport {
 }
 
 /// Tries everything that a configuration names: Engine, services, volume, login, redis, repository and keys, HTTP
-/// checks, state directory. Changes nothing but a file that it makes and removes in the state directory, and a key of redis
-/// likewise.
+/// checks, other vantage points, monitoring, the synthetic user, state directory. Changes nothing but a file that it makes
+/// and removes in the state directory, and a key of redis likewise.
 pub async fn check(system: &System) -> CheckReport {
     let mut report = CheckReport { lines: Vec::new() };
     let engine = check_engine(system, &mut report).await;
@@ -146,6 +146,14 @@ pub async fn check(system: &System) -> CheckReport {
         let probe: Arc<dyn HealthProbe> = Arc::new(VantageProbe::new(place.clone(), system.http.first().cloned()));
         let answer = ask(&probe, system.limits.health_deadline).await;
         report.answered(format!("vantage.{}", place.name), &answer);
+    }
+    for probe in monitoring::probes(&system.monitoring) {
+        let answer = ask(&probe, system.limits.health_deadline).await;
+        report.answered(format!("monitoring: {}", probe.name()), &answer);
+    }
+    if let Some(account) = &system.synthetic {
+        let probe: Arc<dyn HealthProbe> = Arc::new(SyntheticProbe::new(account.clone()));
+        report.answered("synthetic", &ask(&probe, system.limits.health_deadline).await);
     }
     if system.http.is_empty() {
         let detail = "nothing is asked over HTTP: whether users are served will not be proven";

@@ -1,10 +1,10 @@
 //! Whether a URL answers as it must: status, body, verified TLS, latency.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use async_trait::async_trait;
 use reqwest::{
-    Url,
+    Client, RequestBuilder, Url,
     header::{HOST, RETRY_AFTER},
     redirect,
 };
@@ -65,10 +65,45 @@ pub(crate) struct HttpAnswer {
 
 /// Asks once; the error is already the probe's answer.
 pub(crate) async fn fetch(check: &HttpCheck) -> Result<HttpAnswer, Health> {
-    let unusable = |why: String| Health::inconclusive(format!("check `{}`: {why}", check.name));
-    let mut url: Url = check.url.parse().map_err(|e| unusable(format!("its URL cannot be used: {e}")))?;
-    let (config, _) = tls::config(check.ca_file.as_deref()).await.map_err(|e| unusable(e.to_string()))?;
-    let mut builder = reqwest::Client::builder()
+    let server = Server { ca_file: check.ca_file.as_deref(), connect_to: check.connect_to };
+    let unusable = |why| Health::inconclusive(format!("check `{}`: {why}", check.name));
+    exchange(&server, &check.url, Client::get).await.map_err(|e| e.into_health(unusable))
+}
+
+/// How a server is reached, beyond its URL.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Server<'a> {
+    pub(crate) ca_file: Option<&'a Path>,
+    pub(crate) connect_to: Option<SocketAddr>,
+}
+
+/// Why there is no answer.
+pub(crate) enum NoAnswer {
+    /// It could not even be asked.
+    Unusable(String),
+    /// The probe's answer.
+    Failed(Health),
+}
+
+impl NoAnswer {
+    pub(crate) fn into_health(self, unusable: impl FnOnce(String) -> Health) -> Health {
+        match self {
+            Self::Unusable(why) => unusable(why),
+            Self::Failed(health) => health,
+        }
+    }
+}
+
+/// Sends one request and reads the answer, up to the limit.
+pub(crate) async fn exchange(
+    server: &Server<'_>,
+    url: &str,
+    request: impl FnOnce(&Client, Url) -> RequestBuilder,
+) -> Result<HttpAnswer, NoAnswer> {
+    let unusable = NoAnswer::Unusable;
+    let mut url: Url = url.parse().map_err(|e| unusable(format!("its URL cannot be used: {e}")))?;
+    let (config, _) = tls::config(server.ca_file).await.map_err(|e| unusable(e.to_string()))?;
+    let mut builder = Client::builder()
         .tls_backend_preconfigured(config)
         .redirect(redirect::Policy::none())
         .no_proxy()
@@ -76,22 +111,23 @@ pub(crate) async fn fetch(check: &HttpCheck) -> Result<HttpAnswer, Health> {
         .timeout(TOTAL)
         .user_agent(concat!("chom-recovery/", env!("CARGO_PKG_VERSION")));
     let mut host_header = None;
-    if let Some(to) = check.connect_to {
-        builder = divert(builder, &mut url, to, &mut host_header).map_err(&unusable)?;
+    if let Some(to) = server.connect_to {
+        builder = divert(builder, &mut url, to, &mut host_header).map_err(unusable)?;
     }
     let client = builder.build().map_err(|e| unusable(format!("no HTTP client: {e}")))?;
-    let mut request = client.get(url);
+    let mut request = request(&client, url);
     if let Some(host) = host_header {
         request = request.header(HOST, host);
     }
     let begun = Instant::now();
-    let mut response = request.send().await.map_err(|e| failure(&e))?;
+    let failed = |e: reqwest::Error| NoAnswer::Failed(failure(&e));
+    let mut response = request.send().await.map_err(failed)?;
     let text = |name| response.headers().get(name).and_then(|v: &reqwest::header::HeaderValue| v.to_str().ok());
     let (retry_after, location) =
         (text(RETRY_AFTER).map(str::to_owned), text(reqwest::header::LOCATION).map(str::to_owned));
     let status = response.status().as_u16();
     let (mut body, mut truncated) = (Vec::new(), false);
-    while let Some(piece) = response.chunk().await.map_err(|e| failure(&e))? {
+    while let Some(piece) = response.chunk().await.map_err(failed)? {
         let room = BODY_LIMIT - body.len();
         body.extend_from_slice(&piece[..piece.len().min(room)]);
         if piece.len() > room {

@@ -12,14 +12,17 @@ use super::{
     code::CodeProbe,
     container::ContainerProbe,
     disk::DiskProbe,
+    dns::DnsProbe,
     fpm::FpmProbe,
     http::HttpProbe,
     logs::LogProbe,
+    monitoring,
     mysql::{FailedJobsProbe, MysqlProbe, TablesProbe},
     queue::{HeartbeatProbe, QueueProbe},
     redis::RedisProbe,
     statements::StatementsProbe,
     store::StoreProbe,
+    synthetic::SyntheticProbe,
     vantage::VantageProbe,
     web::WebConfigurationProbe,
 };
@@ -161,6 +164,17 @@ pub fn suite(
         for place in &system.vantage {
             probes.push(Arc::new(VantageProbe::new(place.clone(), system.http.first().cloned())));
         }
+    }
+    for name in DnsProbe::of(&system.http) {
+        probes.push(Arc::new(name));
+    }
+    // What is asked every minute is often asked by Prometheus: it is not asked back.
+    if mode != HealthMode::Monitoring {
+        probes.extend(monitoring::probes(&system.monitoring));
+    }
+    // It writes, if only a session and a file of its own.
+    if let (HealthMode::PostRecovery, Some(account)) = (mode, &system.synthetic) {
+        probes.push(Arc::new(SyntheticProbe::new(account.clone())));
     }
     probes
 }

@@ -10,6 +10,7 @@ use crate::{backend::Backend, catalog::Catalog, error::Result, objective::Object
 
 pub mod application_ops;
 pub mod backup;
+pub mod close;
 pub mod database;
 pub mod drill;
 pub mod files;

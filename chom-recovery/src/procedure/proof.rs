@@ -10,7 +10,10 @@ use chrono::{DateTime, Utc};
 use super::Parts;
 use crate::{
     error::Result,
-    probe::{Class, Health, HealthMode, ROLE, Role, SharedProbe, Status, container::STARTS, map},
+    probe::{
+        Class, Health, HealthMode, ROLE, Role, SharedProbe, Status, container::STARTS, map,
+        monitoring::is_of_monitoring, synthetic::SYNTHETIC,
+    },
     run::{Effect, Run, Step, Undo, Wait},
 };
 
@@ -30,10 +33,11 @@ pub(super) fn moment_step(run: &Run, name: &str) -> Step<DateTime<Utc>> {
         .run(|_| async { Ok(Utc::now()) })
 }
 
-/// Makes the post-recovery probes that are wanted, as a recovery judges them.
+/// Makes the post-recovery probes that are wanted, as a recovery judges them. Those that watch the system, and the synthetic
+/// user, are asked when it is closed: a Prometheus that is down must not hold it open, nor be a reason to undo it.
 pub fn pick(parts: &Parts, since: DateTime<Utc>, wanted: impl Fn(&str) -> bool) -> Vec<SharedProbe> {
     let mut probes = parts.application.probes(HealthMode::PostRecovery, Some(since));
-    probes.retain(|probe| wanted(probe.name()));
+    probes.retain(|probe| wanted(probe.name()) && !is_of_monitoring(probe.name()) && probe.name() != SYNTHETIC);
     probes.into_iter().map(|probe| tolerant(steady(probe))).collect()
 }
 
@@ -73,7 +77,7 @@ pub(super) fn is_of_worker(health: &Health) -> bool {
 
 /// Tells whether a probe of that name looks from outside, as users do.
 pub fn is_outer(name: &str) -> bool {
-    name.starts_with("http-") || name.starts_with("certificate-")
+    ["http-", "certificate-", "dns-"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 #[cfg(test)]

@@ -3,7 +3,10 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{CopyStatus, Recovery};
+use super::{
+    CopyStatus, Recovery,
+    closing::{Unclosed, unclosed},
+};
 use crate::{
     backend::Engine,
     catalog::{BackupInfo, Catalog, Listing},
@@ -35,6 +38,9 @@ pub struct Overview {
     pub backups: BackupStatus,
     /// Runs that are not over, oldest first.
     pub open_runs: Vec<OpenRun>,
+    /// Recoveries that succeeded and were not closed, oldest first.
+    #[serde(default)]
+    pub unclosed: Vec<Unclosed>,
     /// Runs whose journal cannot be read.
     pub unreadable_runs: Vec<UnreadableRun>,
     /// Answers of the monitoring suite.
@@ -205,6 +211,7 @@ impl Recovery {
             .unwrap_or_else(|_| Err(late()))
             .unwrap_or_else(|error| BackupStatus::unreadable(&error, self.system.objectives.backup_age.as_secs()));
         let (runs, unreadable) = self.runs()?;
+        let unclosed = unclosed(&runs);
         let open: Vec<RunSummary> = runs.into_iter().filter(|run| !run.is_over).collect();
         let diagnoses = diagnose(&health);
         Ok(Overview {
@@ -213,7 +220,17 @@ impl Recovery {
             engine_address: self.backend.engine_address(),
             engine,
             engine_error,
-            next: next_steps(&open, &health, &diagnoses, &backups, !self.system.repository.signers.is_empty()),
+            next: {
+                let had_repository = !self.system.repository.signers.is_empty();
+                let mut next = next_steps(&open, &health, &diagnoses, &backups, had_repository);
+                // The newest first: it says most about the system as it is.
+                next.extend(unclosed.iter().rev().map(|one| {
+                    let because = format!("the recovery of {} is not closed", one.ended.format("%F %T UTC"));
+                    NextStep::run(format!("chom-recovery close {}", one.run), because)
+                }));
+                next
+            },
+            unclosed,
             backups,
             open_runs: open.into_iter().map(OpenRun::from).collect(),
             unreadable_runs: unreadable

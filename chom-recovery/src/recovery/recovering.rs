@@ -9,7 +9,7 @@ use super::{Going, Recovery, Report, RunOptions};
 use crate::{
     error::{Error, ErrorKind, Result},
     procedure::{
-        Parts, Procedure, Recovered, backup,
+        Parts, Procedure, Recovered, backup, close,
         database::{self, ops::BackUp},
         drill, files,
     },
@@ -62,6 +62,10 @@ impl Procedures {
             files::PROCEDURE => {
                 let request: files::Request = run.request()?;
                 Ok(Report::RestoreFiles(Box::new(files::restore(run, parts, &request).await?)))
+            }
+            close::PROCEDURE => {
+                let request: close::Request = run.request()?;
+                Ok(Report::Close(Box::new(close::close(run, parts, &request).await?)))
             }
             _ => Ok(Report::Recovered(Box::new(self.recover(run, parts).await?))),
         }

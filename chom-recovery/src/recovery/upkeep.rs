@@ -15,7 +15,6 @@ use crate::{
     catalog::{Encryption, Initialized, Repository},
     error::{Error, ErrorKind, Result},
     procedure::maintenance::{self, MaintenanceRecord, MaintenanceState, Method},
-    report::RunReport,
     run::{
         Run, RunId,
         summary::{RunStatus, RunSummary},
@@ -74,14 +73,6 @@ impl Recovery {
     pub async fn create_repository(system: &System, encryption: Encryption) -> Result<Initialized> {
         let store = store::create(&system.repository.store()).await?;
         Repository::init(&store, &system.id, &system.state_dir(), encryption).await
-    }
-
-    /// Reads what a run recorded.
-    ///
-    /// # Errors
-    /// `NotFound`: no such run. `Corrupt`: its journal is damaged.
-    pub fn run_report(&self, id: RunId) -> Result<RunReport> {
-        Ok(RunReport::from(&RunSummary::read(&self.system.state_dir(), id)?))
     }
 
     /// Finds a run by its id or a unique part of its end or begin; `None` takes the newest that `wanted` accepts.

@@ -60,6 +60,12 @@ pub struct RunReport {
     pub rpo: Option<Achieved>,
     /// Items of checklists that somebody took responsibility for, or that are not in order.
     pub exceptions: Vec<CheckSummary>,
+    /// Items of checklists, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checklist: Vec<CheckSummary>,
+    /// How it was closed; `None`: it is open, or no recovery.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed: Option<Closure>,
     /// What is left for a person to look at.
     pub to_review: Vec<String>,
     /// Why it is not over, or ended badly.
@@ -68,6 +74,19 @@ pub struct RunReport {
     pub next: Vec<String>,
     /// What it achieved, once it has succeeded.
     pub achieved: Option<Report>,
+}
+
+/// Who closed a recovery, and what they took the responsibility for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closure {
+    /// Run that went through the checklist.
+    pub run: RunId,
+    /// Who.
+    pub by: String,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// Items that somebody vouched for or waived.
+    pub exceptions: Vec<CheckSummary>,
 }
 
 /// A step beside its budget.
@@ -120,7 +139,7 @@ impl From<&RunSummary> for RunReport {
             Some(Report::Drill(report)) => (Some(report.rto), Some(report.rpo), report.backup.warnings.clone()),
             Some(Report::RestoreFiles(report)) => (None, None, report.to_review()),
             Some(Report::Recovered(report)) => (Some(report.rto), None, report.to_review.clone()),
-            Some(Report::RollBack { .. }) | None => (None, None, Vec::new()),
+            Some(Report::Close(_) | Report::RollBack { .. }) | None => (None, None, Vec::new()),
         };
         let exceptions: Vec<CheckSummary> = run
             .checks
@@ -144,6 +163,8 @@ impl From<&RunSummary> for RunReport {
             rto,
             rpo,
             exceptions,
+            checklist: run.checks.clone(),
+            closed: None,
             to_review,
             error: run.error.clone(),
             next: next_commands(run),

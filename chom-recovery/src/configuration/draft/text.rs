@@ -57,6 +57,7 @@ fn compose_file(out: &mut String, compose: &Compose, found: &Found) -> std::fmt:
     application(out, found)?;
     redis(out, found)?;
     http(out, found)?;
+    monitoring(out)?;
     trees(out, found)?;
     writeln!(out, "\n[repository]\n# `chom-recovery repo init --pin` makes it and adds its keys.")?;
     writeln!(out, "url = {}", quote(&found.repository))?;
@@ -106,6 +107,19 @@ fn redis(out: &mut String, found: &Found) -> std::fmt::Result {
         Some(key) => writeln!(out, "heartbeat_key = {}", quote(key)),
         None => writeln!(out, "# heartbeat_key = \"scheduler:heartbeat\""),
     }
+}
+
+fn monitoring(out: &mut String) -> std::fmt::Result {
+    writeln!(
+        out,
+        "\n# Asked after a recovery, and before it is closed. What is not named, a person has to vouch for."
+    )?;
+    writeln!(out, "# [monitoring]\n# prometheus = {{ url = \"http://127.0.0.1:9090\" }}\n# targets = [\"node\"]")?;
+    writeln!(out, "# alertmanager = {{ url = \"http://127.0.0.1:9093\" }}\n# alerts = ['service=\"shop\"']")?;
+    writeln!(out, "# loki = {{ url = \"http://127.0.0.1:3100\" }}\n# logs = '{{compose_project=\"shop\"}}'")?;
+    writeln!(out, "\n# An account that stands for a user: it logs in and out.")?;
+    writeln!(out, "# [synthetic]\n# url = \"https://example.org\"\n# user = \"synthetic@example.org\"")?;
+    writeln!(out, "# password = {{ file = \"/etc/chom-recovery/synthetic\" }}\n# upload = \"/api/upload\"")
 }
 
 fn trees(out: &mut String, found: &Found) -> std::fmt::Result {
