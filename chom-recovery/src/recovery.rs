@@ -38,6 +38,7 @@ use crate::{
 
 mod copying;
 mod files;
+mod gathering;
 mod keeping;
 mod leftovers;
 mod legacy;
@@ -50,6 +51,7 @@ use recovering::Procedures;
 
 pub use copying::{CopiedBackup, CopyReport, CopyStatus, NotCopied};
 pub use files::RestoredTree;
+pub use gathering::{Evidence, EvidenceRequest};
 pub use leftovers::{Kept, LeftoverContainer, LeftoverFolder, LeftoverVolume, Leftovers, Pruned};
 pub use overview::{BackupStatus, NextStep, OpenRun, Overview, UnreadableRun};
 pub use upkeep::MaintenanceSwitch;
