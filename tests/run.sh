@@ -201,6 +201,7 @@ stacks() {
   if stack_up chom-test mysql 8451; then
     phase "probes on the stack" on_stack chom-test probes
     phase "command line on the stack" on_stack chom-test cli
+    phase "evidence" on_stack chom-test evidence
     # shellcheck disable=SC2046 # one word for each name
     phase "recover database on mysql" on_stack chom-test recover_database $(recoveries mysql)
     check_stack chom-test
@@ -219,6 +220,7 @@ mariadb_stacks() {
       [ "$db" != mariadb-11.8 ] || phase "Python" env CHOM_TEST_STACK=1 CHOM_TEST_EXTENSION="$extension" \
         CHOM_TEST_FACTS="$root/target/sites/$project/facts.json" tests/python.sh
       [ "$db" != mariadb-10.11 ] || check_stack "$project"
+      [ "$depth$db" != allmariadb-11.8 ] || phase "scenarios of triage" on_stack "$project" scenarios
       # It takes the stack down to the last file, and so comes last.
       [ "$db" != mariadb-11.8 ] || phase "machine that has nothing" on_stack "$project" machine
       stack_down "$project"

@@ -68,6 +68,9 @@ pub(crate) enum ColorChoice {
 pub(crate) enum Command {
     /// Say what is wrong and which procedure mends it
     Diagnose,
+    /// Keep what was seen before anything is changed
+    #[command(subcommand)]
+    Evidence(Evidence),
     /// Ask every probe of a mode
     Health {
         /// full, pre-recovery, post-recovery or monitoring
@@ -210,6 +213,31 @@ pub(crate) enum Command {
     /// Run backups, verification, drills and metrics on time
     #[command(subcommand)]
     Schedule(Schedule),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Evidence {
+    /// Gather health, logs, errors, backups, use of resources, disks and memory, without secrets, within a minute
+    Collect {
+        /// New or empty folder [default: below the state directory, or on another disk where that has no room]
+        #[arg(long, value_name = "DIR")]
+        output: Option<PathBuf>,
+        /// When the incident began (RFC 3339); logs are read from half an hour before [default: now]
+        #[arg(long, value_name = "TIME")]
+        since: Option<DateTime<Utc>>,
+        /// Name of the person, for the record [default: $SUDO_USER or $USER]
+        #[arg(long, value_name = "NAME")]
+        operator: Option<String>,
+    },
+    /// Prove that a bundle is as it was gathered
+    Verify {
+        /// Folder of the bundle
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+        /// SHA-256 of the manifest, as `evidence collect` printed it
+        #[arg(long, value_name = "HASH")]
+        sha256: Option<String>,
+    },
 }
 
 /// What became of a step.

@@ -20,8 +20,8 @@
 //! | [`store`] | where backups lie |
 //! | [`layer`] | wrappers of a store |
 //!
-//! [`runbook`](mod@runbook) says what each line of the runbook became, [`faults`](mod@faults) what may go wrong and which
-//! tests tell, [`catalog::format`](mod@catalog::format) what a backup looks like.
+//! [`runbook`](mod@runbook) says what each line of the runbook became, [`causes`](mod@causes) what triage can tell and how
+//! that was tried, [`faults`](mod@faults) what may go wrong and which tests tell, [`catalog::format`](mod@catalog::format) what a backup looks like.
 #![deny(missing_docs)]
 
 pub mod backend;
@@ -42,6 +42,8 @@ mod ssh;
 pub mod store;
 pub mod stream;
 pub mod system;
+#[doc = include_str!("docs/triage.md")]
+pub mod causes {}
 #[doc = include_str!("docs/faults.md")]
 pub mod faults {}
 #[doc = include_str!("docs/runbook.md")]

@@ -40,6 +40,7 @@ use crate::{
 mod closing;
 mod copying;
 mod files;
+mod gathering;
 mod keeping;
 mod leftovers;
 mod legacy;
@@ -53,6 +54,7 @@ use recovering::Procedures;
 pub use closing::Unclosed;
 pub use copying::{CopiedBackup, CopyReport, CopyStatus, NotCopied};
 pub use files::RestoredTree;
+pub use gathering::{Evidence, EvidenceRequest};
 pub use leftovers::{Kept, LeftoverContainer, LeftoverFolder, LeftoverVolume, Leftovers, Pruned};
 pub use overview::{BackupStatus, NextStep, OpenRun, Overview, UnreadableRun};
 pub use upkeep::MaintenanceSwitch;

@@ -208,7 +208,8 @@ impl Machine {
     /// # Panics
     /// It cannot be.
     pub fn cut_off(&self) {
-        must("ip", &["link", "set", &self.name, "down"]);
+        // At its own end: without a link here, its address would be looked for elsewhere.
+        must("ip", &["-n", &self.name, "link", "set", &format!("{}i", self.name), "down"]);
     }
 
     /// Ends every ssh connection from the other side, as a lost line would. New ones are accepted.

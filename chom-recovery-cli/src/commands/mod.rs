@@ -11,6 +11,7 @@ mod close;
 mod config;
 mod diagnose;
 mod drill;
+mod evidence;
 mod health;
 mod legacy;
 mod maintenance;
@@ -30,6 +31,7 @@ pub(crate) async fn run(session: &Session, command: Option<Command>) -> Result<E
     match command {
         None => status::status(session).await,
         Some(Command::Diagnose) => diagnose::diagnose(session).await,
+        Some(Command::Evidence(command)) => evidence::run(session, command).await,
         Some(Command::Health { mode }) => health::health(session, mode).await,
         Some(Command::Backup(command)) => backup::run(session, command).await,
         Some(Command::Prune { plan, consent }) => prune::prune(session, plan, &consent).await,

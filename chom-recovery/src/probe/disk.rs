@@ -69,7 +69,7 @@ impl DiskProbe {
     }
 
     /// Finds the folder of this host that holds the database's data.
-    async fn database_folder(&self) -> crate::Result<Option<PathBuf>> {
+    pub(crate) async fn database_folder(&self) -> crate::Result<Option<PathBuf>> {
         let containers = self.backend.containers().await?;
         let Some(data) =
             containers.iter().filter(|c| c.service == self.database).find_map(|c| c.data_at(&self.data_dir))

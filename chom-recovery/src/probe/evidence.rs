@@ -1,11 +1,10 @@
 //! Evidence: what was seen before anything is changed, in files that only their owner reads.
 //!
 //! Gathering goes on in parallel under one deadline and never fails: what could not be had is named in the manifest,
-//! and the recovery goes on. Every file passes through [`scrub`], after the system's own
-//! secrets were resolved, so that it knows them.
+//! and the recovery goes on. Every file passes through [`scrub`], after the secrets of the system and of its containers
+//! were read, so that it knows them; text also loses what merely looks like a secret.
 
 use std::{
-    collections::VecDeque,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,25 +13,32 @@ use std::{
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures::StreamExt;
+use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::{io::AsyncWriteExt, task::JoinSet, time::Instant};
 
-use super::{HealthMode, HealthProbe, HealthReport, SuiteOptions, disk::DiskProbe, logs::tail_file, run_suite, suite};
+use super::{HealthMode, HealthProbe, HealthReport, SuiteOptions, disk::DiskProbe, run_suite, suite};
 use crate::{
-    backend::{Backend, Container, ContainerState, LogRequest},
+    backend::Backend,
     error::{Error, ErrorKind, Result},
     secret::scrub,
     system::System,
 };
 
+mod host;
+mod parts;
+mod place;
+mod proof;
+mod redact;
+
+pub use place::EvidencePlace;
+pub use proof::{EvidenceProof, verify};
+
 /// Name of the manifest, written last.
 pub const MANIFEST: &str = "manifest.json";
-/// Most lines of one container's log.
-const LINES: usize = 5_000;
-/// Most bytes of one log; the end is kept.
-const BYTES: usize = 2 << 20;
+/// Kept free for the manifest: it is written however full the disk is by then.
+const MANIFEST_RESERVE: usize = 256 << 10;
 /// Kept back from the deadline for writing.
 const RESERVE: Duration = Duration::from_secs(2);
 
@@ -47,12 +53,20 @@ pub struct EvidenceOptions {
     pub health: Option<HealthReport>,
     /// Files that the caller brings, for example the state of the catalogue: name and content.
     pub extra: Vec<(String, Bytes)>,
+    /// What a person should know of the place.
+    pub notes: Vec<String>,
 }
 
 impl EvidenceOptions {
     /// Takes the deadline of the system's limits.
     pub fn new(system: &System) -> Self {
-        Self { deadline: system.limits.evidence_deadline, since: None, health: None, extra: Vec::new() }
+        Self {
+            deadline: system.limits.evidence_deadline,
+            since: None,
+            health: None,
+            extra: Vec::new(),
+            notes: Vec::new(),
+        }
     }
 }
 
@@ -71,6 +85,9 @@ pub struct EvidenceManifest {
     pub files: Vec<EvidenceFile>,
     /// What could not be had, and why.
     pub missing: Vec<Missing>,
+    /// What a person should know of the place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 impl EvidenceManifest {
@@ -112,6 +129,20 @@ pub async fn collect(
     into: &Path,
     options: EvidenceOptions,
 ) -> EvidenceManifest {
+    collect_with(system, backend, into, options, Vec::new()).await
+}
+
+/// A file that the caller gathers meanwhile: its name, and the work.
+pub(crate) type Brought = (String, BoxFuture<'static, Result<Bytes>>);
+
+/// The same, with files that the caller gathers meanwhile, under the same deadline.
+pub(crate) async fn collect_with(
+    system: &System,
+    backend: &Arc<dyn Backend>,
+    into: &Path,
+    mut options: EvidenceOptions,
+    brought: Vec<Brought>,
+) -> EvidenceManifest {
     let (started, begun) = (Utc::now(), Instant::now());
     let mut manifest = EvidenceManifest {
         directory: into.to_owned(),
@@ -120,14 +151,18 @@ pub async fn collect(
         took_ms: 0,
         files: Vec::new(),
         missing: Vec::new(),
+        notes: std::mem::take(&mut options.notes),
     };
     let until = begun + options.deadline.saturating_sub(RESERVE).max(options.deadline / 2);
     if let Err(error) = make_directory(into) {
         manifest.missing.push(Missing { what: "everything".into(), why: error.to_string() });
         return manifest;
     }
-    learn_secrets(system, until).await;
-    let mut jobs = jobs(system, backend, options, until).await;
+    redact::learn(system, backend, until).await;
+    let reserve = into.join(".reserve.part");
+    // Without it the manifest takes its chance.
+    let _ = tokio::fs::write(&reserve, vec![0; MANIFEST_RESERVE]).await;
+    let mut jobs = jobs(system, backend, into, options, brought, until).await;
     while let Some(done) = jobs.join_next().await {
         let Ok((what, outcome)) = done else {
             manifest.missing.push(Missing { what: "a part".into(), why: "gathering it failed unexpectedly".into() });
@@ -145,6 +180,7 @@ pub async fn collect(
     manifest.files.sort_by(|a, b| a.name.cmp(&b.name));
     manifest.missing.sort_by(|a, b| a.what.cmp(&b.what));
     manifest.took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let _ = tokio::fs::remove_file(&reserve).await;
     if let Err(error) = write_manifest(into, &manifest).await {
         manifest.missing.push(Missing { what: MANIFEST.into(), why: error.to_string() });
     }
@@ -154,8 +190,18 @@ pub async fn collect(
 type Job = (String, Result<Bytes>);
 
 /// Starts one task for each file; each ends at the deadline.
-async fn jobs(system: &System, backend: &Arc<dyn Backend>, options: EvidenceOptions, until: Instant) -> JoinSet<Job> {
+async fn jobs(
+    system: &System,
+    backend: &Arc<dyn Backend>,
+    into: &Path,
+    options: EvidenceOptions,
+    brought: Vec<Brought>,
+    until: Instant,
+) -> JoinSet<Job> {
     let mut jobs = JoinSet::new();
+    for (name, work) in brought {
+        spawn(&mut jobs, until, &name, work);
+    }
     for (name, content) in options.extra {
         jobs.spawn(async move { (name, Ok(content)) });
     }
@@ -178,7 +224,9 @@ async fn jobs(system: &System, backend: &Arc<dyn Backend>, options: EvidenceOpti
     let asked = backend.clone();
     spawn(&mut jobs, until, "project.json", async move { json(&asked.model().await?) });
     let asked = backend.clone();
-    spawn(&mut jobs, until, "host.txt", async move { host(asked.as_ref()).await });
+    spawn(&mut jobs, until, "host.txt", async move { host::memory(asked.as_ref()).await });
+    let asked = (backend.clone(), host::Places::of(system, into));
+    spawn(&mut jobs, until, "filesystems.json", async move { host::filesystems(asked.0.as_ref(), &asked.1).await });
 
     let containers = match tokio::time::timeout_at(until, backend.containers()).await {
         Ok(found) => found,
@@ -189,7 +237,9 @@ async fn jobs(system: &System, backend: &Arc<dyn Backend>, options: EvidenceOpti
             let listed = json(&containers);
             jobs.spawn(async move { ("containers.json".to_owned(), listed) });
             let asked = (backend.clone(), containers.clone());
-            spawn(&mut jobs, until, "usage.json", async move { usage(&asked.0, &asked.1).await });
+            spawn(&mut jobs, until, "usage.json", async move { parts::usage(&asked.0, &asked.1, until).await });
+            let asked = parts::Errors::of(system, backend, &containers, options.since);
+            spawn(&mut jobs, until, "errors.json", async move { asked.gather().await });
             for container in containers {
                 let (asked, since) = (backend.clone(), options.since);
                 let name = format!("log-{}.txt", container.name);
@@ -197,18 +247,15 @@ async fn jobs(system: &System, backend: &Arc<dyn Backend>, options: EvidenceOpti
                     for (i, file) in system.application.logs.iter().enumerate() {
                         let (asked, container, file) = (backend.clone(), container.clone(), file.clone());
                         let name = format!("file-{}-{i}.txt", container.name);
-                        spawn(&mut jobs, until, &name, async move {
-                            let found = tail_file(&asked, &container, &file, BYTES).await?;
-                            found.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("`{file}` does not exist")))
-                        });
+                        spawn(&mut jobs, until, &name, async move { parts::file(&asked, &container, &file).await });
                     }
                 }
-                spawn(&mut jobs, until, &name, async move { log(&asked, &container.name, since).await });
+                spawn(&mut jobs, until, &name, async move { parts::log(&asked, &container.name, since).await });
             }
         }
         Err(error) => {
             let record = error.to_record();
-            for what in ["containers.json", "usage.json", "logs"] {
+            for what in ["containers.json", "errors.json", "usage.json", "logs"] {
                 let error = Error::from(record.clone());
                 jobs.spawn(async move { (what.to_owned(), Err(error)) });
             }
@@ -240,65 +287,6 @@ fn json<T: Serialize>(value: &T) -> Result<Bytes> {
     Ok(text.into())
 }
 
-/// Resolves the system's secrets, so that they are found and blanked in what is gathered.
-async fn learn_secrets(system: &System, until: Instant) {
-    let sources = [Some(&system.database.password), system.redis.as_ref().and_then(|r| r.password.as_ref())];
-    for source in sources.into_iter().flatten() {
-        // One that cannot be read cannot be looked for either; the probe of its service says so.
-        let _ = tokio::time::timeout_at(until, source.resolve()).await;
-    }
-}
-
-/// Reads the end of a container's log, both streams, each line with its time and stream.
-async fn log(backend: &Arc<dyn Backend>, container: &str, since: Option<DateTime<Utc>>) -> Result<Bytes> {
-    let mut stream = backend.logs(container, LogRequest { since, tail: Some(LINES) }).await?;
-    let (mut lines, mut bytes): (VecDeque<String>, usize) = (VecDeque::new(), 0);
-    let mut dropped = 0_u64;
-    while let Some(line) = stream.next().await {
-        let line = line?;
-        let at = line.at.map_or_else(|| "-".to_owned(), |at| at.to_rfc3339());
-        let text = format!("{at} {} {}\n", if line.is_stderr { "err" } else { "out" }, line.text);
-        bytes += text.len();
-        lines.push_back(text);
-        while bytes > BYTES {
-            let Some(oldest) = lines.pop_front() else { break };
-            bytes -= oldest.len();
-            dropped += 1;
-        }
-    }
-    let head = if dropped > 0 { format!("[{dropped} earlier lines left out]\n") } else { String::new() };
-    Ok(std::iter::once(head).chain(lines).collect::<String>().into())
-}
-
-async fn usage(backend: &Arc<dyn Backend>, containers: &[Container]) -> Result<Bytes> {
-    let running = containers.iter().filter(|c| c.state == ContainerState::Running);
-    let samples = futures::future::join_all(running.map(|c| async {
-        let value = match backend.usage(&c.name).await {
-            Ok(usage) => serde_json::json!(usage),
-            Err(error) => serde_json::json!({ "error": error.to_string() }),
-        };
-        (c.name.clone(), value)
-    }))
-    .await;
-    json(&samples.into_iter().collect::<serde_json::Map<_, _>>())
-}
-
-/// Memory, load and kernel pressure of this host, which is the Engine's only when that is local.
-async fn host(backend: &dyn Backend) -> Result<Bytes> {
-    if !backend.engine().await?.is_local {
-        return Err(Error::new(ErrorKind::Unsupported, "the Engine runs on another host"));
-    }
-    let mut text = String::new();
-    for path in ["/proc/meminfo", "/proc/loadavg", "/proc/uptime", "/proc/pressure/memory", "/proc/pressure/io"] {
-        text.push_str("== ");
-        text.push_str(path);
-        text.push('\n');
-        // Not every kernel tells of pressure.
-        text.push_str(&tokio::fs::read_to_string(path).await.unwrap_or_else(|error| format!("{error}\n")));
-    }
-    Ok(text.into())
-}
-
 fn make_directory(path: &Path) -> Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     // One that was there before may be open to others.
@@ -310,10 +298,9 @@ async fn write(directory: &Path, name: &str, content: &[u8]) -> Result<EvidenceF
     let clean: String =
         name.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' }).take(120).collect();
     let clean = if clean.starts_with('.') { format!("_{clean}") } else { clean };
-    let content = match std::str::from_utf8(content) {
-        Ok(text) => scrub(text),
-        Err(_) => scrub(&String::from_utf8_lossy(content)),
-    };
+    let content = scrub(&String::from_utf8_lossy(content));
+    // JSON has its values by name, and was made by this program.
+    let content = if clean.ends_with(".json") { content } else { redact::mask(&content) };
     replace(directory, &clean, content.as_bytes()).await?;
     Ok(EvidenceFile { name: clean, bytes: content.len() as u64, sha256: hex::encode(Sha256::digest(&content)) })
 }
@@ -421,7 +408,46 @@ mod tests {
     async fn a_log_keeps_its_end_and_both_streams() {
         let told = Told { log: Some(vec!["one", "two"]), ..Told::default() };
         let backend: Arc<dyn Backend> = Arc::new(told);
-        assert_eq!(log(&backend, "x", None).await.unwrap(), "- err one\n- err two\n");
+        assert_eq!(parts::log(&backend, "x", None).await.unwrap(), "- err one\n- err two\n");
+    }
+
+    #[tokio::test]
+    async fn a_bundle_is_proven_and_what_was_changed_since_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = gather(Told::default(), dir.path(), Duration::from_secs(2)).await;
+        let into = dir.path().join("evidence");
+        let proof = verify(&into).unwrap();
+        assert_eq!((proof.proven, &proof.findings), (manifest.files.len() as u64, &Vec::new()));
+
+        std::fs::write(into.join("catalog.json"), "{}").unwrap();
+        std::fs::write(into.join("added.txt"), "later").unwrap();
+        std::fs::remove_file(into.join("health.json")).unwrap();
+        let found = verify(&into).unwrap();
+        let told: Vec<_> = found.findings.iter().map(|f| f.split(':').next().unwrap()).collect();
+        assert_eq!(told, ["catalog.json", "health.json", "added.txt"]);
+        assert_eq!(found.manifest_sha256, proof.manifest_sha256);
+
+        let text = std::fs::read_to_string(into.join(MANIFEST)).unwrap();
+        std::fs::write(into.join(MANIFEST), text.replace("catalog.json", "../evidence/x")).unwrap();
+        let found = verify(&into).unwrap();
+        assert!(found.findings[0].contains("leads out"), "{found:?}");
+        assert_ne!(found.manifest_sha256, proof.manifest_sha256);
+        std::fs::remove_file(into.join(MANIFEST)).unwrap();
+        assert_eq!(verify(&into).unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_holds_something_or_has_no_room_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let backend: Arc<dyn Backend> = Arc::new(Told::default());
+        let system = system(dir.path());
+        let chosen = EvidencePlace::choose(&system, &backend, Utc::now()).await.unwrap();
+        assert!(chosen.directory.starts_with(dir.path().join("evidence")), "{chosen:?}");
+        std::fs::write(dir.path().join("something"), "").unwrap();
+        let refused = EvidencePlace::asked_for(&system, &backend, dir.path()).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::AlreadyExists);
+        let refused = EvidencePlace::asked_for(&system, &backend, Path::new("/proc/nothing")).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::NoSpace, "{refused}");
     }
 
     #[tokio::test]

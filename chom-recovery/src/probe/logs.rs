@@ -17,10 +17,12 @@ use crate::{
     error::{Error, ErrorKind, Result},
 };
 
+mod group;
 mod line;
 #[cfg(test)]
 mod tests;
 
+pub use group::{ErrorGroup, ErrorGroups};
 pub(crate) use line::topic;
 pub use line::{Event, Level, Topic, read_line};
 

@@ -1,6 +1,6 @@
 //! What a second place sees: a host that is down is down from everywhere, a network between is not.
 
-use std::{net::SocketAddr, process::Stdio, sync::Arc, time::Duration};
+use std::{net::SocketAddr, process::Stdio, time::Duration};
 
 use async_trait::async_trait;
 use reqwest::Url;
@@ -8,7 +8,7 @@ use tokio::{
     io::AsyncReadExt,
     net::{TcpListener, TcpStream},
     process::Command,
-    sync::Mutex,
+    sync::mpsc,
 };
 
 use super::{Class, Health, HealthProbe, Status, http, net};
@@ -16,6 +16,9 @@ use crate::{
     ssh,
     system::{HttpCheck, Vantage},
 };
+
+/// How long ssh may take to say why it ended.
+const COMPLAINT: Duration = Duration::from_secs(3);
 
 /// Asks a second place whether the service is seen from there.
 #[derive(Debug)]
@@ -79,14 +82,18 @@ async fn from(host: &str, check: &HttpCheck) -> Health {
         Ok(target) => target,
         Err(why) => return why,
     };
-    let complaint = Arc::new(Mutex::new(String::new()));
-    let (address, carrier) = match listen(host.to_owned(), target.clone(), complaint.clone()).await {
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let (address, carrier) = match listen(host.to_owned(), target.clone(), tell).await {
         Ok(open) => open,
         Err(error) => return Health::inconclusive(format!("no port for the way there: {error}")),
     };
     let health = http::HttpProbe::new(HttpCheck { connect_to: Some(address), ..check.clone() }).check().await;
+    // What ssh complains of comes with the end of the connection, or just after it.
+    let said = match health.status {
+        Status::Down => tokio::time::timeout(COMPLAINT, told.recv()).await.ok().flatten().unwrap_or_default(),
+        _ => String::new(),
+    };
     carrier.abort();
-    let said = complaint.lock().await.clone();
     judge(host, &target, &health, &said)
 }
 
@@ -132,14 +139,15 @@ fn is_of_tls(class: &str) -> bool {
 async fn listen(
     host: String,
     target: String,
-    complaint: Arc<Mutex<String>>,
+    tell: mpsc::UnboundedSender<String>,
 ) -> std::io::Result<(SocketAddr, tokio::task::JoinHandle<()>)> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let task = tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let said = carry(&host, &target, stream).await.unwrap_or_else(|error| error.to_string());
-            complaint.lock().await.push_str(&said);
+            // Nobody listens any more once the check has its answer.
+            let _ = tell.send(said);
         }
     });
     Ok((address, task))

@@ -186,6 +186,7 @@ impl ApplicationOps for SimApplication {
             took_ms: 0,
             files: Vec::new(),
             missing: Vec::new(),
+            notes: Vec::new(),
         }
     }
 }

@@ -238,6 +238,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_cause_is_documented() {
+        let page = include_str!("../docs/triage.md");
+        for cause in Cause::ALL {
+            assert!(page.contains(&format!("`{cause}`")), "{cause}");
+        }
+    }
+
+    #[test]
     fn codes_are_those_of_json_and_each_procedure_but_two_has_a_command() {
         for cause in Cause::ALL {
             assert_eq!(serde_json::to_value(cause).unwrap(), cause.code());

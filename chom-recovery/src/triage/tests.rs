@@ -231,19 +231,31 @@ fn old_corruption_in_a_log_ranks_low_while_the_database_is_well() {
     assert_eq!((found[1].procedure, found[1].confidence), (Selected::Database, 40));
 }
 
+fn http(class: Class) -> Change<'static> {
+    ("http-health", Status::Down, class, &[])
+}
+
+fn code(class: Class) -> Change<'static> {
+    ("code", Status::Down, class, &[])
+}
+
+fn stopped(probe: &'static str) -> Change<'static> {
+    (probe, Status::Down, Class::NotRunning, &[])
+}
+
+fn logged(probe: &'static str, facts: &'static [(&'static str, &'static str)]) -> Change<'static> {
+    (probe, Status::Degraded, Class::Errors, facts)
+}
+
 /// First the cause that others depend on, then the other one.
 #[test]
 fn causes_are_named_and_two_at_once_are_ranked_by_what_depends_on_what() {
     use Cause::{
-        ApplicationCredentials, ApplicationDown, CertificateExpired, CertificateMismatched, CodeBroken, DatabaseDown,
-        EnvironmentBroken, LockWaits, QueueStuck, RedisDown, RedisReadOnly, RowsMissing, SchedulerDead, SlowStatements,
-        UpstreamDead, UpstreamNotReached, WebConfiguration, WebDown,
+        ApplicationCredentials, ApplicationDown, ApplicationErrors, CertificateExpired, CertificateMismatched,
+        CodeBroken, DatabaseDown, EnvironmentBroken, LockWaits, QueueStuck, RedisDown, RedisReadOnly, RowsMissing,
+        SchedulerDead, SlowStatements, UpstreamDead, UpstreamNotReached, WebConfiguration, WebDown,
     };
     use Status::{Degraded, Down, Inconclusive};
-    let http = |class| ("http-health", Down, class, &[] as &[_]);
-    let code = |class| ("code", Down, class, &[] as &[_]);
-    let stopped = |probe| (probe, Down, Class::NotRunning, &[] as &[_]);
-    let logged = |probe, fact| (probe, Degraded, Class::Errors, fact);
     let cases: &[(&[Change<'_>], &[Cause])] = &[
         // A health check that logs in as the application fails with its password.
         (
@@ -258,7 +270,15 @@ fn causes_are_named_and_two_at_once_are_ranked_by_what_depends_on_what() {
         (&[logged("logs-app", &[("errors.authentication", "9")])], &[Cause::Degraded]),
         (&[code(Class::Syntax), http(Class::Application)], &[CodeBroken]),
         (&[code(Class::Environment), http(Class::Application)], &[EnvironmentBroken]),
-        (&[logged("logs-app", &[("errors.environment", "2")]), http(Class::Application)], &[EnvironmentBroken]),
+        (
+            &[
+                logged("logs-app", &[("errors.environment", "2")]),
+                http(Class::Application),
+                ("code", Inconclusive, Class::Engine, &[]),
+            ],
+            &[EnvironmentBroken],
+        ),
+        (&[logged("logs-app", &[("errors.environment", "2")]), http(Class::Application)], &[ApplicationErrors]),
         (&[stopped("container-app"), http(Class::Upstream), stopped("php-fpm")], &[ApplicationDown]),
         (&[("php-fpm", Down, Class::Stalled, &[]), http(Class::Stalled)], &[UpstreamDead]),
         (&[http(Class::Upstream)], &[UpstreamNotReached]),
@@ -319,10 +339,8 @@ fn causes_are_named_and_two_at_once_are_ranked_by_what_depends_on_what() {
 
 #[test]
 fn a_second_place_tells_a_host_from_a_network() {
-    let silent = [
-        ("container-mysql", Status::Inconclusive, Class::Engine, &[] as &[_]),
-        ("http-health", Status::Down, Class::Unreachable, &[] as &[_]),
-    ];
+    let silent: [Change<'_>; 2] =
+        [("container-mysql", Status::Inconclusive, Class::Engine, &[]), http(Class::Unreachable)];
     for (seen, wanted, confidence) in [
         (None, Cause::HostUnreachable, 65),
         (Some(Health::inconclusive("could not be asked")), Cause::HostUnreachable, 65),

@@ -98,11 +98,21 @@ impl Far {
             .env("DB", &stack.db)
             .env("PROJECT", PROJECT)
             .env("HTTPS_PORT", PORT)
-            .env("HTTPS_BIND", "0.0.0.0")
             .env("SITE_DIR", machine.path("site"))
             .output()
             .unwrap();
         assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
+        // Open to this host, as a server is to its users.
+        let site = machine.path("site");
+        let text = std::fs::read_to_string(site.join(".env")).unwrap();
+        std::fs::write(site.join(".env"), format!("{text}HTTPS_BIND=0.0.0.0\n")).unwrap();
+        let opened = machine
+            .inside("docker")
+            .args(["compose", "-f", site.join("compose.yaml").to_str().unwrap(), "up", "-d", "--wait", "nginx"])
+            .env("DOCKER_HOST", machine.socket())
+            .output()
+            .unwrap();
+        assert!(opened.status.success(), "{opened:?}");
         let far = Self { machine, folder: tempfile::tempdir().unwrap() };
         // An operator's own ssh configuration knows the machine: this one stands for it.
         let ssh = far.folder.path().join("ssh");

@@ -349,7 +349,7 @@ pub(crate) fn topic(line: &str) -> Topic {
 }
 
 /// Finds the exception's class: `[object] (Vendor\Name(code: 0): …)`, in JSON with doubled backslashes.
-fn exception(line: &str) -> Option<String> {
+pub(crate) fn exception(line: &str) -> Option<String> {
     let (_, rest) = line.split_once("[object] (")?;
     let (class, _) = rest.split_once('(')?;
     let class = class.replace("\\\\", "\\");

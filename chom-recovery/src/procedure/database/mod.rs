@@ -267,6 +267,7 @@ async fn gather_evidence(run: &Run, parts: &Parts) -> Result<EvidenceManifest> {
         took_ms: 0,
         files: Vec::new(),
         missing: Vec::new(),
+        notes: Vec::new(),
     };
     run.step("gather-evidence")
         .effect(Effect::Idempotent)

@@ -1,4 +1,7 @@
 //! Faults of the application.
+//!
+//! A log tells of the past: where the probe `code` finds code, environment and login in order, what was logged of them is
+//! over.
 
 use super::{Cause, Diagnosis, View, diagnosis, joined};
 use crate::probe::{Class, Status};
@@ -7,7 +10,7 @@ pub(super) fn code(view: &View<'_>) -> Option<Diagnosis> {
     let asked = view.of("code", &[Class::Syntax]);
     let logged = view.logs("application", &["syntax"]);
     let fails = view.http_errors();
-    if asked.is_empty() && (logged.is_empty() || fails.is_empty()) {
+    if asked.is_empty() && (logged.is_empty() || fails.is_empty() || view.is_healthy("code")) {
         return None;
     }
     Some(diagnosis(
@@ -24,7 +27,7 @@ pub(super) fn environment(view: &View<'_>) -> Option<Diagnosis> {
     let asked = view.of("code", &[Class::Environment]);
     let logged = view.logs("application", &["environment"]);
     let fails = view.http_errors();
-    if asked.is_empty() && (logged.is_empty() || fails.is_empty()) {
+    if asked.is_empty() && (logged.is_empty() || fails.is_empty() || view.is_healthy("code")) {
         return None;
     }
     Some(diagnosis(
@@ -44,7 +47,7 @@ pub(super) fn credentials(view: &View<'_>) -> Option<Diagnosis> {
     let asked = view.of("code", &[Class::Authentication]);
     let logged = view.logs("application", &["authentication"]);
     let fails = view.http_errors();
-    if asked.is_empty() && logged.is_empty() {
+    if asked.is_empty() && (logged.is_empty() || view.is_healthy("code")) {
         return None;
     }
     Some(diagnosis(

@@ -1,7 +1,7 @@
 //! Faults of the web server, and of what users see through it.
 
 use super::{Cause, Diagnosis, View, diagnosis, joined};
-use crate::probe::{Class, Status};
+use crate::probe::{Answer, Class, Status};
 
 /// Classes of a certificate or handshake that is not accepted.
 const REFUSED: &[Class] = &[Class::Expired, Class::NotYetValid, Class::WrongName, Class::Untrusted, Class::Tls];
@@ -9,7 +9,7 @@ const REFUSED: &[Class] = &[Class::Expired, Class::NotYetValid, Class::WrongName
 pub(super) fn configuration(view: &View<'_>) -> Option<Diagnosis> {
     let tested = view.of("web-configuration", &[Class::Configuration]);
     let logged = view.logs("web", &["web_configuration"]);
-    let down = view.stopped("web");
+    let down = failed(view);
     if tested.is_empty() && (logged.is_empty() || down.is_empty()) {
         return None;
     }
@@ -28,13 +28,19 @@ pub(super) fn configuration(view: &View<'_>) -> Option<Diagnosis> {
     ))
 }
 
+/// Web servers that ended with an error: one that was told to stop says nothing of its configuration.
+fn failed<'a>(view: &View<'a>) -> Vec<&'a Answer> {
+    let is_orderly = |a: &Answer| a.health.facts.get("exit_code").is_some_and(|code| code == "0");
+    view.stopped("web").into_iter().filter(|a| !is_orderly(a)).collect()
+}
+
 pub(super) fn certificate(view: &View<'_>) -> Option<Diagnosis> {
     let found = view.answers(|a| {
         (a.probe.starts_with("certificate-") || a.probe.starts_with("http-"))
             && a.class().is_some_and(|class| REFUSED.contains(&class) || class == Class::ExpiresSoon)
     });
     let logged = view.logs("web", &["certificate_key"]);
-    let is_key = !logged.is_empty() && !view.stopped("web").is_empty();
+    let is_key = !logged.is_empty() && !failed(view).is_empty();
     if is_key {
         return Some(diagnosis(
             Cause::CertificateMismatched,
