@@ -160,6 +160,18 @@ pub(crate) enum Command {
         #[arg(long, value_name = "NAME")]
         operator: Option<String>,
     },
+    /// Find out why a restore fails or hangs, containers do not start, files or the application give errors
+    ///
+    /// Looking changes nothing. `--fix` mends one cause that is marked so, and can be undone by `rollback`.
+    Troubleshoot {
+        /// restore, hang, start, permissions or application
+        issue: chom_recovery::troubleshoot::Issue,
+        /// Mend this cause
+        #[arg(long, value_name = "CAUSE")]
+        fix: Option<String>,
+        #[command(flatten)]
+        consent: Consent,
+    },
     /// Look at past runs and tidy up after them
     #[command(subcommand)]
     Runs(Runs),

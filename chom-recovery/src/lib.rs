@@ -11,6 +11,7 @@
 //! | [`report`] | what a run recorded, ready to be printed |
 //! | [`procedure`] | one file per runbook procedure |
 //! | [`triage`] | probe results → diagnoses → procedure |
+//! | [`troubleshoot`] | why a recovery fails, hangs, or does not end: causes and what to do about each |
 //! | [`run`] | runs and steps: journal, plan, approval, undo |
 //! | [`catalog`] | backups: manifest, parts, selection, verification |
 //! | [`mysql`] | MySQL and MariaDB: dump, load, check |
@@ -52,6 +53,7 @@ pub mod runbook {}
 pub mod testing;
 mod tls;
 pub mod triage;
+pub mod troubleshoot;
 
 pub use error::{Error, ErrorKind, ErrorRecord, Result};
 pub use recovery::Recovery;

@@ -24,6 +24,7 @@ mod resolve;
 pub(crate) mod runs;
 mod schedule;
 mod status;
+mod troubleshoot;
 mod which;
 
 /// Does what was asked for.
@@ -49,6 +50,9 @@ pub(crate) async fn run(session: &Session, command: Option<Command>) -> Result<E
         }
         Some(Command::Close { run, plan, attestations, waivers, operator }) => {
             close::close(session, run.as_deref(), plan, attestations, &waivers, operator).await
+        }
+        Some(Command::Troubleshoot { issue, fix, consent }) => {
+            troubleshoot::troubleshoot(session, issue, fix, &consent).await
         }
         Some(Command::Runs(command)) => runs::run(session, command).await,
         Some(Command::Repo(command)) => repo::run(session, command).await,

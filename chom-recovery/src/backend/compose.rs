@@ -394,6 +394,7 @@ mod tests {
             health: super::super::HealthCheck::Absent,
             exit_code: None,
             oom_killed: false,
+            start_error: None,
             restart_count: 0,
             started_at: None,
             finished_at: None,

@@ -29,6 +29,9 @@ pub struct Container {
     pub exit_code: Option<i64>,
     /// Whether the kernel killed it for want of memory.
     pub oom_killed: bool,
+    /// Why the Engine could not start it, in the Engine's words; `None`: it could.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_error: Option<String>,
     /// How often the Engine restarted it.
     pub restart_count: u64,
     /// Last start.

@@ -17,6 +17,7 @@ pub mod dump;
 mod info;
 mod json;
 pub mod load;
+mod locks;
 mod login;
 mod objects;
 mod quote;
@@ -33,6 +34,7 @@ pub use check::{CheckReport, TableProblem};
 pub use compare::{Comparison, Difference, Scope, compare};
 pub use counters::Counter;
 pub use info::{Flavour, Position, ServerInfo, Version};
+pub use locks::LockWait;
 pub use login::Login;
 pub use objects::{
     Account, Column, Event, Objects, Plugin, Routine, Schema, Sequence, Setting, Table, TableData, Tablespace, Text,

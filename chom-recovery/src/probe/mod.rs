@@ -131,6 +131,19 @@ pub struct Answer {
     pub latency_ms: u64,
 }
 
+/// Finds where to dial the database.
+///
+/// # Errors
+/// `Unreachable`: there is no way, or nothing runs.
+pub(crate) async fn reach(
+    backend: &Arc<dyn crate::backend::Backend>,
+    database: &crate::system::Database,
+) -> crate::Result<crate::backend::Endpoint> {
+    net::reach(backend, &database.service, database.port, database.address.as_deref())
+        .await
+        .map_err(|health| crate::Error::new(crate::ErrorKind::Unreachable, health.summary))
+}
+
 /// Asks a probe, for at most `deadline`; after that the answer is [`Status::Inconclusive`].
 pub async fn ask(probe: &Arc<dyn HealthProbe>, deadline: Duration) -> Answer {
     let begun = tokio::time::Instant::now();

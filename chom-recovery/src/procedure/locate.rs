@@ -7,7 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::redis;
+use super::{Parts, redis};
 use crate::{
     backend::{Backend, BackendExt, Container, ContainerState, MountSource},
     error::{Error, ErrorKind, Result},
@@ -78,6 +78,21 @@ async fn find_folder(system: &System, backend: &Arc<dyn Backend>, component: &Co
         );
     }
     Ok(found)
+}
+
+/// Finds where a path of a service's container lies on this host.
+///
+/// # Errors
+/// As [`locate`].
+pub(crate) async fn path_on_host(parts: &Parts, service: &str, path: &Path) -> Result<PathBuf> {
+    let (mount, below) = in_container(&*parts.backend, service, path).await?;
+    if !parts.backend.engine().await?.is_local {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "the Engine runs on another host, whose files are not reached from here",
+        ));
+    }
+    Ok(mount.join(below))
 }
 
 async fn in_container(backend: &dyn Backend, service: &str, path: &Path) -> Result<(PathBuf, PathBuf)> {

@@ -14,6 +14,7 @@ pub mod close;
 pub mod database;
 pub mod drill;
 pub mod files;
+pub mod fix;
 mod locate;
 pub mod lock;
 pub mod maintenance;
@@ -22,7 +23,7 @@ pub mod quiesce;
 mod recovered;
 mod redis;
 
-pub(crate) use locate::locate;
+pub(crate) use locate::{locate, path_on_host};
 pub use recovered::{Measured, Recovered};
 
 /// What every procedure works with: the system and its ports. Cheap to clone.

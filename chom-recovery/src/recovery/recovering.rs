@@ -11,7 +11,7 @@ use crate::{
     procedure::{
         Parts, Procedure, Recovered, backup, close,
         database::{self, ops::BackUp},
-        drill, files,
+        drill, files, fix,
     },
     run::{NewRun, Plan, Run},
 };
@@ -35,6 +35,11 @@ impl<P: Procedure> Performs for P {
 pub(super) struct Procedures(Arc<BTreeMap<&'static str, Arc<dyn Performs>>>);
 
 impl Procedures {
+    /// Those of this library.
+    pub(super) fn known() -> Self {
+        Self::default().with(fix::Fix)
+    }
+
     fn with(&self, procedure: impl Procedure) -> Self {
         let mut all = BTreeMap::clone(&self.0);
         all.insert(procedure.name(), Arc::new(procedure));

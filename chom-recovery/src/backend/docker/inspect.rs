@@ -105,6 +105,7 @@ fn container(found: ContainerInspectResponse) -> Result<Container> {
         health,
         exit_code: state.exit_code.filter(|_| ended),
         oom_killed: state.oom_killed.unwrap_or(false),
+        start_error: state.error.filter(|text| !text.is_empty()),
         restart_count: found.restart_count.and_then(|n| u64::try_from(n).ok()).unwrap_or(0),
         started_at: time(state.started_at.as_deref()),
         finished_at: time(state.finished_at.as_deref()),

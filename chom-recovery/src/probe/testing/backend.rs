@@ -40,6 +40,7 @@ pub(crate) fn container(service: &str) -> Container {
         health: HealthCheck::Healthy,
         exit_code: None,
         oom_killed: false,
+        start_error: None,
         restart_count: 0,
         started_at: Some(chrono::Utc::now()),
         finished_at: None,

@@ -345,6 +345,7 @@ impl Backend for SimBackend {
                     health: HealthCheck::Absent,
                     exit_code: None,
                     oom_killed: false,
+                    start_error: None,
                     restart_count: 0,
                     started_at: None,
                     finished_at: None,

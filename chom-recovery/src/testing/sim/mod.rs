@@ -439,6 +439,7 @@ fn add_replica(world: &World, project: &str, service: &Service, number: u32) -> 
             health: if service.has_health_check { HealthCheck::Healthy } else { HealthCheck::Absent },
             exit_code: None,
             oom_killed: false,
+            start_error: None,
             restart_count: 0,
             started_at: Some(Utc::now()),
             finished_at: None,

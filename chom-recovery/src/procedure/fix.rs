@@ -1,0 +1,159 @@
+//! Fixes of troubleshooting that are safe and can be undone.
+
+use std::{path::PathBuf, time::Duration};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Parts, Procedure, Recovered,
+    proof::{STEADY, moment, pick},
+    quiesce,
+};
+use crate::{
+    backend::BackendExt,
+    error::{Error, ErrorKind, Result},
+    objective::Objective,
+    probe::all_of,
+    run::{Effect, Run},
+    store::pipe,
+    system::System,
+    troubleshoot::{config_cache, may_start},
+};
+
+/// Name of the procedure in journals.
+pub const PROCEDURE: &str = "fix";
+
+/// Name of the cause that [`Fix`] mends by setting the cached configuration aside.
+const STALE: &str = "stale-config-cache";
+/// Beginning of the names of causes that it mends by starting a service.
+const STOPPED: &str = "stopped-";
+
+/// Longest time until a service runs.
+const STARTING: Duration = Duration::from_mins(5);
+
+/// Mends one cause that troubleshooting found.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Fix;
+
+/// What is to be mended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Cause, by its name: `stopped-SERVICE` or `stale-config-cache`.
+    pub cause: String,
+}
+
+#[async_trait]
+impl Procedure for Fix {
+    type Request = Request;
+
+    fn name(&self) -> &'static str {
+        PROCEDURE
+    }
+
+    fn objective(&self, system: &System) -> Objective {
+        system.objectives.database
+    }
+
+    fn check(&self, _parts: &Parts, request: &Request) -> Result<()> {
+        if request.cause == STALE || request.cause.strip_prefix(STOPPED).is_some_and(|service| !service.is_empty()) {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::InvalidInput,
+            format!("nothing mends `{}` without a person", request.cause.escape_debug()),
+        )
+        .hint("`chom-recovery troubleshoot ISSUE` says what a person does, and marks what `--fix` takes"))
+    }
+
+    async fn recover(&self, run: &Run, parts: &Parts, request: &Request) -> Result<Recovered> {
+        let run = run.scope("fix");
+        let began = moment(&run, "began").await?;
+        let (found, done) = match request.cause.strip_prefix(STOPPED) {
+            Some(service) => start(&run, parts, service).await?,
+            None => set_cache_aside(&run, parts).await?,
+        };
+        let proven = moment(&run, "proven").await?;
+        let mut report = Recovered::new(self.objective(&parts.system), began, proven);
+        (report.found, report.done) = (vec![found], vec![done]);
+        Ok(report)
+    }
+}
+
+/// Starts a service that was stopped, and proves it. Undoing it stops it again.
+async fn start(run: &Run, parts: &Parts, service: &str) -> Result<(String, String)> {
+    let those = run
+        .decide("survey", async {
+            let containers = parts.backend.service_containers(service).await?;
+            if containers.iter().any(|c| !may_start(c)) {
+                return Err(Error::new(
+                    ErrorKind::Precondition,
+                    format!("service `{service}` runs, or did not end on purpose: starting it mends nothing"),
+                )
+                .hint("chom-recovery troubleshoot start"));
+            }
+            quiesce::remember(&*parts.backend, &[service.to_owned()]).await
+        })
+        .await?;
+    let (starting, stopping) = (parts.backend.clone(), parts.backend.clone());
+    let (name, to_stop, to_put_back) = (service.to_owned(), those.clone(), those.clone());
+    let grace = parts.system.application.stop_grace;
+    run.step("start")
+        .effect(Effect::Idempotent)
+        .input(&those)
+        .predict(|| ())
+        .budget(Duration::from_mins(1))
+        .timeout(STARTING + Duration::from_mins(1))
+        .undo_text("stop it again")
+        .undo_with(async move |_, _: Option<()>| {
+            quiesce::stop(&*stopping, &to_stop, grace).await?;
+            quiesce::prove_stopped(&*stopping, &to_stop).await?;
+            quiesce::put_policies_back(&*stopping, &to_put_back).await
+        })
+        .run(async move |_| starting.start(&name, STARTING).await)
+        .await?;
+    let since = moment(run, "started").await?;
+    let probes = pick(parts, since, |probe| probe.strip_prefix("container-") == Some(service));
+    if !probes.is_empty() {
+        run.until_healthy(all_of("service", probes), STEADY).await?;
+    }
+    Ok((format!("service `{service}` was stopped"), format!("started service `{service}`, and saw that it runs")))
+}
+
+/// Gives the cached configuration another name beside it. Undoing it puts it back.
+async fn set_cache_aside(run: &Run, parts: &Parts) -> Result<(String, String)> {
+    let cache = run.decide("survey", config_cache(parts)).await?;
+    let aside = PathBuf::from(format!("{}.{}", cache.display(), run.id()));
+    let (from, to, back_from, back_to, gone) =
+        (cache.clone(), aside.clone(), aside.clone(), cache.clone(), cache.clone());
+    run.step("set-cache-aside")
+        .effect(Effect::Idempotent)
+        .input(&(&cache, &aside))
+        .predict(|| ())
+        .timeout(Duration::from_mins(1))
+        .undo_text("put the cached configuration back")
+        .undo_with(async move |_, _: Option<()>| pipe::blocking(move || rename(&back_from, &back_to)).await)
+        .run(async move |_| pipe::blocking(move || rename(&from, &to)).await)
+        .verify(async move |_, _| match gone.try_exists() {
+            Ok(false) => Ok("the application reads `.env`"),
+            _ => Err(Error::new(ErrorKind::Conflict, "the cache is there again: something writes it")),
+        })
+        .await?;
+    Ok((
+        format!("`{}` was older than `.env`", cache.display()),
+        format!("it is now `{}`, and the application reads `.env`", aside.display()),
+    ))
+}
+
+/// Renames, unless that was done: one of the two names is there.
+fn rename(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
+    match (from.try_exists()?, to.try_exists()?) {
+        (true, false) => Ok(std::fs::rename(from, to)?),
+        (false, true) => Ok(()),
+        (true, true) => Err(Error::new(
+            ErrorKind::Conflict,
+            format!("`{}` and `{}` are both there: something wrote one anew", from.display(), to.display()),
+        )),
+        (false, false) => Err(Error::new(ErrorKind::NotFound, format!("`{}` is not there", from.display()))),
+    }
+}
