@@ -19,10 +19,12 @@ use crate::{
 };
 
 mod legacy;
+mod nginx;
 mod schedule;
 
 pub use component::{Component, DATABASE, TreeKind};
 pub use legacy::{Legacy, LegacyAccount};
+pub use nginx::Nginx;
 pub use schedule::Schedule;
 pub use store::{S3Settings, SftpSettings, StoreSettings};
 
@@ -59,6 +61,9 @@ pub struct System {
     /// The web application.
     #[serde(default)]
     pub application: Application,
+    /// The web server's files.
+    #[serde(default)]
+    pub nginx: Nginx,
     /// Redis, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis: Option<Redis>,
@@ -577,6 +582,7 @@ impl System {
         }
         self.schedule.check()?;
         component::check(&self.components)?;
+        self.check_nginx()?;
         let mut names = std::collections::BTreeSet::new();
         for http in &self.http {
             if !names.insert(&http.name) {

@@ -10,12 +10,14 @@ use crate::{backend::Backend, catalog::Catalog, error::Result, objective::Object
 
 pub mod application_ops;
 pub mod backup;
+mod candidate;
 pub mod database;
 pub mod drill;
 pub mod files;
 mod locate;
 pub mod lock;
 pub mod maintenance;
+pub mod nginx;
 pub mod proof;
 pub mod quiesce;
 mod recovered;

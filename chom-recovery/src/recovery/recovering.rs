@@ -12,6 +12,7 @@ use crate::{
         Parts, Procedure, Recovered, backup,
         database::{self, ops::BackUp},
         drill, files,
+        nginx::RecoverNginx,
     },
     run::{NewRun, Plan, Run},
 };
@@ -35,6 +36,11 @@ impl<P: Procedure> Performs for P {
 pub(super) struct Procedures(Arc<BTreeMap<&'static str, Arc<dyn Performs>>>);
 
 impl Procedures {
+    /// Those of this crate.
+    pub(super) fn of_this_crate() -> Self {
+        Self::default().with(RecoverNginx)
+    }
+
     fn with(&self, procedure: impl Procedure) -> Self {
         let mut all = BTreeMap::clone(&self.0);
         all.insert(procedure.name(), Arc::new(procedure));
