@@ -449,6 +449,11 @@ pub(crate) enum PlanRecover {
         #[arg(long, value_name = "TIME")]
         since: Option<DateTime<Utc>>,
     },
+    /// Web server recovery (runbook 3.3)
+    Nginx {
+        #[command(flatten)]
+        which: Which,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -461,6 +466,14 @@ pub(crate) enum Recover {
         /// When the incident began (RFC 3339) [default: now]
         #[arg(long, value_name = "TIME", conflicts_with = "plan")]
         since: Option<DateTime<Utc>>,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Web server recovery (runbook 3.3): configuration and certificates are tested before anything is replaced
+    #[command(mut_arg("plan", |plan| plan.conflicts_with_all(["latest", "previous", "timestamp", "backup", "with_tag"])))]
+    Nginx {
+        #[command(flatten)]
+        which: Which,
         #[command(flatten)]
         how: How,
     },

@@ -22,12 +22,14 @@ use crate::{
 
 mod legacy;
 mod monitoring;
+mod nginx;
 mod schedule;
 
 pub use component::{Component, DATABASE, TreeKind};
 pub use fpm::PhpFpm;
 pub use legacy::{Legacy, LegacyAccount};
 pub use monitoring::{Bounds, Monitoring, MonitoringServer, Synthetic};
+pub use nginx::Nginx;
 pub use schedule::Schedule;
 pub use store::{S3Settings, SftpSettings, StoreSettings};
 pub use vantage::Vantage;
@@ -65,6 +67,9 @@ pub struct System {
     /// The web application.
     #[serde(default)]
     pub application: Application,
+    /// The web server's files.
+    #[serde(default)]
+    pub nginx: Nginx,
     /// Redis, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis: Option<Redis>,
@@ -599,6 +604,7 @@ impl System {
         self.synthetic.iter().try_for_each(Synthetic::check)?;
         component::check(&self.components)?;
         vantage::check(&self.vantage)?;
+        self.check_nginx()?;
         let mut names = std::collections::BTreeSet::new();
         for http in &self.http {
             if !names.insert(&http.name) {

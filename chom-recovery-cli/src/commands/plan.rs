@@ -4,7 +4,11 @@ use std::path::PathBuf;
 
 use chom_recovery::{
     Error, Recovery, Result,
-    procedure::database::{Extent, Request},
+    procedure::{
+        database::{Extent, Request},
+        nginx::{self, RecoverNginx},
+    },
+    recovery::RunOptions,
     run::{Basis, Effect, Plan, PlanItem, PlannedStep, UndoPlan},
 };
 use comfy_table::{Cell, Color};
@@ -35,6 +39,10 @@ pub(crate) async fn plan(session: &Session, procedure: PlanProcedure, file: Opti
         PlanRecover::Database { which, since } => {
             let request = Request { backup: which.selector()?, extent: Extent::Recover, incident_began: since };
             ("database", recovery.plan_database(&request).await)
+        }
+        PlanRecover::Nginx { which } => {
+            let request = nginx::Request { backup: which.selector()? };
+            ("nginx", recovery.plan_recovery(&RecoverNginx, &request, &RunOptions::default()).await)
         }
     };
     session.output.terminal.end();

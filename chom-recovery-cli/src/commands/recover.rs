@@ -9,6 +9,7 @@ use chom_recovery::{
         Procedure, backup,
         database::{Extent, Request},
         drill, files,
+        nginx::{self, RecoverNginx},
     },
     recovery::{RestoredTree, RunOptions},
     run::Plan,
@@ -29,6 +30,10 @@ use crate::{
 pub(crate) async fn recover(session: &Session, command: Recover) -> Result<Exit> {
     match command {
         Recover::Database { which, since, how } => database(session, &which, since, how).await,
+        Recover::Nginx { which, how } => {
+            let request = nginx::Request { backup: which.selector()? };
+            part(session, RecoverNginx, request, how, "the web server").await
+        }
     }
 }
 
@@ -44,7 +49,6 @@ async fn database(session: &Session, which: &Which, since: Option<DateTime<Utc>>
 }
 
 /// Runs a recovery of a part of the system.
-#[allow(dead_code, reason = "the recoveries come next")]
 async fn part<P: Procedure>(
     session: &Session,
     procedure: P,
@@ -53,7 +57,9 @@ async fn part<P: Procedure>(
     what: &str,
 ) -> Result<Exit> {
     let recovery = session.open().await?;
-    let (mut options, plan) = agreed(session, &recovery, how, what)?;
+    let project = &recovery.system().compose.project;
+    let what = format!("recover {what} of project `{project}` on {}", recovery.backend().engine_address());
+    let (mut options, plan) = agreed(session, &recovery, how, &what)?;
     if let Some((file, plan)) = plan {
         request = planned_request(&file, &plan)?;
         options.plan = Some(plan);

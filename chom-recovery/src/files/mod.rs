@@ -8,6 +8,7 @@
 mod beneath;
 mod carry;
 mod check;
+mod compare;
 mod entry;
 mod exclude;
 mod mounts;
@@ -20,6 +21,7 @@ pub mod walk;
 
 pub use beneath::Root;
 pub use carry::carry_over;
+pub use compare::{Change, Difference, differences};
 pub use entry::{Attributes, Entry, Extent, Kind, Time, TreePath, Xattr};
 pub use exclude::Rules;
 pub use mounts::refuse_mounts_below;

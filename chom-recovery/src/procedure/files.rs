@@ -34,6 +34,7 @@ use crate::{
 mod site;
 
 use site::{FolderId, Site, clear, id_of, stage};
+pub(super) use site::{beside_of, remove, staging};
 pub(crate) use site::{kept, remove_kept};
 
 /// Name of the procedure in journals.
@@ -41,6 +42,9 @@ pub const PROCEDURE: &str = "restore-files";
 
 /// Bytes a second that are unpacked and read back, where no earlier run has measured it.
 const UNPACK_RATE: u64 = 100_000_000;
+
+/// Most paths that a question shows.
+const SHOWN: usize = 20;
 
 const fn mins(minutes: u64) -> Duration {
     Duration::from_mins(minutes)
@@ -137,18 +141,24 @@ struct Staged {
 /// such component, or no backup holds it. `Unsupported`: its folder is on a filesystem of its own, or on another host.
 /// `Corrupt`: the backup is damaged. `NoSpace`: there is no room beside production.
 pub async fn restore(run: &Run, parts: &Parts, request: &Request) -> Result<FilesReport> {
-    put_in_place(&run.scope("files"), parts, request).await
+    put_in_place(&run.scope("files"), parts, request, &[]).await
 }
 
-/// As [`restore`], in the scope of the caller's choice: the phases of other procedures.
-pub(super) async fn put_in_place(run: &Run, parts: &Parts, request: &Request) -> Result<FilesReport> {
+/// As [`restore`], in the scope of the caller's choice and as a part of other procedures. `differing` is known to be
+/// replaced, and is shown to whoever approves.
+pub(super) async fn put_in_place(
+    run: &Run,
+    parts: &Parts,
+    request: &Request,
+    differing: &[String],
+) -> Result<FilesReport> {
     let component = configured(parts, &request.component)?;
     let site = survey(run, parts, component).await?;
     let backup = choose(run, parts, request).await?;
     let staged = restore_beside(run, parts, component, request, &site, &backup).await?;
     let approval = run
         .approve::<ReplaceProductionFiles>(&format!(
-            "replace `{}` of project `{}` on {}, in `{}`, with backup {}, {}; what it holds now is kept{}",
+            "replace `{}` of project `{}` on {}, in `{}`, with backup {}, {}; what it holds now is kept{}{}",
             component.name,
             parts.backend.project(),
             parts.backend.engine_address(),
@@ -158,6 +168,10 @@ pub(super) async fn put_in_place(run: &Run, parts: &Parts, request: &Request) ->
             match &site.running()[..] {
                 [] => String::new(),
                 running => format!("; stopped for it: {}", running.join(", ")),
+            },
+            match differing.len() {
+                0 => String::new(),
+                many => format!("; {many} paths differ: {}", differing[..many.min(SHOWN)].join(", ")),
             },
         ))
         .await?;

@@ -11,6 +11,7 @@ use crate::{backend::Backend, catalog::Catalog, error::Result, objective::Object
 pub mod application_ops;
 pub mod backup;
 pub mod close;
+mod candidate;
 pub mod database;
 pub mod drill;
 pub mod files;
@@ -18,6 +19,7 @@ pub mod fix;
 mod locate;
 pub mod lock;
 pub mod maintenance;
+pub mod nginx;
 pub mod proof;
 pub mod quiesce;
 mod recovered;

@@ -12,6 +12,7 @@ use crate::{
         Parts, Procedure, Recovered, backup, close,
         database::{self, ops::BackUp},
         drill, files, fix,
+        nginx::RecoverNginx,
     },
     run::{NewRun, Plan, Run},
 };
@@ -37,7 +38,7 @@ pub(super) struct Procedures(Arc<BTreeMap<&'static str, Arc<dyn Performs>>>);
 impl Procedures {
     /// Those of this library.
     pub(super) fn known() -> Self {
-        Self::default().with(fix::Fix)
+        Self::default().with(fix::Fix).with(RecoverNginx)
     }
 
     fn with(&self, procedure: impl Procedure) -> Self {

@@ -105,8 +105,8 @@ impl Ca {
         self.dir.path().join("ca.pem")
     }
 
-    /// A server whose certificate for `name` is valid between two days, counted from now.
-    pub(crate) fn server(&self, name: &str, from_days: i64, to_days: i64) -> ServerConfig {
+    /// A certificate for `name` that is valid between two days, counted from now, and its key.
+    pub(crate) fn pair(&self, name: &str, from_days: i64, to_days: i64) -> (rcgen::Certificate, KeyPair) {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         let now = std::time::SystemTime::now();
         let at = |days: i64| {
@@ -118,7 +118,12 @@ impl Ca {
         params.not_before = at(from_days).into();
         params.not_after = at(to_days).into();
         let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap(), key)
+    }
+
+    /// A server with such a certificate.
+    pub(crate) fn server(&self, name: &str, from_days: i64, to_days: i64) -> ServerConfig {
+        let (certificate, key) = self.pair(name, from_days, to_days);
         let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))

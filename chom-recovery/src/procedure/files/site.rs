@@ -1,6 +1,7 @@
 //! Where the folder of a component and what a run puts beside it lie, and how the two change places.
 
 use std::{
+    ffi::OsString,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
@@ -18,7 +19,7 @@ use crate::{
         locate::{self, Located},
         quiesce::Remembered,
     },
-    run::{failpoint, summary::RunSummary},
+    run::{RunId, failpoint, summary::RunSummary},
     store::pipe,
 };
 
@@ -62,8 +63,22 @@ pub(crate) async fn remove_kept(backend: &dyn Backend, path: &Path) -> Result<()
     pipe::blocking(move || remove(&path)).await
 }
 
+/// Names a folder beside production for what is only tried; it goes with what else the run left there.
+pub(in crate::procedure) fn beside_of(located: &Located, component: &str, run: RunId) -> Result<PathBuf> {
+    let mut name = stage(located, component, &run.to_string())?.into_os_string();
+    name.push(".candidate");
+    Ok(name.into())
+}
+
+/// Names what a folder is called until everything is in it.
+pub(in crate::procedure) fn staging(folder: &Path) -> Option<OsString> {
+    let mut name = folder.file_name()?.to_owned();
+    name.push(".restoring");
+    Some(name)
+}
+
 /// Removes a folder with all that is in it, or a file; nothing there is success.
-fn remove(path: &Path) -> Result<()> {
+pub(in crate::procedure) fn remove(path: &Path) -> Result<()> {
     let failed = |e: std::io::Error| Error::from(e).during(format!("cannot remove `{}`", path.display()));
     match std::fs::symlink_metadata(path) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
