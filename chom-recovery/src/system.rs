@@ -1,6 +1,8 @@
 //! What is protected: one system, as `chom-recovery.toml` describes it.
 
 mod component;
+mod partial;
+mod performance;
 mod store;
 
 use std::{
@@ -23,6 +25,8 @@ mod schedule;
 
 pub use component::{Component, DATABASE, TreeKind};
 pub use legacy::{Legacy, LegacyAccount};
+pub use partial::Partial;
+pub use performance::Performance;
 pub use schedule::Schedule;
 pub use store::{S3Settings, SftpSettings, StoreSettings};
 
@@ -62,6 +66,12 @@ pub struct System {
     /// Redis, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis: Option<Redis>,
+    /// Which worker does what, and what proves a single service.
+    #[serde(default)]
+    pub partial: Partial,
+    /// What counts as bad performance, and how far a recovery from it may go.
+    #[serde(default)]
+    pub performance: Performance,
     /// What is backed up besides the database.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub components: Vec<Component>,
@@ -576,6 +586,8 @@ impl System {
             legacy.check()?;
         }
         self.schedule.check()?;
+        self.partial.check(&self.application.workers)?;
+        self.performance.check()?;
         component::check(&self.components)?;
         let mut names = std::collections::BTreeSet::new();
         for http in &self.http {

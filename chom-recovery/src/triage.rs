@@ -28,8 +28,12 @@ pub enum Selected {
     Nginx,
     /// Recovery from bad performance (3.5).
     Performance,
-    /// Recovery of single services (3.6).
-    Partial,
+    /// Recovery of the queue alone (3.6).
+    Queue,
+    /// Recovery of redis alone (3.6).
+    Redis,
+    /// Recovery of the scheduler alone (3.6).
+    Scheduler,
     /// No recovery: the advice says what to do instead.
     None,
 }
@@ -43,7 +47,9 @@ impl Selected {
             Self::Application => "application",
             Self::Nginx => "nginx",
             Self::Performance => "performance",
-            Self::Partial => "partial",
+            Self::Queue => "queue",
+            Self::Redis => "redis",
+            Self::Scheduler => "scheduler",
             Self::None => "none",
         }
     }
@@ -118,6 +124,7 @@ const RULES: &[Rule] = &[
     rules::maintenance,
     rules::certificate,
     rules::web_down,
+    rules::scheduler,
     rules::workers,
     rules::slow,
 ];
@@ -168,6 +175,21 @@ impl<'a> View<'a> {
 
     fn redis_is_bad(&self) -> bool {
         self.0.answer("redis").is_some_and(|a| a.health.status == Status::Down) || !self.containers("redis").is_empty()
+    }
+
+    /// Workers that are down: the scheduler by its name, or the others.
+    fn workers(&self, scheduler: bool) -> Vec<&'a Answer> {
+        let is_scheduler = |a: &Answer| a.probe.contains("schedul") || a.probe.contains("cron");
+        self.containers("worker").into_iter().filter(|a| is_scheduler(a) == scheduler).collect()
+    }
+
+    /// How sure it is that a worker is at fault: not where what it needs is broken.
+    fn of_worker(&self, is_down: bool) -> u8 {
+        match (self.database_is_bad() || self.redis_is_bad() || self.disk_is_full(), is_down) {
+            (true, _) => 28,
+            (false, true) => 78,
+            (false, false) => 55,
+        }
     }
 
     fn disk_is_full(&self) -> bool {

@@ -8,7 +8,7 @@ use chom_recovery::{
     procedure::{
         Procedure, backup,
         database::{Extent, Request},
-        drill, files,
+        drill, files, partial, performance,
     },
     recovery::{RestoredTree, RunOptions},
     run::Plan,
@@ -29,6 +29,20 @@ use crate::{
 pub(crate) async fn recover(session: &Session, command: Recover) -> Result<Exit> {
     match command {
         Recover::Database { which, since, how } => database(session, &which, since, how).await,
+        Recover::Performance { how } => {
+            let request = performance::Request {};
+            part(session, performance::RecoverPerformance, request, how, "end what makes the service slow").await
+        }
+        Recover::Queue { how } => {
+            part(session, partial::RecoverQueue, partial::Request {}, how, "drain and start workers").await
+        }
+        Recover::Scheduler { how } => {
+            part(session, partial::RecoverScheduler, partial::Request {}, how, "start the scheduler").await
+        }
+        Recover::Redis { restart, how } => {
+            part(session, partial::RecoverRedis, partial::redis::Request { restart }, how, "mend or restart redis")
+                .await
+        }
     }
 }
 
@@ -44,7 +58,6 @@ async fn database(session: &Session, which: &Which, since: Option<DateTime<Utc>>
 }
 
 /// Runs a recovery of a part of the system.
-#[allow(dead_code, reason = "the recoveries come next")]
 async fn part<P: Procedure>(
     session: &Session,
     procedure: P,

@@ -8,6 +8,7 @@
 //!
 //! [`preserved`] lists what comes back, what is refused and what is left out.
 
+mod activity;
 mod baseline;
 mod check;
 mod compare;
@@ -26,6 +27,7 @@ pub mod sqlfile;
 #[doc = include_str!("../docs/database.md")]
 pub mod preserved {}
 
+pub use activity::{Activity, Busy, Digest, Ended, Fragmented, Lock, LockWait, Transaction};
 pub use baseline::{Baseline, Census, RowHash, TableBaseline};
 pub use check::{CheckReport, TableProblem};
 pub use compare::{Comparison, Difference, Scope, compare};

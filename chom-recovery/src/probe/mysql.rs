@@ -206,14 +206,14 @@ fn judge_failed_jobs(newest: &[String], since: DateTime<Utc>) -> Health {
 }
 
 /// A server that was reached, with the endpoint that keeps it reachable.
-struct Session {
-    server: Server,
+pub(crate) struct Session {
+    pub(crate) server: Server,
     _endpoint: Endpoint,
 }
 
 impl Session {
     /// Finds the address, connects and logs in; the error is already the probe's answer.
-    async fn open(database: &Database, backend: &Arc<dyn Backend>) -> Result<Self, Health> {
+    pub(crate) async fn open(database: &Database, backend: &Arc<dyn Backend>) -> Result<Self, Health> {
         let endpoint = net::reach(backend, &database.service, database.port, database.address.as_deref()).await?;
         let password = database
             .password

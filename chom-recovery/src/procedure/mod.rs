@@ -16,6 +16,8 @@ pub mod files;
 mod locate;
 pub mod lock;
 pub mod maintenance;
+pub mod partial;
+pub mod performance;
 pub mod proof;
 pub mod quiesce;
 mod recovered;

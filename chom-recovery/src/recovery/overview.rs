@@ -252,6 +252,9 @@ fn next_steps(
     if let Some(first) = diagnoses.first().filter(|_| is_down && next.is_empty()) {
         let command = match first.procedure {
             Selected::Database => Some("chom-recovery plan recover database".to_owned()),
+            Selected::Performance | Selected::Queue | Selected::Redis | Selected::Scheduler => {
+                Some(format!("chom-recovery plan recover {}", first.procedure))
+            }
             _ => Some("chom-recovery diagnose".to_owned()),
         };
         let because = format!("{} ({} %): {}", first.hypothesis, first.confidence, first.advice);

@@ -11,7 +11,7 @@ use crate::{
     procedure::{
         Parts, Procedure, Recovered, backup,
         database::{self, ops::BackUp},
-        drill, files,
+        drill, files, partial, performance,
     },
     run::{NewRun, Plan, Run},
 };
@@ -35,6 +35,15 @@ impl<P: Procedure> Performs for P {
 pub(super) struct Procedures(Arc<BTreeMap<&'static str, Arc<dyn Performs>>>);
 
 impl Procedures {
+    /// The recoveries that this library comes with.
+    pub(super) fn built_in() -> Self {
+        Self::default()
+            .with(partial::RecoverQueue)
+            .with(partial::RecoverScheduler)
+            .with(partial::RecoverRedis)
+            .with(performance::RecoverPerformance)
+    }
+
     fn with(&self, procedure: impl Procedure) -> Self {
         let mut all = BTreeMap::clone(&self.0);
         all.insert(procedure.name(), Arc::new(procedure));

@@ -152,7 +152,8 @@ pub(super) fn connections(view: &View<'_>) -> Option<Diagnosis> {
         86,
         &found,
         "the number of connections is far below `max_connections`",
-        "find the sessions that hold connections; do not restart the database, and do not restore",
+        "`chom-recovery recover performance` finds the sessions that hold connections; do not restart the database, and do \
+         not restore",
     ))
 }
 
@@ -201,11 +202,11 @@ pub(super) fn redis_down(view: &View<'_>) -> Option<Diagnosis> {
     } else {
         diagnosis(
             "redis is down",
-            Selected::Partial,
+            Selected::Redis,
             if view.disk_is_full() { 48 } else { 84 },
             &all,
             "redis answers PING and takes a write",
-            "check that its data is saved before it is restarted: queued jobs and sessions live there",
+            "`chom-recovery recover redis` mends the cause; a restart comes last: queued jobs and sessions live there",
         )
     })
 }
@@ -332,28 +333,38 @@ pub(super) fn web_down(view: &View<'_>) -> Option<Diagnosis> {
     ))
 }
 
-pub(super) fn workers(view: &View<'_>) -> Option<Diagnosis> {
-    let containers = view.containers("worker");
-    let queue = view.of("queue", &[Class::Backlog]);
+pub(super) fn scheduler(view: &View<'_>) -> Option<Diagnosis> {
+    let containers = view.workers(true);
     let beat = view.of("scheduler", &[Class::Stale]);
-    let failed = view.of("failed-jobs", &[Class::Errors]);
-    if containers.is_empty() && queue.is_empty() && beat.is_empty() {
+    if containers.is_empty() && beat.is_empty() {
         return None;
     }
-    let all = joined(&[containers.clone(), queue, beat.clone(), failed]);
-    let is_effect = view.database_is_bad() || view.redis_is_bad() || view.disk_is_full();
-    let down = !containers.is_empty() || beat.iter().any(|a| a.health.status == Status::Down);
+    let is_down = !containers.is_empty() || beat.iter().any(|a| a.health.status == Status::Down);
     Some(diagnosis(
-        "queue or scheduler does not move",
-        Selected::Partial,
-        match (is_effect, down) {
-            (true, _) => 28,
-            (false, true) => 78,
-            (false, false) => 55,
-        },
-        &all,
-        "the queue shrinks and the heartbeat is fresh",
-        "start the workers alone; look at failed jobs before they are retried",
+        "the scheduler does not run",
+        Selected::Scheduler,
+        view.of_worker(is_down),
+        &joined(&[containers, beat]),
+        "its heartbeat is fresh",
+        "`chom-recovery recover scheduler` starts it alone, and lists what it missed",
+    ))
+}
+
+pub(super) fn workers(view: &View<'_>) -> Option<Diagnosis> {
+    let containers = view.workers(false);
+    let queue = view.of("queue", &[Class::Backlog]);
+    let failed = view.of("failed-jobs", &[Class::Errors]);
+    if containers.is_empty() && queue.is_empty() {
+        return None;
+    }
+    let is_down = !containers.is_empty();
+    Some(diagnosis(
+        "the queue does not move",
+        Selected::Queue,
+        view.of_worker(is_down),
+        &joined(&[containers, queue, failed]),
+        "the queue shrinks",
+        "`chom-recovery recover queue` starts or drains the workers alone; look at failed jobs before they are retried",
     ))
 }
 
@@ -368,7 +379,7 @@ pub(super) fn slow(view: &View<'_>) -> Option<Diagnosis> {
         if view.database_is_bad() || view.redis_is_bad() { 26 } else { 60 },
         &found,
         "it is no slower than usual: no baseline was compared",
-        "look at load, connections and queues before anything is restarted",
+        "`chom-recovery recover performance` measures load, statements, locks and queues before anything is ended",
     ))
 }
 
