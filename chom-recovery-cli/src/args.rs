@@ -454,6 +454,18 @@ pub(crate) enum PlanRecover {
         #[command(flatten)]
         which: Which,
     },
+    /// Recovery from bad performance (runbook 3.5)
+    Performance,
+    /// Recovery of the queue alone (runbook 3.6)
+    Queue,
+    /// Recovery of the scheduler alone (runbook 3.6)
+    Scheduler,
+    /// Recovery of redis alone (runbook 3.6)
+    Redis {
+        /// Restart it although it works, after a snapshot
+        #[arg(long)]
+        restart: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -474,6 +486,29 @@ pub(crate) enum Recover {
     Nginx {
         #[command(flatten)]
         which: Which,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Recovery from bad performance: measures, ends what blocks, adds workers within limits (runbook 3.5)
+    Performance {
+        #[command(flatten)]
+        how: How,
+    },
+    /// Recovery of the queue alone: starts workers, drains those that do not work (runbook 3.6)
+    Queue {
+        #[command(flatten)]
+        how: How,
+    },
+    /// Recovery of the scheduler alone: starts it, and lists what it missed (runbook 3.6)
+    Scheduler {
+        #[command(flatten)]
+        how: How,
+    },
+    /// Recovery of redis alone: mends the cause; a restart comes last (runbook 3.6)
+    Redis {
+        /// Restart it although it works, after a snapshot
+        #[arg(long, conflicts_with = "plan")]
+        restart: bool,
         #[command(flatten)]
         how: How,
     },

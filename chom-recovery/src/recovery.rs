@@ -189,7 +189,7 @@ impl Recovery {
     /// Makes it from ports of the caller's choice; the copy is the configured one.
     pub fn with_ports(system: System, backend: Arc<dyn Backend>, store: Arc<dyn BackupStore>) -> Self {
         let copy = system.repository.copy.as_ref().map(store::open_later);
-        Self { system: Arc::new(system), backend, store, copy, procedures: Procedures::known() }
+        Self { system: Arc::new(system), backend, store, copy, procedures: Procedures::built_in() }
     }
 
     /// Returns the configuration.

@@ -2,6 +2,8 @@
 
 mod component;
 mod fpm;
+mod partial;
+mod performance;
 mod store;
 mod vantage;
 
@@ -30,6 +32,8 @@ pub use fpm::PhpFpm;
 pub use legacy::{Legacy, LegacyAccount};
 pub use monitoring::{Bounds, Monitoring, MonitoringServer, Synthetic};
 pub use nginx::Nginx;
+pub use partial::Partial;
+pub use performance::Performance;
 pub use schedule::Schedule;
 pub use store::{S3Settings, SftpSettings, StoreSettings};
 pub use vantage::Vantage;
@@ -73,6 +77,12 @@ pub struct System {
     /// Redis, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redis: Option<Redis>,
+    /// Which worker does what, and what proves a single service.
+    #[serde(default)]
+    pub partial: Partial,
+    /// What counts as bad performance, and how far a recovery from it may go.
+    #[serde(default)]
+    pub performance: Performance,
     /// What is backed up besides the database.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub components: Vec<Component>,
@@ -602,6 +612,8 @@ impl System {
         self.schedule.check()?;
         self.monitoring.check()?;
         self.synthetic.iter().try_for_each(Synthetic::check)?;
+        self.partial.check(&self.application.workers)?;
+        self.performance.check()?;
         component::check(&self.components)?;
         vantage::check(&self.vantage)?;
         self.check_nginx()?;

@@ -35,8 +35,12 @@ pub enum Selected {
     Nginx,
     /// Recovery from bad performance (3.5).
     Performance,
-    /// Recovery of single services (3.6).
-    Partial,
+    /// Recovery of the queue alone (3.6).
+    Queue,
+    /// Recovery of redis alone (3.6).
+    Redis,
+    /// Recovery of the scheduler alone (3.6).
+    Scheduler,
     /// No recovery: the advice says what to do instead.
     None,
 }
@@ -50,7 +54,9 @@ impl Selected {
             Self::Application => "application",
             Self::Nginx => "nginx",
             Self::Performance => "performance",
-            Self::Partial => "partial",
+            Self::Queue => "queue",
+            Self::Redis => "redis",
+            Self::Scheduler => "scheduler",
             Self::None => "none",
         }
     }

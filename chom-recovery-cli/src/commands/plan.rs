@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use chom_recovery::{
     Error, Recovery, Result,
     procedure::{
+        Procedure,
         database::{Extent, Request},
         nginx::{self, RecoverNginx},
+        partial, performance,
     },
     recovery::RunOptions,
     run::{Basis, Effect, Plan, PlanItem, PlannedStep, UndoPlan},
@@ -42,11 +44,24 @@ pub(crate) async fn plan(session: &Session, procedure: PlanProcedure, file: Opti
         }
         PlanRecover::Nginx { which } => {
             let request = nginx::Request { backup: which.selector()? };
-            ("nginx", recovery.plan_recovery(&RecoverNginx, &request, &RunOptions::default()).await)
+            ("nginx", part(&recovery, RecoverNginx, request).await)
+        }
+        PlanRecover::Performance => {
+            ("performance", part(&recovery, performance::RecoverPerformance, performance::Request {}).await)
+        }
+        PlanRecover::Queue => ("queue", part(&recovery, partial::RecoverQueue, partial::Request {}).await),
+        PlanRecover::Scheduler => ("scheduler", part(&recovery, partial::RecoverScheduler, partial::Request {}).await),
+        PlanRecover::Redis { restart } => {
+            ("redis", part(&recovery, partial::RecoverRedis, partial::redis::Request { restart }).await)
         }
     };
     session.output.terminal.end();
     show(session, &recovery, name, &planned?, file)
+}
+
+/// Plans a recovery of a part of the system.
+async fn part<P: Procedure>(recovery: &Recovery, procedure: P, request: P::Request) -> Result<Plan> {
+    recovery.plan_recovery(&procedure, &request, &RunOptions::default()).await
 }
 
 /// Shows a plan, and writes it to a file where one is named.

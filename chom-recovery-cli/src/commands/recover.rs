@@ -10,6 +10,7 @@ use chom_recovery::{
         database::{Extent, Request},
         drill, files,
         nginx::{self, RecoverNginx},
+        partial, performance,
     },
     recovery::{RestoredTree, RunOptions},
     run::Plan,
@@ -33,6 +34,20 @@ pub(crate) async fn recover(session: &Session, command: Recover) -> Result<Exit>
         Recover::Nginx { which, how } => {
             let request = nginx::Request { backup: which.selector()? };
             part(session, RecoverNginx, request, how, "the web server").await
+        }
+        Recover::Performance { how } => {
+            let request = performance::Request {};
+            part(session, performance::RecoverPerformance, request, how, "end what makes the service slow").await
+        }
+        Recover::Queue { how } => {
+            part(session, partial::RecoverQueue, partial::Request {}, how, "drain and start workers").await
+        }
+        Recover::Scheduler { how } => {
+            part(session, partial::RecoverScheduler, partial::Request {}, how, "start the scheduler").await
+        }
+        Recover::Redis { restart, how } => {
+            part(session, partial::RecoverRedis, partial::redis::Request { restart }, how, "mend or restart redis")
+                .await
         }
     }
 }

@@ -154,6 +154,9 @@ pub struct Usage {
     pub read: u64,
     /// Bytes written to block devices since it started.
     pub written: u64,
+    /// How often it was held back because it had used up its share of the processor, since it started.
+    #[serde(default)]
+    pub throttled: u64,
 }
 
 /// Variables of a container. Their values may be secrets: it prints names alone and cannot be serialised.

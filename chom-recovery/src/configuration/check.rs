@@ -16,12 +16,12 @@ use crate::{
     catalog::{Recipient, Repository, Signer, legacy::LegacyCatalog},
     error::{Error, ErrorKind, Result},
     probe::{
-        Answer, HealthProbe, Status, ask, fpm::FpmProbe, http::HttpProbe, monitoring, mysql::MysqlProbe,
+        Answer, HealthProbe, Status, ask, fpm::FpmProbe, http::HttpProbe, monitoring, mysql::MysqlProbe, queue,
         redis::RedisProbe, synthetic::SyntheticProbe, vantage::VantageProbe,
     },
     procedure::locate,
     store,
-    system::System,
+    system::{Redis, System},
 };
 
 /// What trying a configuration found.
@@ -240,10 +240,28 @@ async fn check_services(system: &System, backend: &Arc<dyn Backend>, report: &mu
     if let Some(redis) = &system.redis {
         let probe: Arc<dyn HealthProbe> = Arc::new(RedisProbe::new(redis.clone(), backend.clone()));
         report.answered("redis", &ask(&probe, deadline).await);
+        check_beat(system, redis, backend, report).await;
     }
     for component in &system.components {
         let found = locate(system, backend, component).await.map(|root| root.path().display().to_string());
         report.tried(format!("component {}", component.name), found);
+    }
+}
+
+/// A worker that is down now is no fault of the configuration.
+async fn check_beat(system: &System, redis: &Redis, backend: &Arc<dyn Backend>, report: &mut CheckReport) {
+    const WHAT: &str = "partial.queue_heartbeat_key";
+    let Some(key) = &system.partial.queue_heartbeat_key else { return };
+    match queue::beat(redis, backend, key).await {
+        Ok((now, Some(at))) => {
+            report.add(WHAT, Verdict::Ok, format!("a worker beat {} s ago", now.saturating_sub(at)), None);
+        }
+        Ok((_, None)) => {
+            let hint = "name the key without the prefix; its value is a Unix time in seconds".to_owned();
+            report.add(WHAT, Verdict::Warning, format!("`{key}` holds no time: nothing proves the queue"), Some(hint));
+        }
+        // What is wrong with redis was said above.
+        Err(_) => {}
     }
 }
 

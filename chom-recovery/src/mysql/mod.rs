@@ -17,7 +17,6 @@ pub mod dump;
 mod info;
 mod json;
 pub mod load;
-mod locks;
 mod login;
 mod objects;
 mod quote;
@@ -28,13 +27,12 @@ pub mod sqlfile;
 #[doc = include_str!("../docs/database.md")]
 pub mod preserved {}
 
-pub use activity::{Blocker, Statement};
+pub use activity::{Activity, Busy, Digest, Ended, Fragmented, Lock, LockWait, Transaction};
 pub use baseline::{Baseline, Census, RowHash, TableBaseline};
 pub use check::{CheckReport, TableProblem};
 pub use compare::{Comparison, Difference, Scope, compare};
 pub use counters::Counter;
 pub use info::{Flavour, Position, ServerInfo, Version};
-pub use locks::LockWait;
 pub use login::Login;
 pub use objects::{
     Account, Column, Event, Objects, Plugin, Routine, Schema, Sequence, Setting, Table, TableData, Tablespace, Text,

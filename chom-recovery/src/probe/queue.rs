@@ -7,6 +7,8 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::{Class, Health, HealthProbe, net, redis::Session};
 use crate::{backend::Backend, system::Redis};
@@ -35,43 +37,62 @@ impl QueueProbe {
     }
 
     async fn ask(&self) -> Result<Health, Health> {
-        let mut session = Session::open(&self.redis, &self.backend).await?;
-        let mut queues = self.look(&mut session).await?;
+        let mut queues = look(&self.redis, &self.backend).await?.queues;
         if queues.iter().any(Queue::is_idle) {
             tokio::time::sleep(BETWEEN).await;
-            let again = self.look(&mut session).await?;
-            queues = queues
-                .iter()
-                .zip(again)
-                .map(|(before, now)| Queue { is_stuck: before.is_stuck_at(&now), ..now })
-                .collect();
+            let again = look(&self.redis, &self.backend).await?.queues;
+            let pairs = queues.iter().zip(again);
+            queues = pairs.map(|(before, now)| Queue { is_stuck: before.is_stuck_at(&now), ..now }).collect();
         }
         Ok(judge(&queues))
     }
+}
 
-    async fn look(&self, session: &mut Session) -> Result<Vec<Queue>, Health> {
-        let now = server_time(session).await?;
-        let mut queues = Vec::new();
-        for name in &self.redis.queues {
-            let key = format!("{}queues:{name}", self.redis.prefix);
-            let (delayed, reserved) = (format!("{key}:delayed"), format!("{key}:reserved"));
-            let oldest: Option<Vec<u8>> = session.query(redis::cmd("LINDEX").arg(&key).arg(0)).await?;
-            let first_due: Vec<(Vec<u8>, f64)> =
-                session.query(redis::cmd("ZRANGE").arg(&delayed).arg(0).arg(0).arg("WITHSCORES")).await?;
-            queues.push(Queue {
-                name: name.clone(),
-                pending: session.query(redis::cmd("LLEN").arg(&key)).await?,
-                delayed: session.query(redis::cmd("ZCARD").arg(&delayed)).await?,
-                reserved: session.query(redis::cmd("ZCARD").arg(&reserved)).await?,
-                abandoned: session.query(redis::cmd("ZCOUNT").arg(&reserved).arg("-inf").arg(now)).await?,
-                oldest_seconds: oldest.as_deref().and_then(waiting_since).map(|at| now.saturating_sub(at)),
-                overdue_seconds: first_due.first().map(|(_, due)| now.saturating_sub(seconds(*due))),
-                head: oldest,
-                is_stuck: false,
-            });
-        }
-        Ok(queues)
+/// Queues of one system, and the time of redis's clock at which they were looked at.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Queues {
+    pub(crate) now: u64,
+    pub(crate) queues: Vec<Queue>,
+}
+
+/// Counts the jobs of every queue; the error is already the probe's answer.
+pub(crate) async fn look(redis: &Redis, backend: &Arc<dyn Backend>) -> Result<Queues, Health> {
+    let mut session = Session::open(redis, backend).await?;
+    let now = server_time(&mut session).await?;
+    let mut queues = Vec::new();
+    for name in &redis.queues {
+        let key = format!("{}queues:{name}", redis.prefix);
+        let (delayed, reserved) = (format!("{key}:delayed"), format!("{key}:reserved"));
+        let oldest: Option<Vec<u8>> = session.query(redis::cmd("LINDEX").arg(&key).arg(0)).await?;
+        let first_due: Scored =
+            session.query(redis::cmd("ZRANGE").arg(&delayed).arg(0).arg(0).arg("WITHSCORES")).await?;
+        let last_back: Scored =
+            session.query(redis::cmd("ZRANGE").arg(&reserved).arg(-1).arg(-1).arg("WITHSCORES")).await?;
+        queues.push(Queue {
+            name: name.clone(),
+            pending: session.query(redis::cmd("LLEN").arg(&key)).await?,
+            delayed: session.query(redis::cmd("ZCARD").arg(&delayed)).await?,
+            reserved: session.query(redis::cmd("ZCARD").arg(&reserved)).await?,
+            abandoned: session.query(redis::cmd("ZCOUNT").arg(&reserved).arg("-inf").arg(now)).await?,
+            oldest_seconds: oldest.as_deref().and_then(waiting_since).map(|at| now.saturating_sub(at)),
+            overdue_seconds: first_due.first().map(|(_, due)| now.saturating_sub(seconds(*due))),
+            back_at: last_back.first().map(|(_, due)| seconds(*due)),
+            head: oldest.map(|payload| hex::encode(&Sha256::digest(payload)[..8])),
+            is_stuck: false,
+        });
     }
+    Ok(Queues { now, queues })
+}
+
+/// Members of a sorted set with their scores.
+type Scored = Vec<(Vec<u8>, f64)>;
+
+/// Reads a sign of life: redis's clock, and the Unix time in the key, where there is one.
+pub(crate) async fn beat(redis: &Redis, backend: &Arc<dyn Backend>, key: &str) -> Result<(u64, Option<u64>), Health> {
+    let mut session = Session::open(redis, backend).await?;
+    let now = server_time(&mut session).await?;
+    let value: Option<String> = session.query(redis::cmd("GET").arg(format!("{}{key}", redis.prefix))).await?;
+    Ok((now, value.as_deref().and_then(unix_time)))
 }
 
 #[async_trait]
@@ -85,25 +106,34 @@ impl HealthProbe for QueueProbe {
     }
 }
 
-#[derive(Debug, Clone, Default)]
-struct Queue {
-    name: String,
-    pending: u64,
-    delayed: u64,
-    reserved: u64,
+/// Jobs of a queue.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Queue {
+    pub(crate) name: String,
+    pub(crate) pending: u64,
+    pub(crate) delayed: u64,
+    pub(crate) reserved: u64,
     /// Reserved jobs whose time to be retried has passed: their worker is gone, and no other takes them.
-    abandoned: u64,
+    pub(crate) abandoned: u64,
     /// How long the job at the head of the list waits; unknown where payloads carry no time.
-    oldest_seconds: Option<u64>,
+    pub(crate) oldest_seconds: Option<u64>,
     /// How long the first delayed job is overdue.
-    overdue_seconds: Option<u64>,
-    /// The job that is taken next.
-    head: Option<Vec<u8>>,
-    /// Whether it was not taken between two looks.
-    is_stuck: bool,
+    pub(crate) overdue_seconds: Option<u64>,
+    /// When the last of the reserved jobs comes back by itself, as a Unix time.
+    pub(crate) back_at: Option<u64>,
+    /// Tells the job at the head of the list from others.
+    pub(crate) head: Option<String>,
+    /// Whether that was not taken between two looks.
+    #[serde(default)]
+    pub(crate) is_stuck: bool,
 }
 
 impl Queue {
+    /// Counts the jobs that a worker has taken and still has time for.
+    pub(crate) fn in_work(&self) -> u64 {
+        self.reserved.saturating_sub(self.abandoned)
+    }
+
     /// Jobs wait, and no worker has one in hand.
     fn is_idle(&self) -> bool {
         self.pending > 0 && self.reserved == 0
@@ -219,11 +249,16 @@ impl HealthProbe for HeartbeatProbe {
 /// Tolerated difference of the clocks of Redis and the application, in seconds.
 const SKEW: u64 = 60;
 
+/// Reads a Unix time in seconds.
+fn unix_time(value: &str) -> Option<u64> {
+    value.trim().parse::<f64>().ok().filter(|at| *at > 0.0).map(seconds)
+}
+
 fn judge_beat(value: Option<&str>, now: u64, limit: u64) -> Health {
     let Some(value) = value else {
         return Health::down("the scheduler has never set its heartbeat, or it was lost").class(Class::Stale);
     };
-    let Some(at) = value.trim().parse::<f64>().ok().filter(|at| *at > 0.0).map(seconds) else {
+    let Some(at) = unix_time(value) else {
         return Health::inconclusive("the scheduler's heartbeat is not a Unix time");
     };
     if at > now + SKEW {

@@ -38,9 +38,7 @@ impl RedisProbe {
         }
         let info: String = session.query(&redis::cmd("INFO")).await?;
         // Managed servers refuse CONFIG; what it would tell is then left out of the judgement.
-        let stops: Result<Vec<String>, _> =
-            session.query(redis::cmd("CONFIG").arg("GET").arg("stop-writes-on-bgsave-error")).await;
-        let stops_writes = stops.ok().and_then(|pair| pair.get(1).map(|v| v == "yes"));
+        let stops_writes = stops_writes(&mut session).await;
         let health = judge(&parse_info(&info), stops_writes);
         if health.status > super::Status::Degraded || health.class_of() == Some(Class::Starting) {
             return Ok(health);
@@ -74,6 +72,19 @@ impl HealthProbe for RedisProbe {
     async fn check(&self) -> Health {
         net::bounded(net::WHOLE, async { self.ask().await.unwrap_or_else(|failure| failure) }).await
     }
+}
+
+/// Tells whether a failed snapshot makes redis refuse writes: it does so where there are save points, also with the AOF
+/// switched on. `None`: it does not tell.
+///
+/// # Source
+/// redis, `src/db.c` and `src/server.c`: `writeCommandsDeniedByDiskError`.
+pub(crate) async fn stops_writes(session: &mut Session) -> Option<bool> {
+    let mut get = async |name: &str| {
+        let pair: Vec<String> = session.query(redis::cmd("CONFIG").arg("GET").arg(name)).await.ok()?;
+        pair.into_iter().nth(1)
+    };
+    Some(get("stop-writes-on-bgsave-error").await? == "yes" && !get("save").await?.is_empty())
 }
 
 /// A connection with the endpoint that keeps it reachable.
@@ -149,8 +160,8 @@ pub(crate) fn parse_info(text: &str) -> BTreeMap<&str, &str> {
     text.lines().filter(|l| !l.starts_with('#')).filter_map(|l| l.trim_end().split_once(':')).collect()
 }
 
-/// Judges `INFO`; `stops_writes` is `stop-writes-on-bgsave-error`, where it could be read.
-fn judge(info: &BTreeMap<&str, &str>, stops_writes: Option<bool>) -> Health {
+/// Judges `INFO`; `stops_writes` says whether a failed snapshot stops writes, where that could be read.
+pub(crate) fn judge(info: &BTreeMap<&str, &str>, stops_writes: Option<bool>) -> Health {
     let get = |key: &str| info.get(key).copied().unwrap_or_default();
     let number = |key: &str| get(key).parse::<u64>().ok();
     let (used, limit) = (number("used_memory"), number("maxmemory").filter(|m| *m > 0));
@@ -166,7 +177,7 @@ fn judge(info: &BTreeMap<&str, &str>, stops_writes: Option<bool>) -> Health {
         Health::down(format!("redis is a replica of {}: it takes no writes", get("master_host"))).class(Class::ReadOnly)
     } else if aof_on && get("aof_last_write_status") == "err" {
         Health::down("redis cannot write its append-only file and refuses writes").class(Class::Persistence)
-    } else if get("rdb_last_bgsave_status") == "err" && stops_writes == Some(true) && !aof_on {
+    } else if get("rdb_last_bgsave_status") == "err" && stops_writes == Some(true) {
         Health::down("redis cannot save its snapshot and refuses writes").class(Class::Persistence)
     } else if full && get("maxmemory_policy") == "noeviction" {
         Health::down("redis has used up its memory and refuses writes").class(Class::Memory)
@@ -230,7 +241,6 @@ mod tests {
     #[test]
     fn a_failed_snapshot_stops_writes_only_where_it_is_configured_so() {
         let text = INFO.replace("rdb_last_bgsave_status:ok", "rdb_last_bgsave_status:err");
-        let text = text.replace("aof_enabled:1", "aof_enabled:0");
         assert_eq!(judge(&parse_info(&text), Some(true)).status, Status::Down);
         assert_eq!(judge(&parse_info(&text), Some(false)).status, Status::Degraded);
     }

@@ -1,6 +1,6 @@
 //! Whether statements pile up: behind locks, or by running for long.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     backend::Backend,
-    mysql::{Blocker, Statement},
+    mysql::{Busy, LockWait},
     system::Database,
 };
 
@@ -41,10 +41,8 @@ impl StatementsProbe {
 
     async fn ask(&self) -> Result<Health, Health> {
         let session = Session::open(&self.database, &self.backend).await?;
-        let statements = session.server.statements().await.map_err(|e| failure(&e))?;
-        // Who blocks is told where the server tells; that somebody waits is known without.
-        let blockers = session.server.blockers().await.unwrap_or_default();
-        Ok(judge(&statements, &blockers))
+        let (sessions, waits) = session.server.busy().await.map_err(|e| failure(&e))?;
+        Ok(judge(&sessions, &waits))
     }
 }
 
@@ -61,14 +59,16 @@ impl HealthProbe for StatementsProbe {
     }
 }
 
-fn judge(statements: &[Statement], blockers: &[Blocker]) -> Health {
-    let (waiting, running): (Vec<_>, Vec<_>) = statements.iter().partition(|s| s.waits_for_lock);
-    let longest = |of: &[&Statement]| of.iter().map(|s| s.seconds).max().unwrap_or_default();
-    let over = |of: &[&Statement], seconds: u64| of.iter().filter(|s| s.seconds >= seconds).count();
+fn judge(sessions: &[Busy], waits: &[LockWait]) -> Health {
+    let waits_for_lock = |s: &&Busy| waits.iter().any(|w| w.waiting == s.connection);
+    let (waiting, running): (Vec<_>, Vec<_>) = sessions.iter().filter(|s| s.is_statement()).partition(waits_for_lock);
+    let blocker = most_waited_for(waits);
+    let longest = |of: &[&Busy]| of.iter().map(|s| s.seconds).max().unwrap_or_default();
+    let over = |of: &[&Busy], seconds: u64| of.iter().filter(|s| s.seconds >= seconds).count();
     let piled = over(&waiting, WAITS) >= WAITING || over(&waiting, WAITS_LONG) > 0;
     let stormed = over(&running, RUNS) >= RUNNING || over(&running, RUNS_LONG) > 0;
     let health = if piled {
-        let by = blockers.first().map_or(String::new(), |b| format!(", behind connection {}", b.connection));
+        let by = blocker.map_or(String::new(), |(connection, _)| format!(", behind connection {connection}"));
         Health::degraded(format!("{} statements wait for locks, up to {} s{by}", waiting.len(), longest(&waiting)))
             .class(Class::Locked)
     } else if stormed {
@@ -76,32 +76,55 @@ fn judge(statements: &[Statement], blockers: &[Blocker]) -> Health {
         Health::degraded(format!("{count} statements have run for {RUNS} s and more, up to {} s", longest(&running)))
             .class(Class::Slow)
     } else {
-        Health::healthy(format!("{} statements run, up to {} s", statements.len(), longest(&running))).class(Class::Ok)
+        Health::healthy(format!("{} statements run, up to {} s", running.len(), longest(&running))).class(Class::Ok)
     };
     let mut shown: Vec<_> = if piled { waiting.clone() } else { running.clone() };
     shown.sort_by_key(|s| std::cmp::Reverse(s.seconds));
     let health = health.fact("running", running.len()).fact("waiting", waiting.len());
     let health = shown.iter().take(3).enumerate().fold(health, |health, (i, s)| {
-        health.fact(format!("statement.{i}"), format!("{} s, {}: {}", s.seconds, s.user, s.form))
+        health.fact(format!("statement.{i}"), format!("{} s, {}: {}", s.seconds, s.user, s.form()))
     });
-    match blockers.first() {
-        Some(b) => health.fact("blocker", b.connection).fact("blocked", b.waiting),
+    match blocker {
+        Some((connection, waiting)) => health.fact("blocker", connection).fact("blocked", waiting),
         None => health,
     }
+}
+
+/// Finds the connection that most others wait for, and how many they are.
+fn most_waited_for(waits: &[LockWait]) -> Option<(u64, usize)> {
+    let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
+    for connection in waits.iter().filter_map(|w| w.blocking) {
+        *counts.entry(connection).or_default() += 1;
+    }
+    counts.into_iter().max_by_key(|(_, count)| *count)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mysql::Lock;
 
-    fn statement(seconds: u64, waits_for_lock: bool) -> Statement {
-        Statement { connection: 7, user: "app".into(), seconds, waits_for_lock, form: "SELECT ?".into() }
+    fn statements(seconds: u64, count: u64) -> Vec<Busy> {
+        let one = |connection| Busy {
+            connection,
+            user: "app".into(),
+            command: "Query".into(),
+            seconds,
+            text: "SELECT 1".into(),
+            ..Busy::default()
+        };
+        (1..=count).map(one).collect()
+    }
+
+    fn wait(waiting: u64) -> LockWait {
+        LockWait { waiting, blocking: Some(99), seconds: 1, lock: Lock::Rows, object: String::new() }
     }
 
     #[test]
     fn many_that_wait_or_run_are_told_apart_and_few_are_nothing() {
-        let class = |seconds: u64, waits: bool, count: usize| {
-            judge(&vec![statement(seconds, waits); count], &[Blocker { connection: 9, waiting: 3 }]).class_of()
+        let class = |seconds: u64, waits: bool, count: u64| {
+            let waits: Vec<_> = (1..=count).filter(|_| waits).map(wait).collect();
+            judge(&statements(seconds, count), &waits).class_of()
         };
         assert_eq!(class(4, true, 3), Some(Class::Locked));
         assert_eq!(class(4, true, 2), Some(Class::Ok));
@@ -109,9 +132,16 @@ mod tests {
         assert_eq!(class(5, false, 5), Some(Class::Slow));
         assert_eq!(class(5, false, 4), Some(Class::Ok));
         assert_eq!(class(200, false, 1), Some(Class::Slow));
-        let both = [vec![statement(9, false); 6], vec![statement(9, true); 3]].concat();
-        let health = judge(&both, &[Blocker { connection: 9, waiting: 3 }]);
+        let health = judge(&statements(9, 9), &[wait(1), wait(2), wait(3)]);
         assert_eq!(health.class_of(), Some(Class::Locked), "those that wait are the effect of one that holds");
-        assert!(health.summary.contains("connection 9"), "{health:?}");
+        assert!(health.summary.contains("connection 99"), "{health:?}");
+        assert_eq!(health.facts["statement.0"], "9 s, app: SELECT ?");
+    }
+
+    #[test]
+    fn sessions_of_the_server_of_ours_and_idle_ones_do_not_count() {
+        let mut sessions = statements(200, 3);
+        (sessions[0].user, sessions[1].is_ours, sessions[2].command) = ("system user".into(), true, "Sleep".into());
+        assert_eq!(judge(&sessions, &[]).class_of(), Some(Class::Ok));
     }
 }

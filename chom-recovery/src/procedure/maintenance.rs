@@ -189,14 +189,14 @@ async fn state_of(artisan: &Artisan<'_>, backend: &dyn Backend, containers: &[Co
 }
 
 /// Laravel's command in a container.
-struct Artisan<'a> {
+pub(in crate::procedure) struct Artisan<'a> {
     directory: &'a str,
     user: Option<&'a str>,
     retry_seconds: u32,
 }
 
 impl<'a> Artisan<'a> {
-    fn of(system: &'a System) -> Option<Self> {
+    pub(in crate::procedure) fn of(system: &'a System) -> Option<Self> {
         match &system.application.maintenance {
             Maintenance::Laravel { directory, user, retry_seconds } => {
                 Some(Self { directory, user: user.as_deref(), retry_seconds: *retry_seconds })
@@ -205,7 +205,13 @@ impl<'a> Artisan<'a> {
         }
     }
 
-    async fn run(&self, backend: &dyn Backend, container: &Container, arguments: &[String]) -> Result<String> {
+    /// Runs a command that only looks, or that may be given again.
+    pub(in crate::procedure) async fn run(
+        &self,
+        backend: &dyn Backend,
+        container: &Container,
+        arguments: &[String],
+    ) -> Result<String> {
         let mut argv = vec!["php".to_owned(), format!("{}/artisan", self.directory.trim_end_matches('/'))];
         argv.extend_from_slice(arguments);
         let mut request = ExecRequest::new(argv);

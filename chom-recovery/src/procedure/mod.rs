@@ -10,8 +10,8 @@ use crate::{backend::Backend, catalog::Catalog, error::Result, objective::Object
 
 pub mod application_ops;
 pub mod backup;
-pub mod close;
 mod candidate;
+pub mod close;
 pub mod database;
 pub mod drill;
 pub mod files;
@@ -20,6 +20,8 @@ mod locate;
 pub mod lock;
 pub mod maintenance;
 pub mod nginx;
+pub mod partial;
+pub mod performance;
 pub mod proof;
 pub mod quiesce;
 mod recovered;

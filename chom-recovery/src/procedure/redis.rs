@@ -113,7 +113,7 @@ pub(super) fn snapshot_as_aof(folder: &Path, aof: &str) -> Result<()> {
     Ok(std::fs::File::open(folder)?.sync_all()?)
 }
 
-async fn setting(session: &mut Session, name: &str) -> Result<String> {
+pub(super) async fn setting(session: &mut Session, name: &str) -> Result<String> {
     let answer: Vec<String> =
         session.query(redis::cmd("CONFIG").arg("GET").arg(name)).await.map_err(|health| failed(&health))?;
     answer.into_iter().nth(1).ok_or_else(|| Error::new(ErrorKind::Precondition, format!("redis tells no `{name}`")))
@@ -127,6 +127,17 @@ async fn setting(session: &mut Session, name: &str) -> Result<String> {
 pub(super) async fn snapshot(system: &System, backend: &Arc<dyn Backend>, folder: &Path) -> Result<String> {
     let mut session = open(configured(system)?, backend).await?;
     let name = setting(&mut session, "dbfilename").await?;
+    save(&mut session).await?;
+    let path = folder.join(&name);
+    pipe::blocking(move || check(&path)).await?;
+    Ok(name)
+}
+
+/// Has redis write a snapshot, and waits until it has.
+///
+/// # Errors
+/// `Failed`: it could not. `Timeout`: it took longer than half an hour.
+pub(super) async fn save(session: &mut Session) -> Result<()> {
     let now: Vec<String> = session.query(&redis::cmd("TIME")).await.map_err(|health| failed(&health))?;
     let begun: i64 = now.first().and_then(|seconds| seconds.parse().ok()).unwrap_or(i64::MAX);
     // While the AOF is rewritten, the snapshot follows that.
@@ -143,7 +154,7 @@ pub(super) async fn snapshot(system: &System, backend: &Arc<dyn Backend>, folder
                 .hint("its log says why; often the disk is full, or memory cannot be overcommitted for the fork"));
         }
         if is_idle && get("rdb_last_save_time").parse::<i64>().is_ok_and(|at| at >= begun) {
-            break;
+            return Ok(());
         }
         if Instant::now() > end {
             return Err(Error::new(
@@ -153,9 +164,6 @@ pub(super) async fn snapshot(system: &System, backend: &Arc<dyn Backend>, folder
         }
         tokio::time::sleep(POLL).await;
     }
-    let path = folder.join(&name);
-    pipe::blocking(move || check(&path)).await?;
-    Ok(name)
 }
 
 /// Looks at both ends of an RDB file.
@@ -183,11 +191,11 @@ pub(super) fn configured(system: &System) -> Result<&Redis> {
     })
 }
 
-async fn open(redis: &Redis, backend: &Arc<dyn Backend>) -> Result<Session> {
+pub(super) async fn open(redis: &Redis, backend: &Arc<dyn Backend>) -> Result<Session> {
     Session::open(redis, backend).await.map_err(|health| failed(&health))
 }
 
-fn failed(health: &Health) -> Error {
+pub(super) fn failed(health: &Health) -> Error {
     Error::new(ErrorKind::Precondition, format!("redis: {}", health.summary))
         .hint("`chom-recovery health` shows what is wrong with it")
 }

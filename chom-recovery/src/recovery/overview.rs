@@ -18,7 +18,7 @@ use crate::{
         summary::{RunStatus, RunSummary},
     },
     system::DATABASE,
-    triage::{Diagnosis, Selected, diagnose},
+    triage::{Diagnosis, diagnose},
 };
 
 /// Where a system stands. What could not be found out is an error beside what could.
@@ -267,10 +267,9 @@ fn next_steps(
     let is_of_service = |probe: &str| !matches!(probe, "store" | "backup");
     let is_down = health.answers.iter().any(|a| a.health.status > Status::Degraded && is_of_service(&a.probe));
     if let Some(first) = diagnoses.first().filter(|_| is_down && next.is_empty()) {
-        let command = match first.procedure {
-            Selected::Database => Some("chom-recovery plan recover database".to_owned()),
-            _ => Some("chom-recovery diagnose".to_owned()),
-        };
+        // What it would do is shown first; `recover` asks in any case.
+        let plan = first.command.as_ref().map(|c| c.replacen("chom-recovery ", "chom-recovery plan ", 1));
+        let command = Some(plan.unwrap_or_else(|| "chom-recovery diagnose".to_owned()));
         let because = format!("{} ({} %): {}", first.hypothesis, first.confidence, first.advice);
         next.push(NextStep { command, because });
     }

@@ -13,6 +13,7 @@ use crate::{
         database::{self, ops::BackUp},
         drill, files, fix,
         nginx::RecoverNginx,
+        partial, performance,
     },
     run::{NewRun, Plan, Run},
 };
@@ -36,9 +37,15 @@ impl<P: Procedure> Performs for P {
 pub(super) struct Procedures(Arc<BTreeMap<&'static str, Arc<dyn Performs>>>);
 
 impl Procedures {
-    /// Those of this library.
-    pub(super) fn known() -> Self {
-        Self::default().with(fix::Fix).with(RecoverNginx)
+    /// The recoveries that this library comes with.
+    pub(super) fn built_in() -> Self {
+        Self::default()
+            .with(fix::Fix)
+            .with(RecoverNginx)
+            .with(partial::RecoverQueue)
+            .with(partial::RecoverScheduler)
+            .with(partial::RecoverRedis)
+            .with(performance::RecoverPerformance)
     }
 
     fn with(&self, procedure: impl Procedure) -> Self {

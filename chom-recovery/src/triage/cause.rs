@@ -197,7 +197,9 @@ impl Cause {
             | Self::UpstreamNotReached
             | Self::WebDown => Selected::Nginx,
             Self::DatabaseConnections | Self::LockWaits | Self::SlowStatements | Self::Slow => Selected::Performance,
-            Self::RedisDown | Self::RedisReadOnly | Self::QueueStuck | Self::SchedulerDead => Selected::Partial,
+            Self::RedisDown | Self::RedisReadOnly => Selected::Redis,
+            Self::QueueStuck => Selected::Queue,
+            Self::SchedulerDead => Selected::Scheduler,
             Self::EngineUnreachable
             | Self::NetworkBetween
             | Self::DiskFull
@@ -214,15 +216,15 @@ impl Cause {
 
     /// Returns the command to type; `None` where the advice says what a person has to do.
     pub fn command(self) -> Option<&'static str> {
-        match (self, self.procedure()) {
-            (Self::RedisDown | Self::RedisReadOnly, _) => Some("chom-recovery recover redis"),
-            (Self::QueueStuck, _) => Some("chom-recovery recover queue"),
-            (Self::SchedulerDead, _) => Some("chom-recovery recover scheduler"),
-            (_, Selected::Database) => Some("chom-recovery recover database"),
-            (_, Selected::Application) => Some("chom-recovery recover application"),
-            (_, Selected::Nginx) => Some("chom-recovery recover nginx"),
-            (_, Selected::Performance) => Some("chom-recovery recover performance"),
-            (_, Selected::FullSystem | Selected::Partial | Selected::None) => None,
+        match self.procedure() {
+            Selected::Database => Some("chom-recovery recover database"),
+            Selected::Application => Some("chom-recovery recover application"),
+            Selected::Nginx => Some("chom-recovery recover nginx"),
+            Selected::Performance => Some("chom-recovery recover performance"),
+            Selected::Queue => Some("chom-recovery recover queue"),
+            Selected::Redis => Some("chom-recovery recover redis"),
+            Selected::Scheduler => Some("chom-recovery recover scheduler"),
+            Selected::FullSystem | Selected::None => None,
         }
     }
 }

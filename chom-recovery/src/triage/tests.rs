@@ -140,7 +140,7 @@ fn each_fault_selects_its_procedure() {
                 ("scheduler", Down, Class::NotRunning, &[]),
                 http_500,
             ],
-            Selected::Partial,
+            Selected::Redis,
         ),
         (
             "application down",
@@ -168,7 +168,10 @@ fn each_fault_selects_its_procedure() {
         ),
         ("maintenance", &[("http-health", Down, Class::Maintenance, &[])], Selected::None),
         ("slow", &[("http-health", Degraded, Class::Slow, &[])], Selected::Performance),
-        ("worker down", &[("container-queue", Down, Class::NotRunning, &[])], Selected::Partial),
+        ("worker down", &[("container-queue", Down, Class::NotRunning, &[])], Selected::Queue),
+        ("queue stuck", &[("queue", Degraded, Class::Backlog, &[])], Selected::Queue),
+        ("scheduler down", &[("container-scheduler", Down, Class::NotRunning, &[])], Selected::Scheduler),
+        ("scheduler dead", &[("scheduler", Down, Class::Stale, &[])], Selected::Scheduler),
         (
             "all stopped",
             &[

@@ -8,7 +8,7 @@ use super::{Cause, Findings, Issue};
 use crate::{
     backend::{Backend, Container, ContainerState},
     error::Result,
-    mysql::{Login, Server},
+    mysql::{LockWait, Login, Server},
     probe::{HealthProbe, disk::DiskProbe},
     procedure::Parts,
     run::summary::{RunStatus, RunSummary, StepStatus},
@@ -90,15 +90,15 @@ async fn written(backend: &Arc<dyn Backend>) -> Result<Vec<Moved>> {
         .collect())
 }
 
-async fn lock_waits(parts: &Parts) -> Result<Vec<crate::mysql::LockWait>> {
+async fn lock_waits(parts: &Parts) -> Result<Vec<LockWait>> {
     let database = &parts.system.database;
     let reached = crate::probe::reach(&parts.backend, database).await?;
     let password = database.password.resolve().await?;
     let login = Login::new(reached.host.clone(), reached.port, database.user.clone(), password);
-    Server::connect(login, Duration::ZERO).await?.lock_waits().await
+    Ok(Server::connect(login, Duration::ZERO).await?.busy().await?.1)
 }
 
-fn locks(waits: &[crate::mysql::LockWait]) -> Cause {
+fn locks(waits: &[LockWait]) -> Cause {
     let longest = waits.iter().map(|w| w.seconds).max().unwrap_or_default();
     let cause = Cause::new(
         "locks",
@@ -109,11 +109,12 @@ fn locks(waits: &[crate::mysql::LockWait]) -> Cause {
         .iter()
         .take(5)
         .fold(cause, |cause, wait| {
-            cause.seen(format!("connection {} has waited for {} s: {}", wait.connection, wait.seconds, wait.statement))
+            let by = wait.blocking.map_or_else(String::new, |connection| format!(" for connection {connection}"));
+            cause.seen(format!("connection {} has waited for {} s{by}, {}", wait.waiting, wait.seconds, wait.object))
         })
         .mend(
-            "find the transaction that holds them and let it end; `KILL QUERY` on what waits is the mildest",
-            "a connection that is killed rolls back, which may take longer than waiting",
+            "`chom-recovery recover performance` shows who holds them, and ends that with approval",
+            "a connection that is ended rolls back, which may take longer than waiting",
         )
 }
 

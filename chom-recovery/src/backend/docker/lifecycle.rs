@@ -233,7 +233,9 @@ impl Connection {
                 _ => {}
             }
         }
+        let throttling = sample.cpu_stats.as_ref().and_then(|c| c.throttling_data.as_ref());
         Ok(Usage {
+            throttled: throttling.and_then(|t| t.throttled_periods).unwrap_or(0),
             cpu: cpu_share(sample.cpu_stats, sample.precpu_stats).unwrap_or(0.0),
             memory: used.saturating_sub(cache),
             memory_limit: memory.limit.unwrap_or(0),

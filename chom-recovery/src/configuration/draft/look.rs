@@ -68,6 +68,7 @@ pub(super) struct FoundRedis {
     pub(super) prefix: String,
     pub(super) queue: String,
     pub(super) heartbeat_key: Option<String>,
+    pub(super) queue_heartbeat_key: Option<String>,
 }
 
 #[derive(Debug)]
@@ -384,6 +385,7 @@ async fn look_at_redis(
         queue: variables.get("REDIS_QUEUE").cloned().unwrap_or_else(|| "default".into()),
         prefix,
         heartbeat_key: None,
+        queue_heartbeat_key: None,
     };
     let wants_password =
         variables.contains_key("REDIS_PASSWORD") || container.command.iter().any(|c| c == "--requirepass");
@@ -391,7 +393,14 @@ async fn look_at_redis(
         missing.push("redis.password: redis wants one; name a file with it".into());
         return found;
     }
-    found.heartbeat_key = heartbeat(backend, &found).await;
+    let beats = heartbeats(backend, &found).await.unwrap_or_default();
+    let named = |name: &str| beats.iter().find(|key| key.contains(name)).cloned();
+    (found.heartbeat_key, found.queue_heartbeat_key) = (named("schedul"), named("queue"));
+    match &found.queue_heartbeat_key {
+        Some(key) => guessed.push(format!("partial.queue_heartbeat_key = {key}: the key exists")),
+        None => missing
+            .push("partial.queue_heartbeat_key: a key that a queue worker refreshes, to see that it works".into()),
+    }
     match &found.heartbeat_key {
         Some(key) => guessed.push(format!("redis.heartbeat_key = {key}: the key exists")),
         None => missing.push("redis.heartbeat_key: a key that the scheduler refreshes, to see that it works".into()),
@@ -399,8 +408,8 @@ async fn look_at_redis(
     found
 }
 
-/// Looks for a key that reads like the scheduler's heartbeat.
-async fn heartbeat(backend: &Arc<dyn Backend>, found: &FoundRedis) -> Option<String> {
+/// Looks for keys that read like a heartbeat, without their prefix.
+async fn heartbeats(backend: &Arc<dyn Backend>, found: &FoundRedis) -> Option<Vec<String>> {
     let redis = Redis {
         service: found.service.clone(),
         port: 6379,
@@ -426,8 +435,7 @@ async fn heartbeat(backend: &Arc<dyn Backend>, found: &FoundRedis) -> Option<Str
         }
     }
     keys.sort();
-    let key = keys.iter().find(|key| key.contains("schedul"))?;
-    Some(key.strip_prefix(&found.prefix)?.to_owned())
+    Some(keys.iter().filter_map(|key| key.strip_prefix(&found.prefix)).map(str::to_owned).collect())
 }
 
 /// Laravel's `Str::slug` with `_`, for names in ASCII.

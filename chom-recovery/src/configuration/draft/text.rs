@@ -58,6 +58,7 @@ fn compose_file(out: &mut String, compose: &Compose, found: &Found) -> std::fmt:
     redis(out, found)?;
     http(out, found)?;
     monitoring(out)?;
+    performance(out)?;
     trees(out, found)?;
     writeln!(out, "\n[repository]\n# `chom-recovery repo init --pin` makes it and adds its keys.")?;
     writeln!(out, "url = {}", quote(&found.repository))?;
@@ -104,9 +105,21 @@ fn redis(out: &mut String, found: &Found) -> std::fmt::Result {
     writeln!(out, "database = {}\nprefix = {}", redis.database, quote(&redis.prefix))?;
     writeln!(out, "queues = {}", list(std::slice::from_ref(&redis.queue)))?;
     match &redis.heartbeat_key {
-        Some(key) => writeln!(out, "heartbeat_key = {}", quote(key)),
-        None => writeln!(out, "# heartbeat_key = \"scheduler:heartbeat\""),
+        Some(key) => writeln!(out, "heartbeat_key = {}", quote(key))?,
+        None => writeln!(out, "# heartbeat_key = \"scheduler:heartbeat\"")?,
     }
+    writeln!(out, "\n# What proves a single worker: `recover queue`, `recover scheduler`.\n[partial]")?;
+    match &redis.queue_heartbeat_key {
+        Some(key) => writeln!(out, "queue_heartbeat_key = {}", quote(key)),
+        None => writeln!(out, "# queue_heartbeat_key = \"queue:heartbeat\""),
+    }
+}
+
+fn performance(out: &mut String) -> std::fmt::Result {
+    writeln!(out, "\n# How far `recover performance` may go; a check is slow after its `slow_after`.\n[performance]")?;
+    writeln!(out, "# Longer statements that only read may be ended, with approval; never those of these accounts.")?;
+    writeln!(out, "long_statement = \"10s\"\nnever_end = []")?;
+    writeln!(out, "# Most containers of a service that takes jobs.\nmost_workers = 3")
 }
 
 fn monitoring(out: &mut String) -> std::fmt::Result {
