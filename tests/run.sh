@@ -118,11 +118,12 @@ clean_up() {
 trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
-# stack_up PROJECT DB PORT: a fresh project, always: a test must not depend on what an earlier run left.
+# stack_up PROJECT DB PORT [OPTION...]: a fresh project, always: a test must not depend on what an earlier run left.
 stack_up() {
-  local site=$root/target/sites/$1
-  stack_down "$1" || true
-  phase "stack on $2" env DB="$2" PROJECT="$1" HTTPS_PORT="$3" SITE_DIR="$site" tests/stack/up.sh --no-build --seed 300
+  local project=$1 db=$2 port=$3 site=$root/target/sites/$1; shift 3
+  stack_down "$project" || true
+  phase "stack $project on $db" \
+    env DB="$db" PROJECT="$project" HTTPS_PORT="$port" SITE_DIR="$site" tests/stack/up.sh --no-build --seed 300 "$@"
   [ -s "$site/facts.json" ]
 }
 stack_down() { PROJECT=$1 SITE_DIR=$root/target/sites/$1 tests/stack/down.sh --volumes >/dev/null 2>&1; }
@@ -138,8 +139,9 @@ recoveries() {
   [ "$depth" = core ] || return 0
   case "$1" in
     mysql) echo deleted_tablespaces merely_stopped refused_credentials damaged_backup of_another_signer newer_server \
-      killed_in_each waits_for_approval no_room never_comes_up a_drill told_to_stop keeps_users_out fills_up dump_alone ;;
-    mariadb-10.11) echo deleted_tablespaces corrupt_tablespace emptied_volume ;;
+      killed_in_each a_drill fills_up dump_alone ;;
+    mariadb-10.11) echo deleted_tablespaces corrupt_tablespace emptied_volume waits_for_approval no_room never_comes_up \
+      told_to_stop keeps_users_out ;;
     mariadb-11.8) echo deleted_tablespaces dropped_schema ;;
   esac
 }
@@ -201,7 +203,6 @@ stacks() {
   if stack_up chom-test mysql 8451; then
     phase "probes on the stack" on_stack chom-test probes
     phase "command line on the stack" on_stack chom-test cli
-    phase "evidence" on_stack chom-test evidence
     # shellcheck disable=SC2046 # one word for each name
     phase "recover database on mysql" on_stack chom-test recover_database $(recoveries mysql)
     check_stack chom-test
@@ -220,7 +221,6 @@ mariadb_stacks() {
       [ "$db" != mariadb-11.8 ] || phase "Python" env CHOM_TEST_STACK=1 CHOM_TEST_EXTENSION="$extension" \
         CHOM_TEST_FACTS="$root/target/sites/$project/facts.json" tests/python.sh
       [ "$db" != mariadb-10.11 ] || check_stack "$project"
-      [ "$depth$db" != allmariadb-11.8 ] || phase "scenarios of triage" on_stack "$project" scenarios
       # It takes the stack down to the last file, and so comes last.
       [ "$db" != mariadb-11.8 ] || phase "machine that has nothing" on_stack "$project" machine
       stack_down "$project"
@@ -228,12 +228,23 @@ mariadb_stacks() {
   done
 }
 
+# Recoveries of what is around the database, and what comes before and after them.
+parts() {
+  local name
+  if stack_up chom-test-parts mariadb-11.8 8453 --monitoring; then
+    for name in recover_application recover_nginx recover_partial recover_performance evidence troubleshoot close scenarios; do
+      phase "${name//_/ }" on_stack chom-test-parts "$name"
+    done
+    stack_down chom-test-parts
+  fi
+}
+
 engines=''
 if [ "$quick" = no ]; then
   say "Engine and Compose"
   tests/stack/setup.sh
   # One core builds the images while the other compiles.
-  { tests/stack/build.sh --db all && { [ "$(id -u)" != 0 ] || tests/stack/engines.sh >"$logs/engines"; }; } \
+  { tests/stack/build.sh --db all --monitoring && { [ "$(id -u)" != 0 ] || tests/stack/engines.sh >"$logs/engines"; }; } \
     >"$logs/images.log" 2>&1 &
   images=$!
 fi
@@ -247,6 +258,7 @@ if [ "$quick" = no ] && [ -s "$logs/executables" ]; then
   lane containers
   lane stacks
   lane mariadb_stacks
+  lane parts
 fi
 lane checks
 for lane in "${lanes[@]}"; do

@@ -211,6 +211,25 @@ impl NativeRecovery {
         self.run(options, ask, |recovery, options| async move { recovery.recover_database(request, options).await })
     }
 
+    fn plan_recovery<'py>(&self, py: Python<'py>, name: String, request: &str) -> PyResult<Bound<'py, PyAny>> {
+        let request = argument("request", request)?;
+        self.read(py, |recovery| async move {
+            let plan = recovery.plan_by_name(&name, request, &RunOptions::default()).await?;
+            let fits_rto = plan.fits_rto();
+            Ok((plan, fits_rto))
+        })
+    }
+
+    #[pyo3(signature = (name, request, options, ask = None))]
+    fn recover(&self, name: String, request: &str, options: &str, ask: Option<Py<PyAny>>) -> PyResult<Ongoing> {
+        let request = argument("request", request)?;
+        self.run(
+            options,
+            ask,
+            |recovery, options| async move { recovery.recover_by_name(&name, request, options).await },
+        )
+    }
+
     #[pyo3(signature = (run, options, ask = None))]
     fn resume(&self, run: &str, options: &str, ask: Option<Py<PyAny>>) -> PyResult<Ongoing> {
         let id = run_id(run)?;

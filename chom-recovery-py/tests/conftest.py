@@ -89,11 +89,15 @@ class Stack:
 
     def shell(self, service: str, command: str) -> str:
         """Runs a command in a service's container."""
+        return self.compose("exec", "-T", service, "sh", "-c", command)
+
+    def compose(self, *arguments: str) -> str:
+        """Runs a command of `docker compose`."""
         done = subprocess.run(
-            ["docker", "compose", "-f", self.facts["compose"], "exec", "-T", service, "sh", "-c", command],
+            ["docker", "compose", "-f", self.facts["compose"], *arguments],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
         assert done.returncode == 0, done.stderr

@@ -183,3 +183,18 @@ async def test_files_come_back_from_a_copy_where_the_repository_is_damaged(stack
     assert any(step.endswith("swap-folders") for step in undone)
     assert stack.shell("app", f"cat {upload}").strip() == "lost"
     stack.shell("app", f"rm {upload}")
+
+
+async def test_a_stopped_scheduler_is_recovered_and_its_recovery_undone(stack: Stack, tmp_path: Path) -> None:
+    made = await (await Recovery.open(stack.config(tmp_path))).init_repository(encryption="none")
+    recovery = await Recovery.open(stack.config(tmp_path, signers=(made.signer,)))
+    stack.compose("stop", "scheduler")
+    with pytest.raises(InvalidInputError):
+        await recovery.recover("scheduler", confirm=stack.project, nothing="of that name")
+    assert (await recovery.plan("scheduler")).items
+    report = await recovery.recover("scheduler", confirm=stack.project)
+    assert (bool(report.found), bool(report.done), report.rto.is_met) == (True, True, True)
+    undone = await recovery.rollback((await recovery.runs()).runs[-1].run, because="it was a test")
+    assert undone
+    assert "scheduler" not in stack.compose("ps", "--services", "--status", "running").split()
+    stack.compose("up", "--detach", "--wait", "scheduler")

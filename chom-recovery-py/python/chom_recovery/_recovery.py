@@ -18,6 +18,7 @@ from .exceptions import InvalidInputError, UnsupportedError
 __all__ = ["Approver", "Backups", "Event", "EventCallback", "Recovery"]
 
 Which: TypeAlias = str | datetime | models.BackupInfo
+Part: TypeAlias = Literal["application", "nginx", "performance", "queue", "redis", "scheduler"]
 
 
 class Recovery:
@@ -203,6 +204,44 @@ class Recovery:
         ongoing = self._native.restore_files(json.dumps(request), options, asker)
         return decode(models.FilesReport, await follow(ongoing, on_event, asker))
 
+    async def plan(self, part: Part, **request: Any) -> models.Plan:
+        """Finds out what `recover` would do now, without doing it. Arguments are those of it."""
+        named = json.dumps(_request(request))
+        plan, fits_rto = json.loads(await self._native.plan_recovery(f"recover-{part}", named))
+        return decode(models.Plan, {**plan, "fits_rto": fits_rto})
+
+    async def recover(
+        self,
+        part: Part,
+        *,
+        confirm: str | None = None,
+        approve: Approver | None = None,
+        waive: Mapping[str, str] | None = None,
+        operator: str | None = None,
+        on_event: EventCallback | None = None,
+        **request: Any,
+    ) -> models.Recovered:
+        """Recovers a part of the system: looks what is wrong, mends that alone, and proves it.
+
+        Args:
+            part: What to recover; the database has `recover_database`.
+            confirm: Name of the Compose project: says yes to every question beforehand.
+            approve: Answers questions instead.
+            waive: Items of checklists to go on without, with the reason.
+            operator: Name of the person, for the journal; the login's by default.
+            on_event: Called with each event.
+            **request: What the recovery is asked for beyond that, as the options of `chom-recovery recover`; `backup`
+                is given as for `recover_database`.
+
+        Raises:
+            PreconditionError: It is not the cure; the hint names what is.
+            NeedsConfirmation: The run waits for a person.
+            LockedError: Another run is going on or unfinished.
+        """
+        options, asker = self._options(confirm, approve, waive, operator)
+        ongoing = self._native.recover(f"recover-{part}", json.dumps(_request(request)), options, asker)
+        return decode(models.Recovered, await follow(ongoing, on_event, asker))
+
     async def resume(
         self,
         run_id: str,
@@ -212,7 +251,7 @@ class Recovery:
         waive: Mapping[str, str] | None = None,
         operator: str | None = None,
         on_event: EventCallback | None = None,
-    ) -> models.DatabaseReport | models.FilesReport | models.BackupInfo:
+    ) -> models.DatabaseReport | models.Recovered | models.FilesReport | models.BackupInfo:
         """Goes on with a run that was killed, cancelled or failed, or that waits.
 
         Steps that are done are not done again. Arguments are those of `recover_database`.
@@ -227,6 +266,8 @@ class Recovery:
         procedure = report["procedure"]
         if procedure == "recover-database":
             return decode(models.DatabaseReport, report)
+        if procedure == "recovered":
+            return decode(models.Recovered, report)
         if procedure == "restore-files":
             return decode(models.FilesReport, report)
         if procedure == "back-up":
@@ -378,6 +419,10 @@ def _selector(which: Which) -> str | dict[str, Any]:
     if which.startswith("tag:"):
         return {"tag": which.removeprefix("tag:")}
     return {"id": which}
+
+
+def _request(named: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _selector(value) if name == "backup" else value for name, value in named.items()}
 
 
 def _moment(time: datetime | None) -> str | None:

@@ -447,6 +447,35 @@ class DatabaseReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """A value before and after a recovery; `None`: it could not be measured."""
+
+    name: str
+    unit: str
+    before: float | None
+    after: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What a recovery of a part of the system found, did and achieved.
+
+    Attributes:
+        found: What was wrong, a line each.
+        done: What was done about it; empty: nothing had to be.
+        measured: Values before and after, where the procedure measures.
+        rto: From the begin of the run to the proof.
+        to_review: What is left for a person to look at.
+    """
+
+    found: tuple[str, ...]
+    done: tuple[str, ...]
+    rto: Achieved
+    to_review: tuple[str, ...]
+    measured: tuple[Measured, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Unpacked:
     """What was put in place; `bytes` counts the holes of files as well."""
 

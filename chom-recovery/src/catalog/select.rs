@@ -38,11 +38,12 @@ const READS: usize = 16;
 const SHORTEST_PREFIX: usize = 4;
 
 /// Which backup.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Selector {
     /// The newest.
+    #[default]
     Latest,
     /// So many before the newest: 1 is the one before it.
     Previous(u32),

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use async_trait::async_trait;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{Going, Recovery, Report, RunOptions};
 use crate::{
@@ -22,6 +23,8 @@ use crate::{
 #[async_trait]
 trait Performs: fmt::Debug + Send + Sync {
     async fn perform(&self, run: &Run, parts: &Parts) -> Result<Recovered>;
+    async fn start(&self, recovery: &Recovery, request: Value, options: &RunOptions) -> Result<(Run, Parts)>;
+    async fn plan(&self, recovery: &Recovery, request: Value, options: &RunOptions) -> Result<Plan>;
 }
 
 #[async_trait]
@@ -30,6 +33,19 @@ impl<P: Procedure> Performs for P {
         let request: P::Request = run.request()?;
         self.recover(run, parts, &request).await
     }
+
+    async fn start(&self, recovery: &Recovery, request: Value, options: &RunOptions) -> Result<(Run, Parts)> {
+        recovery.start_recovery(self, &read(self, request)?, options).await
+    }
+
+    async fn plan(&self, recovery: &Recovery, request: Value, options: &RunOptions) -> Result<Plan> {
+        recovery.plan_recovery(self, &read(self, request)?, options).await
+    }
+}
+
+fn read<P: Procedure>(procedure: &P, request: Value) -> Result<P::Request> {
+    serde_json::from_value(request)
+        .map_err(|e| Error::new(ErrorKind::InvalidInput, format!("this is no request of `{}`: {e}", procedure.name())))
 }
 
 /// Procedures by their names.
@@ -85,14 +101,16 @@ impl Procedures {
     }
 
     async fn recover(&self, run: &Run, parts: &Parts) -> Result<Recovered> {
-        let Some(procedure) = self.0.get(run.procedure()) else {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                format!("this version knows no procedure `{}`", run.procedure()),
-            )
-            .hint("use the program that began the run; `chom-recovery runs show` tells its version"));
-        };
-        procedure.perform(run, parts).await
+        let hint = "use the program that began the run; `chom-recovery runs show` tells its version";
+        self.get(run.procedure()).map_err(|e| e.hint(hint))?.perform(run, parts).await
+    }
+
+    fn get(&self, name: &str) -> Result<&Arc<dyn Performs>> {
+        self.0.get(name).ok_or_else(|| {
+            let known: Vec<_> = self.0.keys().copied().collect();
+            Error::new(ErrorKind::Unsupported, format!("this version knows no procedure `{}`", name.escape_debug()))
+                .with("recoveries of parts", known.join(", "))
+        })
     }
 }
 
@@ -128,15 +146,42 @@ impl Recovery {
     /// Those of [`Procedure::check`]: nothing was begun. `Conflict`: the plan in the options no longer fits. `Locked`:
     /// another run is going on or unfinished.
     pub async fn recover<P: Procedure>(&self, procedure: P, request: P::Request, options: RunOptions) -> Result<Going> {
+        let (run, parts) = self.start_recovery(&procedure, &request, &options).await?;
+        Ok(self.clone().with_procedure(procedure).go(run, parts, options))
+    }
+
+    /// As [`Recovery::recover`], for callers that name the procedure and give its request as JSON.
+    ///
+    /// # Errors
+    /// `Unsupported`: there is no such recovery. `InvalidInput`: the request has another form. Else as
+    /// [`Recovery::recover`].
+    pub async fn recover_by_name(&self, name: &str, request: Value, options: RunOptions) -> Result<Going> {
+        let (run, parts) = self.procedures.get(name)?.start(self, request, &options).await?;
+        Ok(self.go(run, parts, options))
+    }
+
+    /// As [`Recovery::plan_recovery`], for callers that name the procedure and give its request as JSON.
+    ///
+    /// # Errors
+    /// As [`Recovery::recover_by_name`].
+    pub async fn plan_by_name(&self, name: &str, request: Value, options: &RunOptions) -> Result<Plan> {
+        self.procedures.get(name)?.plan(self, request, options).await
+    }
+
+    async fn start_recovery<P: Procedure>(
+        &self,
+        procedure: &P,
+        request: &P::Request,
+        options: &RunOptions,
+    ) -> Result<(Run, Parts)> {
         let parts = self.parts_to_resume().await;
-        procedure.check(&parts, &request)?;
-        let mut new = self.new_recovery(&procedure, &request)?;
+        procedure.check(&parts, request)?;
+        let mut new = self.new_recovery(procedure, request)?;
         if let Some(plan) = &options.plan {
-            plan.check_same(&self.plan_recovery(&procedure, &request, &options).await?)?;
+            plan.check_same(&self.plan_recovery(procedure, request, options).await?)?;
             new = new.planned(plan);
         }
-        let run = self.engine(&options).start(new).await?;
-        Ok(self.clone().with_procedure(procedure).go(run, parts, options))
+        Ok((self.engine(options).start(new).await?, parts))
     }
 
     fn new_recovery<P: Procedure>(&self, procedure: &P, request: &impl Serialize) -> Result<NewRun> {

@@ -47,7 +47,8 @@ const fn mins(minutes: u64) -> Duration {
 pub struct RecoverNginx;
 
 /// What a recovery of the web server may take.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Request {
     /// Which backup; [`Selector::Latest`] takes the newest that passes the tests.
     pub backup: Selector,

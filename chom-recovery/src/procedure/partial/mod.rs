@@ -25,6 +25,7 @@ use crate::{
 
 /// What a recovery of queue or scheduler is asked for: nothing more than to do it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Request {}
 
 /// Finds redis in the configuration.

@@ -41,6 +41,7 @@ const COMMAND: Duration = Duration::from_secs(15);
 
 /// What a recovery of redis is asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Request {
     /// Restart it although it works, after a snapshot.
     #[serde(default)]

@@ -39,6 +39,7 @@ const EVERY: Duration = Duration::from_secs(3);
 
 /// What it is asked for: nothing more than to do it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Request {}
 
 /// Gets latency and errors back under their thresholds.
