@@ -204,6 +204,11 @@ stacks() {
     # shellcheck disable=SC2046 # one word for each name
     phase "recover database on mysql" on_stack chom-test recover_database $(recoveries mysql)
     check_stack chom-test
+    phase "monitoring of the stack" env DB=mysql PROJECT=chom-test HTTPS_PORT=8451 SITE_DIR="$root/target/sites/chom-test" \
+      tests/stack/up.sh --no-build --monitoring
+    phase "closing recoveries" on_stack chom-test close
+    phase "troubleshooting" on_stack chom-test troubleshoot
+    phase "a service of one's own" on_stack chom-test search_index
     stack_down chom-test
   fi
 }
@@ -231,7 +236,7 @@ if [ "$quick" = no ]; then
   say "Engine and Compose"
   tests/stack/setup.sh
   # One core builds the images while the other compiles.
-  { tests/stack/build.sh --db all && { [ "$(id -u)" != 0 ] || tests/stack/engines.sh >"$logs/engines"; }; } \
+  { tests/stack/build.sh --db all --monitoring && { [ "$(id -u)" != 0 ] || tests/stack/engines.sh >"$logs/engines"; }; } \
     >"$logs/images.log" 2>&1 &
   images=$!
 fi
