@@ -206,6 +206,11 @@ stacks() {
     # shellcheck disable=SC2046 # one word for each name
     phase "recover database on mysql" on_stack chom-test recover_database $(recoveries mysql)
     check_stack chom-test
+    phase "monitoring of the stack" env DB=mysql PROJECT=chom-test HTTPS_PORT=8451 SITE_DIR="$root/target/sites/chom-test" \
+      tests/stack/up.sh --no-build --monitoring
+    phase "closing recoveries" on_stack chom-test close
+    phase "troubleshooting" on_stack chom-test troubleshoot
+    phase "a service of one's own" on_stack chom-test search_index
     stack_down chom-test
   fi
 }

@@ -1,6 +1,9 @@
 //! Troubleshooting on the reference stack: each issue is made, named, and where that is safe mended and put back.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use chom_recovery_tests::cli::{Bench, code};
 use serde_json::Value;
@@ -116,17 +119,23 @@ fn a_run_that_does_not_hang_but_waits_is_told_and_so_are_locks() {
     let (exit, found) = bench.query(&["--json", "troubleshoot", "hang"]);
     assert_eq!((exit, &found["causes"]), (0, &Value::Array(vec![])), "{found:#}");
     let mysql = format!("{}-mysql-1", bench.stack().project);
+    // The client of each flavour, with the password from the secret that the container has.
     let sql = |text: &str| {
-        // The client of each flavour, with the password from the secret that the container has.
         let script = format!(
             "MYSQL_PWD=\"$(cat /run/secrets/db_root_password)\" exec \"$(command -v mariadb || command -v mysql)\" -uroot chom -e '{text}'"
         );
         let mut command = bench.command("docker");
-        command.args(["exec", &mysql, "sh", "-c", &script]).stdout(std::process::Stdio::null());
-        command.stderr(std::process::Stdio::null()).spawn().unwrap()
+        command.args(["exec", &mysql, "sh", "-c", &script]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
     let update = "UPDATE users SET updated_at = updated_at WHERE id = 1";
     let mut holds = sql(&format!("BEGIN; {update}; SELECT SLEEP(40); ROLLBACK"));
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let open =
+        || sql("SELECT COUNT(*) FROM information_schema.INNODB_TRX WHERE trx_rows_locked > 0").wait_with_output();
+    while !String::from_utf8_lossy(&open().unwrap().stdout).contains('1') {
+        assert!(Instant::now() < deadline, "no transaction holds a lock");
+    }
     let mut waits = sql(&format!("SET innodb_lock_wait_timeout = 60; {update}"));
     let found = look(&bench, "hang", "the lock", has("locks"));
     assert!(cause(&found, "locks").unwrap()["evidence"].to_string().contains("UPDATE users"), "{found:#}");

@@ -6,7 +6,7 @@ use chom_recovery::{
     Error, ErrorKind, Recovery, Result,
     files::unpack::Policy,
     procedure::{
-        Procedure, backup,
+        Procedure, backup, close,
         database::{Extent, Request},
         drill, files,
         nginx::{self, RecoverNginx},
@@ -201,7 +201,7 @@ pub(crate) async fn resume(session: &Session, run: Option<&str>, waivers: &Waive
 pub(crate) async fn rollback(session: &Session, run: Option<&str>, because: &str, consent: &Consent) -> Result<Exit> {
     let recovery = session.open().await?;
     let consent = session.consent(consent, &recovery)?;
-    let leaves_nothing = [backup::PROCEDURE, drill::PROCEDURE];
+    let leaves_nothing = [backup::PROCEDURE, drill::PROCEDURE, close::PROCEDURE];
     let run = recovery.find_run(run, |run| !leaves_nothing.contains(&run.procedure.as_str()))?;
     consent.get(&format!(
         "undo run {} of `{}`, begun {}: what production had before it is put back, what was written since is set aside",

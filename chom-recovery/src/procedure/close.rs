@@ -65,8 +65,6 @@ pub struct Attestation {
 pub struct Closed {
     /// The recovery.
     pub run: RunId,
-    /// Its procedure.
-    pub procedure: String,
     /// When it was closed.
     pub at: DateTime<Utc>,
     /// Who closed it.
@@ -113,7 +111,7 @@ const BACKUP: &str = "backup";
 pub async fn close(run: &Run, parts: &Parts, request: &Request) -> Result<Closed> {
     run.checklist(&items(parts, request)).await?;
     let at = moment(run, "closed").await?;
-    Ok(Closed { run: request.of.run, procedure: request.of.procedure.clone(), at, by: request.by.clone() })
+    Ok(Closed { run: request.of.run, at, by: request.by.clone() })
 }
 
 /// Refuses words on items that do not exist, and vouching where something can be asked.

@@ -53,6 +53,8 @@ pub fn card(system: &System, file: &Path, engine_address: &str) -> Card {
         line("what happened", command("runs show")),
         line("keep users out, let them in", command("maintenance on|off")),
         line("is it well now", command("health --mode post-recovery")),
+        line("why it fails or hangs", command("troubleshoot restore|hang|start|permissions|application")),
+        line("end a recovery", command("close")),
         line("backups", command("backup list")),
         line("take one", command("backup create")),
         line(

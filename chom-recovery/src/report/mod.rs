@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::ErrorRecord,
     objective::Achieved,
+    procedure::fix,
     recovery::Report,
     run::{
         ItemVerdict, RunId,
@@ -138,7 +139,10 @@ impl From<&RunSummary> for RunReport {
             Some(Report::BackUp(info)) => (None, None, info.warnings.clone()),
             Some(Report::Drill(report)) => (Some(report.rto), Some(report.rpo), report.backup.warnings.clone()),
             Some(Report::RestoreFiles(report)) => (None, None, report.to_review()),
-            Some(Report::Recovered(report)) => (Some(report.rto), None, report.to_review.clone()),
+            // What troubleshooting mends is no recovery, and is held against no objective.
+            Some(Report::Recovered(report)) => {
+                ((run.procedure != fix::PROCEDURE).then_some(report.rto), None, report.to_review.clone())
+            }
             Some(Report::Close(_) | Report::RollBack { .. }) | None => (None, None, Vec::new()),
         };
         let exceptions: Vec<CheckSummary> = run

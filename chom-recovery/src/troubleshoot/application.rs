@@ -75,7 +75,7 @@ impl<'a> Inside<'a> {
             Ok(Some(cached)) => match self.changed(".env").await {
                 Ok(Some(changed)) => stale(findings, cached, changed),
                 Ok(None) => {
-                    findings.unclear("`.env` is not there: whether the cached configuration is stale is not known")
+                    findings.unclear("`.env` is not there: whether the cached configuration is stale is not known");
                 }
                 Err(error) => findings.unclear(format!("`.env`: {error}")),
             },

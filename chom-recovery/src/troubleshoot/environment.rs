@@ -9,26 +9,37 @@ use crate::secret::Secret;
 /// What Laravel does not start without.
 const NEEDED: [&str; 5] = ["APP_KEY", "APP_ENV", "DB_HOST", "DB_DATABASE", "DB_USERNAME"];
 
+/// Words in the names of variables whose values are secrets.
+const SECRET: [&str; 5] = ["KEY", "PASSWORD", "SECRET", "TOKEN", "DSN"];
+
 /// Names and values; it prints nothing.
-pub(super) struct Environment(BTreeMap<String, Secret>);
+pub(super) struct Environment(BTreeMap<String, String>);
 
 impl Environment {
     pub(super) fn read(text: &str) -> Self {
         let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
         let pairs = lines.filter_map(|line| line.strip_prefix("export ").unwrap_or(line).split_once('='));
-        Self(pairs.map(|(name, value)| (name.trim().to_owned(), Secret::new(unquoted(value.trim())))).collect())
+        let read = |(name, value): (&str, &str)| {
+            let (name, value) = (name.trim().to_owned(), unquoted(value.trim()).to_owned());
+            // Known from here on, so that no log line of the application shows it. Not every value: some are names of ours.
+            if SECRET.iter().any(|word| name.contains(word)) && !value.starts_with('/') {
+                drop(Secret::new(value.clone()));
+            }
+            (name, value)
+        };
+        Self(pairs.map(read).collect())
     }
 
     /// Names what is needed and is not there, or empty.
     pub(super) fn missing(&self) -> Vec<&'static str> {
-        NEEDED.into_iter().filter(|name| self.0.get(*name).is_none_or(|value| value.expose().is_empty())).collect()
+        NEEDED.into_iter().filter(|name| self.0.get(*name).is_none_or(|value| value.is_empty())).collect()
     }
 
     /// Says what is wrong with the form of the key; `None`: it has the right one.
     pub(super) fn key_fault(&self) -> Option<String> {
-        let key = self.0.get("APP_KEY").filter(|key| !key.expose().is_empty())?;
-        let Some(encoded) = key.expose().strip_prefix("base64:") else {
-            let length = key.expose().len();
+        let key = self.0.get("APP_KEY").filter(|key| !key.is_empty())?;
+        let Some(encoded) = key.strip_prefix("base64:") else {
+            let length = key.len();
             return (!matches!(length, 16 | 32)).then(|| format!("it is {length} bytes long, neither 16 nor 32"));
         };
         match STANDARD.decode(encoded) {
@@ -40,7 +51,7 @@ impl Environment {
 
     /// Tells whether details of errors are shown to users.
     pub(super) fn shows_errors(&self) -> bool {
-        self.0.get("APP_DEBUG").is_some_and(|value| value.expose().eq_ignore_ascii_case("true"))
+        self.0.get("APP_DEBUG").is_some_and(|value| value.eq_ignore_ascii_case("true"))
     }
 }
 

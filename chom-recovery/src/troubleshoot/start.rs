@@ -189,12 +189,10 @@ fn of_engine(error: &str, cause: &impl Fn(&str, u8, String) -> Cause, name: &str
     cause("engine", 70, format!("the Engine cannot start `{name}`")).mend("do what the Engine's message says", "none")
 }
 
-/// Finds the port in the Engine's message: `0.0.0.0:443 failed: port is already allocated`.
+/// Finds the port in the Engine's message, whose form changes from version to version.
 fn port_in(error: &str) -> Option<u16> {
-    error
-        .split(|c: char| c.is_whitespace() || c == '/')
-        .filter_map(|word| word.rsplit_once(':')?.1.parse().ok())
-        .find(|port| *port > 0)
+    let words = error.split(|c: char| c.is_whitespace() || c == '/').map(|word| word.trim_end_matches(':'));
+    words.filter_map(|word| word.rsplit_once(':')?.1.parse().ok()).find(|port| *port > 0)
 }
 
 fn missing_folder(container: &Container) -> Option<&str> {
@@ -248,6 +246,8 @@ mod tests {
         assert!(!judge(&exited(1), &[], true).is_fixable);
         assert!(!judge(&Container { oom_killed: true, ..exited(137) }, &[], true).is_fixable);
         assert_eq!(port_in("Bind for 0.0.0.0:443 failed: port is already allocated"), Some(443));
-        assert_eq!(port_in("listen tcp4 127.0.0.1:8080: bind: address already in use"), None);
+        assert_eq!(port_in("listen tcp4 127.0.0.1:8080: bind: address already in use"), Some(8080));
+        assert_eq!(port_in("failed to bind host port 0.0.0.0:80/tcp: address already in use"), Some(80));
+        assert_eq!(port_in("address already in use"), None);
     }
 }
