@@ -201,6 +201,6 @@ impl Monitor {
     }
 
     fn say(&self, text: &str) {
-        *self.says.lock().unwrap() = text.to_owned();
+        text.clone_into(&mut self.says.lock().unwrap());
     }
 }
