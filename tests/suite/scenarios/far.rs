@@ -110,6 +110,7 @@ impl Far {
             .inside("docker")
             .args(["compose", "-f", site.join("compose.yaml").to_str().unwrap(), "up", "-d", "--wait", "nginx"])
             .env("DOCKER_HOST", machine.socket())
+            .env("HTTPS_PORT", PORT)
             .output()
             .unwrap();
         assert!(opened.status.success(), "{opened:?}");
