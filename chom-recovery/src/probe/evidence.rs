@@ -298,9 +298,7 @@ async fn write(directory: &Path, name: &str, content: &[u8]) -> Result<EvidenceF
     let clean: String =
         name.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' }).take(120).collect();
     let clean = if clean.starts_with('.') { format!("_{clean}") } else { clean };
-    let content = scrub(&String::from_utf8_lossy(content));
-    // JSON has its values by name, and was made by this program.
-    let content = if clean.ends_with(".json") { content } else { redact::mask(&content) };
+    let content = redact::clean(&clean, &String::from_utf8_lossy(content));
     replace(directory, &clean, content.as_bytes()).await?;
     Ok(EvidenceFile { name: clean, bytes: content.len() as u64, sha256: hex::encode(Sha256::digest(&content)) })
 }

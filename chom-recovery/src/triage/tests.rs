@@ -290,6 +290,7 @@ fn causes_are_named_and_two_at_once_are_ranked_by_what_depends_on_what() {
             &[
                 ("container-nginx", Down, Class::Restarting, &[]),
                 logged("logs-nginx", &[("errors.web_configuration", "3")]),
+                ("web-configuration", Inconclusive, Class::NotRunning, &[]),
                 http(Class::Unreachable),
             ],
             &[WebConfiguration, WebDown],
@@ -298,11 +299,22 @@ fn causes_are_named_and_two_at_once_are_ranked_by_what_depends_on_what() {
             &[
                 ("container-nginx", Down, Class::Restarting, &[]),
                 logged("logs-nginx", &[("errors.certificate_key", "3")]),
+                ("web-configuration", Inconclusive, Class::NotRunning, &[]),
                 http(Class::Unreachable),
             ],
             &[CertificateMismatched, WebDown],
         ),
         (&[("web-configuration", Degraded, Class::Configuration, &[])], &[WebConfiguration]),
+        // Between two starts it runs for a moment, and the published port takes connections that nobody answers.
+        (
+            &[
+                ("container-nginx", Degraded, Class::Restarting, &[]),
+                ("web-configuration", Degraded, Class::Configuration, &[]),
+                http(Class::Tls),
+            ],
+            &[WebConfiguration, WebDown],
+        ),
+        (&[logged("logs-nginx", &[("errors.web_configuration", "3")]), http(Class::Unreachable)], &[WebDown]),
         (
             &[http(Class::WrongName), ("container-nginx", Down, Class::Unhealthy, &[])],
             &[CertificateMismatched, WebDown],

@@ -4,7 +4,7 @@ use std::{os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use chom_recovery_tests::chaos;
 
-use crate::site::{Fault, Seen, Site};
+use crate::site::{Fault, Seen, Site, until};
 
 const DATA: &str = "mysql_data";
 /// Size of the small disk: more than the limit that is kept free, so that it is the filling that shows.
@@ -61,7 +61,7 @@ pub(crate) const LOCK_WAITS: Fault = Fault {
     needs_root: false,
     make: |site| {
         site.begin_sql(&format!("BEGIN; {LOCK}; SELECT SLEEP(100)"));
-        site.until("a lock that is held", || count(site, "INFO LIKE '%SLEEP(100)%'") == 1);
+        until("a lock that is held", || count(site, "INFO LIKE '%SLEEP(100)%'") == 1);
         (0..5).for_each(|_| site.begin_sql(LOCK));
     },
     is_effective: |site| count(site, "INFO LIKE '%FOR UPDATE%' AND TIME >= 4") >= 5,
@@ -78,7 +78,7 @@ pub(crate) const DELETED_ROWS: Fault = Fault {
     make: |site| {
         keep_data(site);
         site.compose(&["start", "mysql"]);
-        site.until("the database", || site.http() == Seen::Status(200));
+        until("the database", || site.http() == Seen::Status(200));
         site.sql("DELETE FROM chom.orders WHERE id % 2 = 0");
     },
     is_effective: |site| site.sql("SELECT COUNT(*) FROM chom.orders WHERE id % 2 = 0") == "0",

@@ -110,6 +110,7 @@ impl Far {
             .inside("docker")
             .args(["compose", "-f", site.join("compose.yaml").to_str().unwrap(), "up", "-d", "--wait", "nginx"])
             .env("DOCKER_HOST", machine.socket())
+            .env("HTTPS_PORT", PORT)
             .output()
             .unwrap();
         assert!(opened.status.success(), "{opened:?}");
@@ -201,6 +202,6 @@ impl Monitor {
     }
 
     fn say(&self, text: &str) {
-        *self.says.lock().unwrap() = text.to_owned();
+        text.clone_into(&mut self.says.lock().unwrap());
     }
 }

@@ -32,7 +32,7 @@ struct Scenario {
     wanted: &'static [&'static str],
 }
 
-const fn one(fault: &'static [&'static Fault; 1], wanted: &'static [&'static str; 1]) -> Scenario {
+const fn one(fault: &'static [&'static Fault], wanted: &'static [&'static str]) -> Scenario {
     Scenario { name: fault[0].name, faults: fault, wanted }
 }
 

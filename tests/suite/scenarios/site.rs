@@ -98,7 +98,7 @@ impl Site {
             for fault in faults {
                 made += 1;
                 (fault.make)(self);
-                self.until(fault.name, || (fault.is_effective)(self));
+                until(fault.name, || (fault.is_effective)(self));
             }
             self.bench.query(&["--json", "diagnose"]).1
         }));
@@ -106,15 +106,6 @@ impl Site {
             (fault.mend)(self);
         }
         found.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    }
-
-    /// Waits for a condition.
-    pub(crate) fn until(&self, what: &str, is_so: impl Fn() -> bool) {
-        let deadline = Instant::now() + PATIENCE;
-        while !is_so() {
-            assert!(Instant::now() < deadline, "{what}: not in time");
-            std::thread::sleep(PAUSE);
-        }
     }
 
     /// Waits until users are served and every cheap probe is content.
@@ -267,6 +258,15 @@ impl Site {
 
     fn kept_file(&self, file: &std::path::Path) -> PathBuf {
         self.path(&format!("kept-{}", file.file_name().unwrap().to_string_lossy()))
+    }
+}
+
+/// Waits for a condition.
+pub(crate) fn until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}: not in time");
+        std::thread::sleep(PAUSE);
     }
 }
 

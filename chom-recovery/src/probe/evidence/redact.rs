@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     backend::{Backend, Container, MountSource},
-    secret::{REDACTED, Secret},
+    secret::{REDACTED, Secret, scrub},
     system::System,
 };
 
@@ -88,9 +88,30 @@ fn remember(value: &str) {
     }
 }
 
+/// Takes every secret out of a file; of JSON, out of each of its texts, so that it stays JSON.
+pub(super) fn clean(name: &str, content: &str) -> String {
+    let content = scrub(content);
+    if name.ends_with(".json")
+        && let Ok(mut value) = serde_json::from_str::<serde_json::Value>(&content)
+    {
+        mask_texts(&mut value);
+        return serde_json::to_string_pretty(&value).unwrap_or_default();
+    }
+    mask(&content)
+}
+
+fn mask_texts(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::String(text) => *text = mask(text),
+        serde_json::Value::Array(items) => items.iter_mut().for_each(mask_texts),
+        serde_json::Value::Object(fields) => fields.values_mut().for_each(mask_texts),
+        _ => {}
+    }
+}
+
 /// Blanks what looks like a secret in a line of text: values of variables with such names, passwords of URLs, bearer
 /// tokens, and the piece of an environment file that Laravel shows when it cannot read it.
-pub(super) fn mask(text: &str) -> String {
+fn mask(text: &str) -> String {
     text.split_inclusive('\n').map(mask_line).collect()
 }
 
@@ -179,7 +200,6 @@ fn value_length(value: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::scrub;
 
     #[test]
     fn what_looks_like_a_secret_is_blanked_and_what_does_not_is_kept() {
@@ -204,6 +224,16 @@ mod tests {
         ] {
             assert_eq!(mask(line), wanted);
         }
+    }
+
+    #[test]
+    fn json_stays_json() {
+        let text = r#"{"command":["server","--password=hunter22"],"password":null,"n":[1,"token: abcdef"]}"#;
+        let clean: serde_json::Value = serde_json::from_str(&clean("containers.json", text)).unwrap();
+        let wanted = serde_json::json!({
+            "command": ["server", "--password=[redacted]"], "password": null, "n": [1, "token: [redacted]"]
+        });
+        assert_eq!(clean, wanted);
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl ErrorGroups {
     /// Returns the groups, the worst level first, then the most frequent.
     pub fn into_ranked(self) -> Vec<ErrorGroup> {
         let mut groups: Vec<_> = self.0.into_values().collect();
-        groups.sort_by(|a, b| (b.level, b.count).cmp(&(a.level, a.count)));
+        groups.sort_by_key(|group| std::cmp::Reverse((group.level, group.count)));
         groups
     }
 }

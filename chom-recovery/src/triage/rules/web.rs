@@ -3,14 +3,17 @@
 use super::{Cause, Diagnosis, View, diagnosis, joined};
 use crate::probe::{Answer, Class, Status};
 
-/// Classes of a certificate or handshake that is not accepted.
-const REFUSED: &[Class] = &[Class::Expired, Class::NotYetValid, Class::WrongName, Class::Untrusted, Class::Tls];
+/// Classes of a certificate that is not accepted.
+const REFUSED: &[Class] = &[Class::Expired, Class::NotYetValid, Class::WrongName, Class::Untrusted];
+/// Nobody answers, or somebody in between who takes the connection and drops it, as a published port does.
+const CLOSED: &[Class] = &[Class::Unreachable, Class::Tls];
 
 pub(super) fn configuration(view: &View<'_>) -> Option<Diagnosis> {
     let tested = view.of("web-configuration", &[Class::Configuration]);
     let logged = view.logs("web", &["web_configuration"]);
-    let down = failed(view);
-    if tested.is_empty() && (logged.is_empty() || down.is_empty()) {
+    let down = joined(&[failed(view), view.http(CLOSED)]);
+    // A log tells of the past, and a configuration that is accepted is well now.
+    if tested.is_empty() && (logged.is_empty() || down.is_empty() || view.is_healthy("web-configuration")) {
         return None;
     }
     let is_down = !down.is_empty();
@@ -22,16 +25,24 @@ pub(super) fn configuration(view: &View<'_>) -> Option<Diagnosis> {
             "the web server runs with an older configuration, and would not start with the present one"
         },
         if is_down { 82 } else { 58 },
-        &joined(&[down, tested, logged, view.http(&[Class::Unreachable])]),
+        &joined(&[down, tested, logged]),
         "the web server's own test accepts the configuration",
         "put back the last good configuration, tested in a container of its own before the web server is touched",
     ))
 }
 
-/// Web servers that ended with an error: one that was told to stop says nothing of its configuration.
+/// Web servers that ended with an error, or that the Engine starts again and again, which run for moments: one that was
+/// told to stop says nothing of its configuration.
 fn failed<'a>(view: &View<'a>) -> Vec<&'a Answer> {
     let is_orderly = |a: &Answer| a.health.facts.get("exit_code").is_some_and(|code| code == "0");
-    view.stopped("web").into_iter().filter(|a| !is_orderly(a)).collect()
+    let restarts = view.answers(|a| {
+        a.probe.starts_with("container-")
+            && a.class() == Some(Class::Restarting)
+            && a.health.facts.get("role").is_some_and(|role| role == "web")
+    });
+    let mut found = view.stopped("web");
+    found.retain(|a| !is_orderly(a) && a.class() != Some(Class::Restarting));
+    joined(&[found, restarts])
 }
 
 pub(super) fn certificate(view: &View<'_>) -> Option<Diagnosis> {
@@ -40,13 +51,13 @@ pub(super) fn certificate(view: &View<'_>) -> Option<Diagnosis> {
             && a.class().is_some_and(|class| REFUSED.contains(&class) || class == Class::ExpiresSoon)
     });
     let logged = view.logs("web", &["certificate_key"]);
-    let is_key = !logged.is_empty() && !failed(view).is_empty();
+    let is_key = !logged.is_empty() && !failed(view).is_empty() && !view.is_healthy("web-configuration");
     if is_key {
         return Some(diagnosis(
             Cause::CertificateMismatched,
             "the certificate does not belong to its key, and the web server does not start",
             83,
-            &joined(&[logged, view.stopped("web")]),
+            &joined(&[logged, failed(view)]),
             "certificate and key hold the same public key",
             "put back the pair that belongs together, or renew the certificate",
         ));
@@ -95,7 +106,7 @@ pub(super) fn upstream_not_reached(view: &View<'_>) -> Option<Diagnosis> {
 
 pub(super) fn down(view: &View<'_>) -> Option<Diagnosis> {
     let containers = view.containers("web");
-    let closed = view.http(&[Class::Unreachable, Class::Stalled]);
+    let closed = view.http(&[Class::Unreachable, Class::Tls, Class::Stalled]);
     let named = view.http(&[Class::Name]);
     if containers.is_empty() && closed.is_empty() && named.is_empty() {
         return None;
