@@ -25,6 +25,7 @@ fn open(test: &str, performance: &str) -> Option<Bench> {
         "requests = 5\nwindow = \"5s\"\ndeadline = \"90s\"\nlong_statement = \"4s\"\nidle_transaction = \"3s\"\n";
     std::fs::write(&path, format!("{before}[performance]\n{quick}{performance}{after}")).unwrap();
     bench.configure("");
+    end_sleepers(bench.stack());
     Some(bench)
 }
 
@@ -75,6 +76,19 @@ fn running(stack: &Stack, like: &str, seconds: u32) -> usize {
         "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE USER = 'chom' AND INFO LIKE '{like}' AND TIME >= {seconds}"
     );
     ask(stack, &sql).parse().unwrap()
+}
+
+/// Ends what tests left.
+fn end_sleepers(stack: &Stack) {
+    let sql =
+        "SELECT ID FROM information_schema.PROCESSLIST WHERE INFO LIKE 'SELECT SLEEP%' OR (USER = 'chom' AND TIME > 2)";
+    for id in ask(stack, sql).lines() {
+        let script = format!(
+            "MYSQL_PWD=$(cat /run/secrets/db_root_password) {} --user=root -e 'KILL {id}' || true",
+            program(stack)
+        );
+        chaos::shell(stack, "mysql", &script);
+    }
 }
 
 fn until(is_so: impl Fn() -> bool) {
@@ -143,11 +157,7 @@ fn a_storm_of_slow_statements_is_ended_by_name_and_others_are_left_alone() {
     assert!(measured(&achieved, "check `health`: p95").0 > 0.0);
     let undone = bench.run(&["rollback", "--yes"]);
     assert_eq!(code(&undone), 0, "nothing is left to be undone, and that is no error: {undone:?}");
-    ask(
-        stack,
-        "SELECT GROUP_CONCAT(ID) INTO @id FROM information_schema.PROCESSLIST WHERE INFO LIKE 'SELECT SLEEP(120)%'; \
-                SET @kill = CONCAT('KILL ', @id); PREPARE k FROM @kill; EXECUTE k;",
-    );
+    end_sleepers(stack);
     drop((storm, backup));
 }
 
