@@ -92,7 +92,7 @@ fn end_sleepers(stack: &Stack) {
 }
 
 fn until(is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while !is_so() {
         assert!(Instant::now() < deadline, "it does not come");
         std::thread::sleep(Duration::from_millis(300));
@@ -200,7 +200,7 @@ fn an_idle_transaction_that_holds_a_lock_is_ended_and_those_who_waited_go_on() {
         "3,0",
         "three waited, one was rolled back"
     );
-    assert_eq!(measured(&achieved, "database: waits for locks").1, 0.0);
+    assert!(measured(&achieved, "database: waits for locks").1 < 1.0, "{achieved}");
     let (_, shown) = bench.query(&["--json", "runs", "show"]);
     assert!(shown.to_string().contains("end-idle-transaction"), "{shown}");
     drop((holder, waiting));
