@@ -205,6 +205,7 @@ stacks() {
     phase "command line on the stack" on_stack chom-test cli
     # shellcheck disable=SC2046 # one word for each name
     phase "recover database on mysql" on_stack chom-test recover_database $(recoveries mysql)
+    phase "recover performance on mysql" on_stack chom-test recover_performance
     check_stack chom-test
     phase "monitoring of the stack" env DB=mysql PROJECT=chom-test HTTPS_PORT=8451 SITE_DIR="$root/target/sites/chom-test" \
       tests/stack/up.sh --no-build --monitoring
@@ -222,6 +223,8 @@ mariadb_stacks() {
     if stack_up "$project" "$db" 8452; then
       # shellcheck disable=SC2046
       phase "recover database on $db" on_stack "$project" recover_database $(recoveries "$db")
+      [ "$db" != mariadb-10.11 ] || phase "recover a single service" on_stack "$project" recover_partial
+      phase "recover performance on $db" on_stack "$project" recover_performance
       # On the last one: the first lane has enough to do.
       [ "$db" != mariadb-11.8 ] || phase "Python" env CHOM_TEST_STACK=1 CHOM_TEST_EXTENSION="$extension" \
         CHOM_TEST_FACTS="$root/target/sites/$project/facts.json" tests/python.sh

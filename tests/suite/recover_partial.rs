@@ -2,13 +2,14 @@
 //! mended by the command that an operator types, and proven. Each mutation is undone once.
 
 use std::{
-    process::Command,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use chom_recovery_tests::{
     Stack, chaos,
     cli::{Bench, code, lines},
+    program::program,
 };
 use serde_json::Value;
 
@@ -131,6 +132,39 @@ fn a_worker_that_hangs_is_drained_and_started_again() {
     assert_eq!(waiting(stack), 0);
     roll_back(&bench);
     assert_eq!(state(stack, "queue"), "running", "it ran before");
+}
+
+#[test]
+fn a_recovery_that_is_killed_while_it_drains_is_resumed() {
+    let Some(bench) = open("a_recovery_that_is_killed_while_it_drains_is_resumed") else { return };
+    let stack = bench.stack();
+    signal_worker(stack, "queue", "STOP");
+    queue_jobs(stack, 2);
+    let mut killed = bench
+        .command(program())
+        .current_dir(bench.folder())
+        .args(["--json", "recover", "queue", "--yes"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    until(|| journals(&bench).contains("queue/drain[queue]"));
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let refused = bench.run(&["recover", "queue", "--yes"]);
+    assert_eq!(code(&refused), 11, "a run is unfinished: {refused:?}");
+    let resumed = bench.run(&["--json", "resume", "--yes"]);
+    assert_eq!(code(&resumed), 0, "{resumed:?}");
+    let achieved = lines(&resumed).pop().unwrap()["achieved"].clone();
+    assert!(said(&achieved, "found").contains("2 jobs wait, and none was taken"), "what was found is kept: {achieved}");
+    assert_eq!((state(stack, "queue").as_str(), waiting(stack)), ("running", 0));
+}
+
+/// Everything that runs have written so far.
+fn journals(bench: &Bench) -> String {
+    let Ok(runs) = std::fs::read_dir(bench.folder().join("state/runs")) else { return String::new() };
+    let files = runs.filter_map(|run| std::fs::read_dir(run.unwrap().path()).ok()).flatten();
+    files.filter_map(|file| std::fs::read_to_string(file.unwrap().path()).ok()).collect()
 }
 
 #[test]
@@ -263,7 +297,7 @@ fn a_redis_that_does_not_answer_is_restarted_only_with_a_yes() {
 }
 
 fn until(is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while !is_so() {
         assert!(Instant::now() < deadline, "it does not come");
         std::thread::sleep(Duration::from_millis(200));

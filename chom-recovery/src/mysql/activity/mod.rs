@@ -249,11 +249,37 @@ fn busy_of(row: &Row) -> Result<Busy> {
     })
 }
 
-/// A statement as people see it: one line, no control characters, no secret that this process knows.
+/// A statement as people see it: one line, no control characters, and none of its texts, which may be of users or secret.
 fn shown(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
+    let text = masked(&String::from_utf8_lossy(bytes));
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     secret::scrub(&line.chars().filter(|c| !c.is_control()).take(TEXT).collect::<String>())
+}
+
+/// Puts `?` in the place of what stands in quotes; names in backticks stay. A text that was cut off is masked to its end.
+fn masked(text: &str) -> String {
+    let mut out = String::new();
+    let mut chars = text.chars();
+    let mut inside = None;
+    while let Some(c) = chars.next() {
+        match inside {
+            Some(quote) if c == quote => {
+                inside = None;
+                out.push(quote);
+            }
+            Some('`') => out.push(c),
+            Some(_) if c == '\\' => drop(chars.next()),
+            Some(_) => {}
+            None => {
+                out.push(c);
+                inside = Some(c).filter(|c| matches!(c, '\'' | '"' | '`'));
+                if matches!(inside, Some('\'' | '"')) {
+                    out.push('?');
+                }
+            }
+        }
+    }
+    out
 }
 
 async fn digests(session: &mut Session) -> Result<Vec<Digest>> {
@@ -310,6 +336,18 @@ mod tests {
             assert!(busy(user, command).is_of_server(), "{user} {command}");
         }
         assert!(!busy("chom", "Query").is_of_server());
+    }
+
+    #[test]
+    fn what_stands_in_quotes_is_not_shown() {
+        for (text, wanted) in [
+            ("SELECT * FROM `it's` WHERE a = 'x' AND b = \"y\"", "SELECT * FROM `it's` WHERE a = '?' AND b = \"?\""),
+            ("UPDATE t SET a = 'it\\'s', b = 2", "UPDATE t SET a = '?', b = 2"),
+            ("SET PASSWORD = 'hunter2 and it was cut", "SET PASSWORD = '?"),
+            ("SELECT 1", "SELECT 1"),
+        ] {
+            assert_eq!(masked(text), wanted);
+        }
     }
 
     #[test]

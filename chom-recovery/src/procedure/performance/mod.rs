@@ -27,7 +27,7 @@ use super::{Parts, Procedure, Recovered, proof::moment};
 use crate::{
     error::{Error, ErrorKind, Result},
     objective::Objective,
-    run::{Effect, Run, Wait},
+    run::{Effect, Run, Step, Wait},
     system::System,
 };
 
@@ -78,7 +78,7 @@ impl Procedure for RecoverPerformance {
             return Err(if is_lost { give_up(&run, error, &done, &choice).await } else { error });
         }
         let proven = moment(&run, "proven").await?;
-        let after = look(&run, parts, "after").await?;
+        let after = look(&run, parts, "after").predict(Use::default).await?;
         let mut found = choice.found;
         found.extend(before.lines());
         Ok(Recovered {
@@ -92,21 +92,16 @@ impl Procedure for RecoverPerformance {
 }
 
 /// Measures everything, once for the whole run.
-async fn look(run: &Run, parts: &Parts, name: &str) -> Result<Use> {
+fn look(run: &Run, parts: &Parts, name: &str) -> Step<Use> {
     let parts = parts.clone();
-    run.step(name)
-        .effect(Effect::Observe)
-        .kept()
-        .budget(Duration::from_mins(1))
-        .timeout(Duration::from_mins(5))
-        .predict(Use::default)
-        .run(async move |cx| {
+    run.step(name).effect(Effect::Observe).kept().budget(Duration::from_mins(1)).timeout(Duration::from_mins(5)).run(
+        async move |cx| {
             let found = measure::measure(&parts).await?;
             // The whole table, for whoever asks later why.
             cx.attach("use.json", &serde_json::to_vec_pretty(&found).map_err(std::io::Error::from)?).await?;
             Ok(found)
-        })
-        .await
+        },
+    )
 }
 
 async fn choose(run: &Run, parts: &Parts, before: &Use) -> Result<Choice> {
