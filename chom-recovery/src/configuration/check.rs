@@ -16,7 +16,7 @@ use crate::{
     catalog::{Recipient, Repository, Signer, legacy::LegacyCatalog},
     error::{Error, ErrorKind, Result},
     probe::{Answer, HealthProbe, Status, ask, http::HttpProbe, mysql::MysqlProbe, redis::RedisProbe},
-    procedure::locate,
+    procedure::{locate, nginx},
     store,
     system::System,
 };
@@ -219,6 +219,15 @@ async fn check_services(system: &System, backend: &Arc<dyn Backend>, report: &mu
     if let Some(redis) = &system.redis {
         let probe: Arc<dyn HealthProbe> = Arc::new(RedisProbe::new(redis.clone(), backend.clone()));
         report.answered("redis", &ask(&probe, deadline).await);
+    }
+    for (key, component) in
+        [("nginx.configuration", system.nginx_configuration()), ("nginx.certificates", system.nginx_certificates())]
+    {
+        if let Some(component) = component {
+            let seen = nginx::seen_at(system, backend, component).await;
+            let detail = |path| format!("component `{}`, which the web server sees at `{path}`", component.name);
+            report.tried(key, seen.map(detail));
+        }
     }
     for component in &system.components {
         let found = locate(system, backend, component).await.map(|root| root.path().display().to_string());

@@ -296,7 +296,8 @@ pub(super) fn certificate(view: &View<'_>) -> Option<Diagnosis> {
         },
         &found,
         "a client elsewhere, with the right time and the same roots, accepts the certificate",
-        "renew the certificate and reload the web server; if it is not valid yet, look at the clocks",
+        "`chom-recovery recover nginx` loads a valid certificate that lies there, or one of a backup; else renew it; if it is \
+         not valid yet, look at the clocks",
     ))
 }
 
@@ -328,7 +329,7 @@ pub(super) fn web_down(view: &View<'_>) -> Option<Diagnosis> {
         },
         &joined(&[containers, closed]),
         "the web server answers from a second place",
-        "test its configuration before it is started",
+        "`chom-recovery recover nginx` tests its configuration before it is started",
     ))
 }
 

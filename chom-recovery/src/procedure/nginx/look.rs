@@ -10,7 +10,7 @@ use super::{
     tested::{self, Fault},
 };
 use crate::{
-    backend::{BackendExt, Container, ContainerState, LogRequest},
+    backend::{Backend, BackendExt, Container, ContainerState, LogRequest},
     error::{Error, ErrorKind, Result},
     probe::{Answer, Class, HealthMode, Status, ask},
     procedure::{
@@ -20,6 +20,7 @@ use crate::{
     },
     run::RunId,
     secret::scrub,
+    system::System,
 };
 
 /// How many lines of its log are read.
@@ -88,7 +89,7 @@ impl Looked {
 pub(super) async fn look(parts: &Parts, run: RunId) -> Result<Looked> {
     let backend = &*parts.backend;
     let service = &parts.system.application.web_service;
-    let web = container(parts).await?;
+    let web = container(backend, &parts.system).await?;
     let before = quiesce::remember(backend, std::slice::from_ref(service)).await?;
     let tested = tested::test(backend, run, &web, None).await?;
     let files = certificate::read_in_container(backend, &web.name, &tested.pairs).await;
@@ -121,9 +122,9 @@ pub(super) async fn look(parts: &Parts, run: RunId) -> Result<Looked> {
 }
 
 /// Returns the container of the web server.
-pub(super) async fn container(parts: &Parts) -> Result<Container> {
-    let service = &parts.system.application.web_service;
-    let found = parts.backend.service_containers(service).await?;
+pub(super) async fn container(backend: &dyn Backend, system: &System) -> Result<Container> {
+    let service = &system.application.web_service;
+    let found = backend.service_containers(service).await?;
     found.into_iter().next().ok_or_else(|| {
         Error::new(ErrorKind::NotFound, format!("service `{service}` has no container"))
             .hint("`docker compose up -d` makes one")

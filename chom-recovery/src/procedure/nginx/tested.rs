@@ -139,7 +139,12 @@ async fn try_in(backend: &dyn Backend, spec: &OneOff) -> Result<Tested> {
 
 /// Finds the reason among the lines that nginx printed.
 fn fault(said: &[String], code: i64) -> Fault {
-    let line = said.iter().find_map(|line| line.strip_prefix("nginx: [emerg] "));
+    // `nginx: [emerg] …`, or, once its log is open, `2026/01/31 23:59:59 [emerg] 1#1: …`.
+    let line = said.iter().find_map(|line| {
+        let text = line.split_once("[emerg] ")?.1;
+        let is_number = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || b == b'#');
+        Some(text.split_once(": ").filter(|(number, _)| is_number(number)).map_or(text, |(_, text)| text))
+    });
     let Some(message) = line.or_else(|| said.last().map(String::as_str)) else {
         let message = format!("nginx ended with exit code {code} and said nothing");
         return Fault { file: None, line: None, message, is_of_certificate: false };
@@ -214,6 +219,9 @@ mod tests {
         ]);
         assert_eq!(found.to_string(), "/etc/nginx/conf.d/site.conf:2: unknown directive \"liste\"");
         assert!(!found.is_of_certificate);
+        let logged =
+            said(&["2026/11/27 07:48:35 [emerg] 1#1: unknown directive \"liste\" in /etc/nginx/conf.d/site.conf:2"]);
+        assert_eq!(logged, found);
         assert_eq!(said(&["exec: nginx: not found"]).message, "exec: nginx: not found");
         assert_eq!(said(&[]).message, "nginx ended with exit code 1 and said nothing");
     }
