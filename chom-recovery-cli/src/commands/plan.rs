@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use chom_recovery::{
     Error, Recovery, Result,
     procedure::{
+        application::{self, RecoverApplication},
         database::{Extent, Request},
         nginx::{self, RecoverNginx},
     },
@@ -39,6 +40,10 @@ pub(crate) async fn plan(session: &Session, procedure: PlanProcedure, file: Opti
         PlanRecover::Database { which, since } => {
             let request = Request { backup: which.selector()?, extent: Extent::Recover, incident_began: since };
             ("database", recovery.plan_database(&request).await)
+        }
+        PlanRecover::Application { which } => {
+            let request = application::Request { backup: which.selector()? };
+            ("application", recovery.plan_recovery(&RecoverApplication, &request, &RunOptions::default()).await)
         }
         PlanRecover::Nginx { which } => {
             let request = nginx::Request { backup: which.selector()? };

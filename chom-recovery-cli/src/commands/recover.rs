@@ -6,7 +6,9 @@ use chom_recovery::{
     Error, ErrorKind, Recovery, Result,
     files::unpack::Policy,
     procedure::{
-        Procedure, backup,
+        Procedure,
+        application::{self, RecoverApplication},
+        backup,
         database::{Extent, Request},
         drill, files,
         nginx::{self, RecoverNginx},
@@ -30,6 +32,10 @@ use crate::{
 pub(crate) async fn recover(session: &Session, command: Recover) -> Result<Exit> {
     match command {
         Recover::Database { which, since, how } => database(session, &which, since, how).await,
+        Recover::Application { which, how } => {
+            let request = application::Request { backup: which.selector()? };
+            part(session, RecoverApplication, request, how, "the application").await
+        }
         Recover::Nginx { which, how } => {
             let request = nginx::Request { backup: which.selector()? };
             part(session, RecoverNginx, request, how, "the web server").await

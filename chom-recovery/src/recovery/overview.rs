@@ -252,6 +252,7 @@ fn next_steps(
     if let Some(first) = diagnoses.first().filter(|_| is_down && next.is_empty()) {
         let command = match first.procedure {
             Selected::Database => Some("chom-recovery plan recover database".to_owned()),
+            Selected::Application => Some("chom-recovery plan recover application".to_owned()),
             Selected::Nginx => Some("chom-recovery plan recover nginx".to_owned()),
             _ => Some("chom-recovery diagnose".to_owned()),
         };

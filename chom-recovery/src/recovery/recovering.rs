@@ -9,7 +9,9 @@ use super::{Going, Recovery, Report, RunOptions};
 use crate::{
     error::{Error, ErrorKind, Result},
     procedure::{
-        Parts, Procedure, Recovered, backup,
+        Parts, Procedure, Recovered,
+        application::RecoverApplication,
+        backup,
         database::{self, ops::BackUp},
         drill, files,
         nginx::RecoverNginx,
@@ -38,7 +40,7 @@ pub(super) struct Procedures(Arc<BTreeMap<&'static str, Arc<dyn Performs>>>);
 impl Procedures {
     /// Those of this crate.
     pub(super) fn of_this_crate() -> Self {
-        Self::default().with(RecoverNginx)
+        Self::default().with(RecoverNginx).with(RecoverApplication)
     }
 
     fn with(&self, procedure: impl Procedure) -> Self {
