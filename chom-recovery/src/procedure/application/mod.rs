@@ -1,7 +1,7 @@
 //! Recovery of the application (runbook 3.2): what is stopped is started, and code that cannot work is replaced.
 //!
-//! The code is compared with its backup by content, not by times, and PHP is asked whether it can read it. It is replaced
-//! only where users are not served and it differs; a release that is newer than the backup and works is left alone.
+//! PHP is asked whether it can read the code. Only code that it cannot read is replaced, and what differs is told by content,
+//! not by times; a release that is newer than the backup and can be read is left alone.
 
 use std::{sync::Arc, time::Duration};
 
