@@ -449,6 +449,11 @@ pub(crate) enum PlanRecover {
         #[arg(long, value_name = "TIME")]
         since: Option<DateTime<Utc>>,
     },
+    /// Application recovery (runbook 3.2)
+    Application {
+        #[command(flatten)]
+        which: Which,
+    },
     /// Web server recovery (runbook 3.3)
     Nginx {
         #[command(flatten)]
@@ -478,6 +483,14 @@ pub(crate) enum Recover {
         /// When the incident began (RFC 3339) [default: now]
         #[arg(long, value_name = "TIME", conflicts_with = "plan")]
         since: Option<DateTime<Utc>>,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Application recovery (runbook 3.2): what is stopped is started, code that PHP cannot read is replaced
+    #[command(mut_arg("plan", |plan| plan.conflicts_with_all(["latest", "previous", "timestamp", "backup", "with_tag"])))]
+    Application {
+        #[command(flatten)]
+        which: Which,
         #[command(flatten)]
         how: How,
     },

@@ -88,6 +88,10 @@ impl Web {
 
 impl Drop for Web {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Else it would hold the lock of the Engine.
+            self.bench.run(&["rollback", "--yes"]);
+        }
         std::fs::write(file(self.stack()), &self.configuration).unwrap();
         // The next start makes new ones.
         chaos::in_volume(self.stack(), &format!("{}_certs", self.stack().project), "rm -f /v/tls.crt /v/tls.key");

@@ -6,6 +6,7 @@ use chom_recovery::{
     Error, Recovery, Result,
     procedure::{
         Procedure,
+        application::{self, RecoverApplication},
         database::{Extent, Request},
         nginx::{self, RecoverNginx},
         partial, performance,
@@ -41,6 +42,10 @@ pub(crate) async fn plan(session: &Session, procedure: PlanProcedure, file: Opti
         PlanRecover::Database { which, since } => {
             let request = Request { backup: which.selector()?, extent: Extent::Recover, incident_began: since };
             ("database", recovery.plan_database(&request).await)
+        }
+        PlanRecover::Application { which } => {
+            let request = application::Request { backup: which.selector()? };
+            ("application", part(&recovery, RecoverApplication, request).await)
         }
         PlanRecover::Nginx { which } => {
             let request = nginx::Request { backup: which.selector()? };

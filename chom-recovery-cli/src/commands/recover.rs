@@ -6,7 +6,9 @@ use chom_recovery::{
     Error, ErrorKind, Recovery, Result,
     files::unpack::Policy,
     procedure::{
-        Procedure, backup, close,
+        Procedure,
+        application::{self, RecoverApplication},
+        backup, close,
         database::{Extent, Request},
         drill, files,
         nginx::{self, RecoverNginx},
@@ -31,6 +33,10 @@ use crate::{
 pub(crate) async fn recover(session: &Session, command: Recover) -> Result<Exit> {
     match command {
         Recover::Database { which, since, how } => database(session, &which, since, how).await,
+        Recover::Application { which, how } => {
+            let request = application::Request { backup: which.selector()? };
+            part(session, RecoverApplication, request, how, "the application").await
+        }
         Recover::Nginx { which, how } => {
             let request = nginx::Request { backup: which.selector()? };
             part(session, RecoverNginx, request, how, "the web server").await

@@ -19,7 +19,7 @@ use crate::{
         Answer, HealthProbe, Status, ask, fpm::FpmProbe, http::HttpProbe, monitoring, mysql::MysqlProbe, queue,
         redis::RedisProbe, synthetic::SyntheticProbe, vantage::VantageProbe,
     },
-    procedure::locate,
+    procedure::{locate, nginx},
     store,
     system::{Redis, System},
 };
@@ -241,6 +241,15 @@ async fn check_services(system: &System, backend: &Arc<dyn Backend>, report: &mu
         let probe: Arc<dyn HealthProbe> = Arc::new(RedisProbe::new(redis.clone(), backend.clone()));
         report.answered("redis", &ask(&probe, deadline).await);
         check_beat(system, redis, backend, report).await;
+    }
+    for (key, component) in
+        [("nginx.configuration", system.nginx_configuration()), ("nginx.certificates", system.nginx_certificates())]
+    {
+        if let Some(component) = component {
+            let seen = nginx::seen_at(system, backend, component).await;
+            let detail = |path| format!("component `{}`, which the web server sees at `{path}`", component.name);
+            report.tried(key, seen.map(detail));
+        }
     }
     for component in &system.components {
         let found = locate(system, backend, component).await.map(|root| root.path().display().to_string());

@@ -8,6 +8,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use self::{application_ops::ApplicationOps, database::ops::DatabaseOps};
 use crate::{backend::Backend, catalog::Catalog, error::Result, objective::Objective, run::Run, system::System};
 
+pub mod application;
 pub mod application_ops;
 pub mod backup;
 mod candidate;
@@ -20,6 +21,7 @@ mod locate;
 pub mod lock;
 pub mod maintenance;
 pub mod nginx;
+mod one_off;
 pub mod partial;
 pub mod performance;
 pub mod proof;

@@ -10,7 +10,9 @@ use super::{Going, Recovery, Report, RunOptions};
 use crate::{
     error::{Error, ErrorKind, Result},
     procedure::{
-        Parts, Procedure, Recovered, backup, close,
+        Parts, Procedure, Recovered,
+        application::RecoverApplication,
+        backup, close,
         database::{self, ops::BackUp},
         drill, files, fix,
         nginx::RecoverNginx,
@@ -57,6 +59,7 @@ impl Procedures {
     pub(super) fn built_in() -> Self {
         Self::default()
             .with(fix::Fix)
+            .with(RecoverApplication)
             .with(RecoverNginx)
             .with(partial::RecoverQueue)
             .with(partial::RecoverScheduler)

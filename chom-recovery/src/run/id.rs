@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
@@ -26,6 +27,11 @@ impl RunId {
             }),
             _ => Ok(fresh),
         }
+    }
+
+    /// Returns when the run began; a plan's is the epoch.
+    pub fn time(&self) -> DateTime<Utc> {
+        DateTime::from_timestamp_millis(i64::try_from(self.0.timestamp_ms()).unwrap_or_default()).unwrap_or_default()
     }
 
     /// Returns the last ten characters in lower case: short enough for names of volumes and containers.

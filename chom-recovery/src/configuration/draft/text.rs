@@ -55,6 +55,7 @@ fn compose_file(out: &mut String, compose: &Compose, found: &Found) -> std::fmt:
     }
     database(out, found)?;
     application(out, found)?;
+    nginx(out, found)?;
     redis(out, found)?;
     http(out, found)?;
     monitoring(out)?;
@@ -97,6 +98,25 @@ fn application(out: &mut String, found: &Found) -> std::fmt::Result {
         }
         None => writeln!(out, "maintenance = {{ kind = \"none\" }}"),
     }
+}
+
+/// Which of the components are the web server's, where they can be told.
+fn nginx(out: &mut String, found: &Found) -> std::fmt::Result {
+    let web = &found.application.web_service;
+    let of_web = |place: &TreePlace| matches!(place, TreePlace::Mounted { service, .. } if service == web);
+    let trees = || found.trees.iter().filter(|tree| tree.obstacle.is_none());
+    let configuration = trees().find(|tree| tree.kind == "config" && of_web(&tree.place));
+    let certificates = trees().find(|tree| tree.kind == "certificates");
+    if configuration.is_none() && certificates.is_none() {
+        return Ok(());
+    }
+    writeln!(out, "\n[nginx]\n# Components below that `recover nginx` takes good files from.")?;
+    for (key, tree) in [("configuration", configuration), ("certificates", certificates)] {
+        if let Some(tree) = tree {
+            writeln!(out, "{key} = {}", quote(&tree.name))?;
+        }
+    }
+    Ok(())
 }
 
 fn redis(out: &mut String, found: &Found) -> std::fmt::Result {

@@ -10,7 +10,7 @@ use super::{
     tested::{self, Fault},
 };
 use crate::{
-    backend::{BackendExt, Container, ContainerState, LogRequest},
+    backend::{Backend, BackendExt, Container, ContainerState, HealthCheck, LogRequest},
     error::{Error, ErrorKind, Result},
     probe::{Answer, Class, HealthMode, Status, ask},
     procedure::{
@@ -20,6 +20,7 @@ use crate::{
     },
     run::RunId,
     secret::scrub,
+    system::System,
 };
 
 /// How many lines of its log are read.
@@ -34,7 +35,7 @@ pub struct Looked {
     pub(super) before: Vec<Remembered>,
     /// State of the first.
     pub state: ContainerState,
-    /// Whether it runs and its own health check passes.
+    /// Whether it runs and its own health check does not fail; one without a verdict yet may pass.
     pub is_ready: bool,
     /// Exit code, where it has ended.
     pub exit_code: Option<i64>,
@@ -67,7 +68,10 @@ impl Looked {
 
     /// Whether the files are good and what is served is not made of them.
     pub(super) fn is_stale(&self) -> bool {
-        self.fault.is_none() && self.certificates.is_empty() && self.is_ready && !self.served.is_empty()
+        self.fault.is_none() && self.certificates.is_empty()
+            // Its own health check may refuse the certificate as clients do.
+            && self.state == ContainerState::Running
+            && !self.served.is_empty()
     }
 
     /// What is wrong, a line each.
@@ -75,7 +79,10 @@ impl Looked {
         let mut found = Vec::new();
         if !self.is_ready {
             let code = self.exit_code.map_or_else(String::new, |code| format!(", exit code {code}"));
-            found.push(format!("the web server's container is {:?}{code}", self.state).to_lowercase());
+            found.push(match self.state {
+                ContainerState::Running => "the web server runs, and its own health check fails".to_owned(),
+                state => format!("the web server's container is {state:?}{code}").to_lowercase(),
+            });
         }
         found.extend(self.fault.as_ref().map(|fault| format!("nginx refuses its configuration: {fault}")));
         found.extend(self.certificates.iter().cloned());
@@ -88,7 +95,7 @@ impl Looked {
 pub(super) async fn look(parts: &Parts, run: RunId) -> Result<Looked> {
     let backend = &*parts.backend;
     let service = &parts.system.application.web_service;
-    let web = container(parts).await?;
+    let web = container(backend, &parts.system).await?;
     let before = quiesce::remember(backend, std::slice::from_ref(service)).await?;
     let tested = tested::test(backend, run, &web, None).await?;
     let files = certificate::read_in_container(backend, &web.name, &tested.pairs).await;
@@ -107,7 +114,7 @@ pub(super) async fn look(parts: &Parts, run: RunId) -> Result<Looked> {
     };
     Ok(Looked {
         state: web.state,
-        is_ready: web.is_ready(),
+        is_ready: web.state == ContainerState::Running && web.health != HealthCheck::Unhealthy,
         exit_code: web.exit_code,
         fault: tested.fault,
         certificates,
@@ -121,9 +128,9 @@ pub(super) async fn look(parts: &Parts, run: RunId) -> Result<Looked> {
 }
 
 /// Returns the container of the web server.
-pub(super) async fn container(parts: &Parts) -> Result<Container> {
-    let service = &parts.system.application.web_service;
-    let found = parts.backend.service_containers(service).await?;
+pub(super) async fn container(backend: &dyn Backend, system: &System) -> Result<Container> {
+    let service = &system.application.web_service;
+    let found = backend.service_containers(service).await?;
     found.into_iter().next().ok_or_else(|| {
         Error::new(ErrorKind::NotFound, format!("service `{service}` has no container"))
             .hint("`docker compose up -d` makes one")

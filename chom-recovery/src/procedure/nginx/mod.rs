@@ -17,7 +17,7 @@ use super::{
     quiesce,
 };
 use crate::{
-    backend::Signal,
+    backend::{Backend, Signal},
     catalog::Selector,
     error::{Error, ErrorKind, Result},
     objective::Objective,
@@ -80,7 +80,7 @@ impl Procedure for RecoverNginx {
 }
 
 async fn recover(run: &Run, parts: &Parts, request: &Request) -> Result<Recovered> {
-    let began = moment(run, "began").await?;
+    let began = run.id().time();
     let first = observe(run, parts, "look").await?;
     refuse_what_is_behind(&first)?;
     let mut done = Done::default();
@@ -112,6 +112,16 @@ async fn recover(run: &Run, parts: &Parts, request: &Request) -> Result<Recovere
         report.to_review.push(format!("a certificate had {days} days left: look at what renews it"));
     }
     Ok(report)
+}
+
+/// Tells at which path the web server sees a component.
+///
+/// # Errors
+/// `Precondition`: it does not see it. `NotFound`: there is no such folder, or no web server.
+pub(crate) async fn seen_at(system: &System, backend: &Arc<dyn Backend>, component: &Component) -> Result<String> {
+    let web = look::container(&**backend, system).await?;
+    let located = locate::find(system, backend, component).await?;
+    tested::target(&**backend, &web, &located).await
 }
 
 /// What was done, and what it leaves.
@@ -223,7 +233,7 @@ fn test_with(
     Arc::new(move |folder| {
         let (parts, component, judge) = (parts.clone(), component.clone(), judge.clone());
         Box::pin(async move {
-            let web = look::container(&parts).await?;
+            let web = look::container(&*parts.backend, &parts.system).await?;
             let located = locate::find(&parts.system, &parts.backend, &component).await?;
             let target = tested::target(&*parts.backend, &web, &located).await?;
             let tested = tested::test(&*parts.backend, id, &web, Some((&folder, &target))).await?;
@@ -263,7 +273,7 @@ async fn reload(run: &Run, parts: &Parts) -> Result<()> {
         .budget(Duration::from_secs(30))
         .timeout(mins(1))
         .run(async move |_| {
-            let web = look::container(&parts).await?;
+            let web = look::container(&*parts.backend, &parts.system).await?;
             parts.backend.signal(&web.name, Signal::Hangup).await
         })
         .await

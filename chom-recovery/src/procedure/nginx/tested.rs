@@ -5,13 +5,12 @@
 
 use std::{path::Path, time::Duration};
 
-use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    backend::{Backend, Container, LogRequest, Mount, MountSource, Network, OneOff, ROLE_LABEL, RUN_LABEL},
+    backend::{Backend, Container, Mount, MountSource, Network, OneOff, ROLE_LABEL, RUN_LABEL},
     error::{Error, ErrorKind, Result},
-    procedure::locate::Located,
+    procedure::{locate::Located, one_off::run_to_end},
     run::RunId,
     secret::scrub,
 };
@@ -20,8 +19,6 @@ use crate::{
 const ROLE: &str = "nginx-test";
 /// How long a test may take.
 const LIMIT: Duration = Duration::from_mins(1);
-/// Most bytes of what it prints that are read.
-const LARGEST: usize = 8 << 20;
 
 /// Why a configuration is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,13 +62,13 @@ pub(super) async fn test(
     candidate: Option<(&Path, &str)>,
 ) -> Result<Tested> {
     let name = format!("{}-{ROLE}-{run}", backend.project());
-    // An earlier attempt may have been killed.
-    backend.remove_container(&name).await?;
-    let tested = try_in(backend, &spec(backend, run, web, name.clone(), candidate).await?).await;
-    let removed = backend.remove_container(&name).await;
-    let tested = tested.map_err(|e| e.during("cannot test the configuration of nginx"))?;
-    removed?;
-    Ok(tested)
+    let spec = spec(backend, run, web, name, candidate).await?;
+    let ended = run_to_end(backend, &spec, LIMIT).await;
+    let ended = ended.map_err(|e| e.during("cannot test the configuration of nginx"))?;
+    Ok(match ended.code {
+        0 => Tested { fault: None, pairs: pairs(&ended.stdout) },
+        code => Tested { fault: Some(fault(&ended.stderr, code)), pairs: Vec::new() },
+    })
 }
 
 async fn spec(
@@ -113,33 +110,14 @@ async fn spec(
     })
 }
 
-async fn try_in(backend: &dyn Backend, spec: &OneOff) -> Result<Tested> {
-    backend.one_off(spec).await?;
-    let code = backend.wait_container(&spec.name, LIMIT).await?;
-    let reading = async {
-        let (mut dumped, mut said, mut bytes) = (Vec::new(), Vec::new(), 0);
-        let mut lines = backend.logs(&spec.name, LogRequest::default()).await?;
-        while let Some(line) = lines.next().await {
-            let line = line?;
-            bytes += line.text.len();
-            if bytes > LARGEST {
-                return Err(Error::new(ErrorKind::Corrupt, format!("nginx printed more than {LARGEST} bytes")));
-            }
-            if line.is_stderr { said.push(line.text) } else { dumped.push(line.text) }
-        }
-        Ok((dumped, said))
-    };
-    let late = |_| Error::new(ErrorKind::Timeout, "what nginx printed cannot be read in time");
-    let (dumped, said) = tokio::time::timeout(LIMIT, reading).await.map_err(late)??;
-    Ok(match code {
-        0 => Tested { fault: None, pairs: pairs(&dumped) },
-        _ => Tested { fault: Some(fault(&said, code)), pairs: Vec::new() },
-    })
-}
-
 /// Finds the reason among the lines that nginx printed.
 fn fault(said: &[String], code: i64) -> Fault {
-    let line = said.iter().find_map(|line| line.strip_prefix("nginx: [emerg] "));
+    // `nginx: [emerg] …`, or, once its log is open, `2026/01/31 23:59:59 [emerg] 1#1: …`.
+    let line = said.iter().find_map(|line| {
+        let text = line.split_once("[emerg] ")?.1;
+        let is_number = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || b == b'#');
+        Some(text.split_once(": ").filter(|(number, _)| is_number(number)).map_or(text, |(_, text)| text))
+    });
     let Some(message) = line.or_else(|| said.last().map(String::as_str)) else {
         let message = format!("nginx ended with exit code {code} and said nothing");
         return Fault { file: None, line: None, message, is_of_certificate: false };
@@ -214,6 +192,9 @@ mod tests {
         ]);
         assert_eq!(found.to_string(), "/etc/nginx/conf.d/site.conf:2: unknown directive \"liste\"");
         assert!(!found.is_of_certificate);
+        let logged =
+            said(&["2026/11/27 07:48:35 [emerg] 1#1: unknown directive \"liste\" in /etc/nginx/conf.d/site.conf:2"]);
+        assert_eq!(logged, found);
         assert_eq!(said(&["exec: nginx: not found"]).message, "exec: nginx: not found");
         assert_eq!(said(&[]).message, "nginx ended with exit code 1 and said nothing");
     }
