@@ -309,10 +309,10 @@ mod tests {
 
     #[test]
     fn a_job_that_stays_the_first_with_nobody_at_work_is_stuck() {
-        let first = Queue { name: "q".into(), pending: 2, head: Some(b"a".to_vec()), ..Queue::default() };
+        let first = Queue { name: "q".into(), pending: 2, head: Some("a".into()), ..Queue::default() };
         assert!(first.is_stuck_at(&first));
         assert!(first.is_stuck_at(&Queue { pending: 9, ..first.clone() }), "more came");
-        assert!(!first.is_stuck_at(&Queue { head: Some(b"b".to_vec()), ..first.clone() }), "one was taken");
+        assert!(!first.is_stuck_at(&Queue { head: Some("b".into()), ..first.clone() }), "one was taken");
         assert!(!first.is_stuck_at(&Queue { reserved: 1, ..first.clone() }), "somebody is at work");
         assert!(!first.is_stuck_at(&Queue { pending: 0, head: None, ..first.clone() }));
         let health = judge(&[Queue { is_stuck: true, ..first }]);

@@ -27,7 +27,7 @@ fn recipients() -> Recipients {
     Recipients::parse(&[of(OPERATOR), of(ESCROW)]).unwrap()
 }
 
-async fn identity(folder: &Path) -> SecretSource {
+fn identity(folder: &Path) -> SecretSource {
     let file = folder.join("escrow");
     std::fs::write(&file, ESCROW).unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
@@ -38,7 +38,7 @@ async fn identity(folder: &Path) -> SecretSource {
 async fn back_up(settings: &StoreSettings, folder: &Path) -> String {
     let (lost, system): (_, SystemId) = (folder.join("lost"), "chom".to_owned().try_into().unwrap());
     let store = store::create(settings).await.unwrap();
-    let escrow = Identities::resolve(&[identity(folder).await]).await;
+    let escrow = Identities::resolve(&[identity(folder)]).await;
     let encryption = Encryption::Age { recipients: recipients(), escrow };
     Repository::init(&store, &system, &lost, encryption).await.unwrap();
     let signer = Signer::load(&lost, &system).unwrap();
@@ -66,7 +66,7 @@ async fn comes_back(settings: StoreSettings) {
     let mut request = RecallRequest {
         store: settings.clone(),
         signers: vec![signer.clone()],
-        identity: vec![identity(folder.path()).await],
+        identity: vec![identity(folder.path())],
         system: None,
         state_dir: Some(folder.path().join("new")),
     };
