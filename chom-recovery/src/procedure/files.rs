@@ -141,18 +141,19 @@ struct Staged {
 /// such component, or no backup holds it. `Unsupported`: its folder is on a filesystem of its own, or on another host.
 /// `Corrupt`: the backup is damaged. `NoSpace`: there is no room beside production.
 pub async fn restore(run: &Run, parts: &Parts, request: &Request) -> Result<FilesReport> {
-    put_in_place(&run.scope("files"), parts, request, &[]).await
+    put_in_place(&run.scope("files"), parts, request, None).await
 }
 
-/// As [`restore`], in the scope of the caller's choice and as a part of other procedures. `differing` is known to be
-/// replaced, and is shown to whoever approves.
+/// As [`restore`], in the scope of the caller's choice and as a part of other procedures. With `broken`, what is
+/// replaced does not work, so that nothing need serve after a rollback; these paths differ, and are shown to whoever approves.
 pub(super) async fn put_in_place(
     run: &Run,
     parts: &Parts,
     request: &Request,
-    differing: &[String],
+    broken: Option<&[String]>,
 ) -> Result<FilesReport> {
     let component = configured(parts, &request.component)?;
+    let differing = broken.unwrap_or_default();
     let site = survey(run, parts, component).await?;
     let backup = choose(run, parts, request).await?;
     let staged = restore_beside(run, parts, component, request, &site, &backup).await?;
@@ -176,7 +177,7 @@ pub(super) async fn put_in_place(
         ))
         .await?;
     let stopped_at = moment(run, "stopping").await?;
-    stop_users(run, parts, &site).await?;
+    stop_users(run, parts, &site, broken.is_some()).await?;
     let before = prepare(run, &site).await?;
     let carried = carry(run, component, &site).await?;
     swap(run, parts, &site, (before, staged.id), approval).await?;
@@ -314,10 +315,12 @@ async fn restore_beside(
         .await
 }
 
-async fn stop_users(run: &Run, parts: &Parts, site: &Site) -> Result<()> {
+async fn stop_users(run: &Run, parts: &Parts, site: &Site, were_broken: bool) -> Result<()> {
     let grace = parts.system.application.stop_grace;
     let (stopping, starting, proving) = (parts.backend.clone(), parts.backend.clone(), parts.backend.clone());
-    let (to_stop, to_start, to_prove) = (site.users.clone(), site.users.clone(), site.users.clone());
+    let (to_stop, mut to_start, to_prove) = (site.users.clone(), site.users.clone(), site.users.clone());
+    // One that still ran on what it had read before cannot start on what is broken.
+    to_start.iter_mut().for_each(|user| user.was_ready &= !were_broken);
     run.step("stop-users")
         .effect(Effect::Idempotent)
         .input(&site.users)

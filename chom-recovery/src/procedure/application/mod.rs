@@ -190,7 +190,7 @@ async fn replace_code(
         component: component.name.clone(),
         keep_setid: false,
     };
-    let report = files::put_in_place(&run, parts, &put, &differing).await?;
+    let report = files::put_in_place(&run, parts, &put, Some(&differing)).await?;
     done.push(told(component, &chosen));
     to_review.extend(chosen.refused.iter().map(|why| format!("a newer backup would not do: {why}")));
     to_review.extend(report.to_review());

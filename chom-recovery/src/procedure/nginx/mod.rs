@@ -255,7 +255,7 @@ async fn put_in_place(
         component: component.name.clone(),
         keep_setid: false,
     };
-    let report = files::put_in_place(run, parts, &request, &differing).await?;
+    let report = files::put_in_place(run, parts, &request, Some(&differing)).await?;
     let of = if differing.is_empty() { String::new() } else { format!(": {}", differing.join(", ")) };
     done.lines.push(format!("`{}` is that of backup {}{of}", component.name, chosen.backup));
     done.to_review.extend(chosen.refused.iter().map(|why| format!("a newer backup would not do: {why}")));
