@@ -268,7 +268,8 @@ fn next_steps(
     let is_down = health.answers.iter().any(|a| a.health.status > Status::Degraded && is_of_service(&a.probe));
     if let Some(first) = diagnoses.first().filter(|_| is_down && next.is_empty()) {
         // What it would do is shown first; `recover` asks in any case.
-        let plan = first.command.as_ref().map(|c| c.replacen("chom-recovery ", "chom-recovery plan ", 1));
+        let plan =
+            first.command.as_ref().map(|c| c.replacen("chom-recovery recover ", "chom-recovery plan recover ", 1));
         let command = Some(plan.unwrap_or_else(|| "chom-recovery diagnose".to_owned()));
         let because = format!("{} ({} %): {}", first.hypothesis, first.confidence, first.advice);
         next.push(NextStep { command, because });
