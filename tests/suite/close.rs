@@ -138,6 +138,14 @@ impl Watched {
     }
 }
 
+impl Drop for Watched {
+    /// Rules that stay would raise true alerts, about backups of a repository that is gone with the test.
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(self.folder.join("rules/chom.yml"));
+        self.bench.try_docker(&["kill", "--signal", "HUP", &self.container("prometheus")]);
+    }
+}
+
 #[test]
 fn a_recovery_is_closed_when_every_item_is_in_order_vouched_for_or_waived() {
     let test = "a_recovery_is_closed_when_every_item_is_in_order_vouched_for_or_waived";
