@@ -261,7 +261,13 @@ async fn tls_checks_both_sides() {
     for foreign_client in [false, true] {
         let mut options = options.clone();
         options.environment.docker_cert_path = Some(machine.foreign_certificates(foreign_client));
-        let error = DockerBackend::connect(&compose, options).await.unwrap_err();
+        let mut error = DockerBackend::connect(&compose, options.clone()).await.unwrap_err();
+        // On a loaded machine its daemon may answer too late to say why it refuses.
+        for _ in 0..3 {
+            if error.kind() == ErrorKind::Timeout {
+                error = DockerBackend::connect(&compose, options.clone()).await.unwrap_err();
+            }
+        }
         println!("{error:?}");
         assert_eq!(error.kind(), ErrorKind::Authentication, "foreign client: {foreign_client}: {error:?}");
     }
