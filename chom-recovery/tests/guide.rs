@@ -29,7 +29,7 @@ fn every_test_that_the_guide_names_exists() {
 fn the_configuration_in_the_readme_is_one() {
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
     let blocks: Vec<_> = readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    assert_eq!(blocks.len(), 2, "{blocks:?}");
+    assert_eq!(blocks.len(), 3, "{blocks:?}");
     let system = chom_recovery::System::parse(&blocks.join("\n")).unwrap();
     assert_eq!(system.components.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["uploads", "redis", "config"]);
 }

@@ -138,7 +138,7 @@ fn a_run_that_does_not_hang_but_waits_is_told_and_so_are_locks() {
     }
     let mut waits = sql(&format!("SET innodb_lock_wait_timeout = 60; {update}"));
     let found = look(&bench, "hang", "the lock", has("locks"));
-    assert!(cause(&found, "locks").unwrap()["evidence"].to_string().contains("UPDATE users"), "{found:#}");
+    assert!(cause(&found, "locks").unwrap()["evidence"].to_string().contains("chom.users"), "{found:#}");
     holds.wait().unwrap();
     waits.wait().unwrap();
 }

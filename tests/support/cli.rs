@@ -119,6 +119,11 @@ impl Bench {
         let text = std::fs::read_to_string(&path).unwrap();
         let (before, rest) = text.split_once("[[components]]").unwrap();
         let (_, after) = rest.split_once("[repository]").unwrap();
+        // Names components that are no more.
+        let before = match before.split_once("\n[nginx]\n") {
+            Some((head, rest)) => format!("{head}{}", rest.find("\n[").map_or("", |next| &rest[next..])),
+            None => before.to_owned(),
+        };
         std::fs::write(&path, format!("{before}\n[repository]{after}")).unwrap();
     }
 
