@@ -81,7 +81,7 @@ moto() {
 unit_tests() {
   moto || return
   env -u CHOM_TEST_STACK CHOM_TEST_MOTO="$root/target/moto/bin/python" \
-    timeout --foreground "$limit" cargo test --quiet --workspace
+    timeout --foreground "$limit" cargo test --quiet --workspace --no-fail-fast
 }
 # real NAME=VALUE... -- TEST... [-- NAME...]: real-stack tests with variables, not through Cargo, which lets one command
 # at a time compile. One test at a time, as they share servers, unless `threads` says otherwise.
@@ -235,8 +235,9 @@ mariadb_stacks() {
 parts() {
   local name
   if stack_up chom-test-parts mariadb-11.8 8453 --monitoring; then
-    for name in recover_application recover_nginx recover_partial recover_performance search_index evidence troubleshoot close \
-      scenarios; do
+    # Scenarios first: errors that other tests leave in the logs are answers of triage for a quarter of an hour.
+    for name in scenarios recover_application recover_nginx recover_partial recover_performance search_index evidence troubleshoot \
+      close; do
       phase "${name//_/ }" on_stack chom-test-parts "$name"
     done
     stack_down chom-test-parts
