@@ -235,9 +235,9 @@ mariadb_stacks() {
 parts() {
   local name
   if stack_up chom-test-parts mariadb-11.8 8453 --monitoring; then
-    # Scenarios first: errors that other tests leave in the logs are answers of triage for a quarter of an hour.
-    for name in scenarios recover_application recover_nginx recover_partial recover_performance search_index evidence troubleshoot \
-      close; do
+    # These two first: errors in logs and failed jobs that other tests leave behind count for a quarter of an hour.
+    for name in scenarios close recover_application recover_nginx recover_partial recover_performance search_index evidence \
+      troubleshoot; do
       phase "${name//_/ }" on_stack chom-test-parts "$name"
     done
     stack_down chom-test-parts
