@@ -8,7 +8,7 @@ use std::{
     collections::HashSet,
     fmt,
     fs::File,
-    io::{self, Read, Seek, Write},
+    io::{self, Write},
     ops::Range,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
@@ -17,7 +17,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use rustix::{
@@ -35,12 +35,13 @@ use crate::{
     stream::ByteStream,
 };
 
+mod read;
 mod walk;
+
+use read::Reading;
 
 /// Begin of the names of unfinished files; no key has a segment like it.
 const TEMPORARY: &str = ".tmp-";
-/// Bytes read at once.
-const PIECE: usize = 256 << 10;
 /// How long another process may hold the lock of [`BackupStore::compare_and_swap`], which takes milliseconds.
 const LOCK_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -423,28 +424,23 @@ impl BackupStore for LocalStore {
     }
 
     async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<ByteStream> {
-        let wanted = key.clone();
-        let (mut file, length) = self.run(move |inner| inner.open_object(&wanted)).await?;
-        let range = check_range(key, length, range)?;
         let key = key.clone();
+        // With the first piece: most objects are small, and a thread of its own for each costs more than reading it.
+        let (first, mut reading) = self
+            .run(move |inner| {
+                let (file, length) = inner.open_object(&key)?;
+                let range = check_range(&key, length, range)?;
+                let mut reading = Reading::begin(file, key, &range)?;
+                Ok((reading.piece()?, reading))
+            })
+            .await?;
+        if reading.is_done() {
+            return Ok(Box::pin(futures::stream::iter(first.map(Ok))));
+        }
         Ok(pipe::produce(move |output| {
-            let mut left = range.end - range.start;
-            file.seek(io::SeekFrom::Start(range.start)).map_err(|e| failed("read", &key, e))?;
-            while left > 0 {
-                let want = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
-                let mut piece = BytesMut::zeroed(want);
-                let got = match file.read(&mut piece) {
-                    Ok(0) => {
-                        return Err(Error::new(ErrorKind::Corrupt, format!("object `{key}` ended early"))
-                            .with("missing bytes", left));
-                    }
-                    Ok(got) => got,
-                    Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                    Err(e) => return Err(failed("read", &key, e)),
-                };
-                piece.truncate(got);
-                left -= got as u64;
-                output.send(piece.freeze())?;
+            first.map_or(Ok(()), |piece| output.send(piece))?;
+            while let Some(piece) = reading.piece()? {
+                output.send(piece)?;
             }
             Ok(())
         }))

@@ -5,7 +5,7 @@ use std::{
 
 use futures::TryStreamExt;
 
-use super::*;
+use super::{read::PIECE, *};
 use crate::{stream, testing::store as conformance};
 
 fn key(text: &str) -> Key {
