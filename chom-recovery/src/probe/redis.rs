@@ -160,6 +160,23 @@ pub(crate) fn parse_info(text: &str) -> BTreeMap<&str, &str> {
     text.lines().filter(|l| !l.starts_with('#')).filter_map(|l| l.trim_end().split_once(':')).collect()
 }
 
+/// Lines of `INFO` that an answer shows.
+pub(crate) const FACTS: [&str; 13] = [
+    "redis_version",
+    "role",
+    "uptime_in_seconds",
+    "aof_enabled",
+    "aof_last_write_status",
+    "aof_last_bgrewrite_status",
+    "rdb_last_bgsave_status",
+    "rdb_last_save_time",
+    "rdb_changes_since_last_save",
+    "used_memory",
+    "maxmemory",
+    "maxmemory_policy",
+    "connected_clients",
+];
+
 /// Judges `INFO`; `stops_writes` says whether a failed snapshot stops writes, where that could be read.
 pub(crate) fn judge(info: &BTreeMap<&str, &str>, stops_writes: Option<bool>) -> Health {
     let get = |key: &str| info.get(key).copied().unwrap_or_default();
@@ -188,24 +205,10 @@ pub(crate) fn judge(info: &BTreeMap<&str, &str>, stops_writes: Option<bool>) -> 
     } else {
         Health::healthy(format!("redis {} answers and takes writes", get("redis_version"))).class(Class::Ok)
     };
-    [
-        "redis_version",
-        "role",
-        "uptime_in_seconds",
-        "aof_enabled",
-        "aof_last_write_status",
-        "aof_last_bgrewrite_status",
-        "rdb_last_bgsave_status",
-        "rdb_last_save_time",
-        "rdb_changes_since_last_save",
-        "used_memory",
-        "maxmemory",
-        "maxmemory_policy",
-        "connected_clients",
-    ]
-    .into_iter()
-    .filter_map(|key| info.get_key_value(key))
-    .fold(health, |health, (key, value)| health.fact(*key, value))
+    FACTS
+        .into_iter()
+        .filter_map(|key| info.get_key_value(key))
+        .fold(health, |health, (key, value)| health.fact(*key, value))
 }
 
 #[cfg(test)]
