@@ -44,6 +44,9 @@ pub struct LogSummary {
     pub truncated: bool,
     /// Events by topic.
     pub events: BTreeMap<String, u64>,
+    /// Topic of the newest event of the log that was read last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest: Option<String>,
     /// The last lines that were events, scrubbed and shortened.
     pub samples: Vec<String>,
 }
@@ -56,7 +59,9 @@ impl LogSummary {
         if event.at.zip(since).is_some_and(|(at, since)| at < since) {
             return;
         }
-        *self.events.entry(event.topic.to_string()).or_default() += 1;
+        let topic = event.topic.to_string();
+        *self.events.entry(topic.clone()).or_default() += 1;
+        self.newest = Some(topic);
         if self.samples.len() == SAMPLES {
             self.samples.remove(0);
         }
@@ -191,6 +196,9 @@ fn judge(summary: &LogSummary, unread: &[String]) -> Health {
     let mut health = health.fact("lines", summary.lines).fact("truncated", summary.truncated);
     for (topic, count) in summary.events.iter().take(20) {
         health = health.fact(format!("errors.{topic}"), count);
+    }
+    if let Some(newest) = &summary.newest {
+        health = health.fact("newest", newest);
     }
     for (i, sample) in summary.samples.iter().enumerate() {
         health = health.fact(format!("sample.{i}"), sample);

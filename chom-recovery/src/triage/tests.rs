@@ -295,6 +295,23 @@ fn causes_are_named_and_two_at_once_are_ranked_by_what_depends_on_what() {
             ],
             &[WebConfiguration, WebDown],
         ),
+        // The key was another one a while ago.
+        (
+            &[
+                ("container-nginx", Down, Class::Restarting, &[]),
+                logged(
+                    "logs-nginx",
+                    &[
+                        ("errors.certificate_key", "9"),
+                        ("errors.web_configuration", "3"),
+                        ("newest", "web_configuration"),
+                    ],
+                ),
+                ("web-configuration", Inconclusive, Class::NotRunning, &[]),
+                http(Class::Unreachable),
+            ],
+            &[WebConfiguration, WebDown],
+        ),
         (
             &[
                 ("container-nginx", Down, Class::Restarting, &[]),
