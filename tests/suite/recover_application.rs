@@ -1,15 +1,11 @@
 //! Recovery of the application on the reference stack: what broke is mended, proven from outside, and the broken state is
 //! back after a rollback.
 
-use std::{
-    path::PathBuf,
-    process::{Command, Output},
-    time::{Duration, Instant},
-};
+use std::path::PathBuf;
 
 use chom_recovery_tests::{
     Stack, chaos,
-    cli::{Bench, code, lines},
+    cli::{Bench, code, shown},
 };
 use serde_json::Value;
 
@@ -37,19 +33,7 @@ impl Code {
 
     /// Recovers; what the run achieved.
     fn recover(&self) -> Value {
-        let output = self.bench.run(&["--json", "recover", "application", "--yes"]);
-        assert_eq!(code(&output), 0, "{}", shown(&output));
-        assert_eq!(status(self.stack()), "200", "served over verified TLS");
-        let summary = lines(&output).pop().unwrap();
-        assert_eq!(summary["achieved"]["rto"]["is_met"], true, "{summary}");
-        let look = summary["steps"].as_array().unwrap().iter().find(|s| s["step"] == "application/look").unwrap();
-        assert!(look["budget_ms"].is_u64() && look["ms"].is_u64(), "budget against actual: {look}");
-        summary["achieved"].clone()
-    }
-
-    fn roll_back(&self) {
-        let undone = self.bench.run(&["rollback", "--yes"]);
-        assert_eq!(code(&undone), 0, "{}", shown(&undone));
+        self.bench.recover(&["application"], "application/look")
     }
 }
 
@@ -63,9 +47,8 @@ impl Drop for Code {
         chaos::up(self.stack(), &[]);
         chaos::compose(self.stack(), &["restart", "app"]);
         self.bench.run(&["runs", "prune", "--older-than", "0", "--yes"]);
-        let deadline = Instant::now() + Duration::from_mins(2);
-        while status(self.stack()) != "200" && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(500));
+        if !self.bench.is_served_in_time() {
+            eprintln!("the application does not serve after the test");
         }
     }
 }
@@ -74,27 +57,13 @@ fn file(stack: &Stack) -> PathBuf {
     stack.site.join("app/routes/web.php")
 }
 
-fn status(stack: &Stack) -> String {
-    let resolve = format!("{}:{}:127.0.0.1", stack.host, stack.port);
-    let output = Command::new("curl")
-        .args(["--silent", "--max-time", "10", "--output", "/dev/null", "--write-out", "%{http_code}", "--cacert"])
-        .args([stack.ca.to_str().unwrap(), "--resolve", &resolve, &format!("{}/health", stack.url)])
-        .output()
-        .unwrap();
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn shown(output: &Output) -> String {
-    format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
-}
-
 #[test]
 fn code_that_php_cannot_read_is_replaced_by_the_newest_that_it_can() {
     let Some(site) = Code::open("code_that_php_cannot_read_is_replaced_by_the_newest_that_it_can") else { return };
     let broken = [&site.routes[..], b"\nthis is no php (;\n"].concat();
     std::fs::write(file(site.stack()), &broken).unwrap();
     chaos::compose(site.stack(), &["restart", "app"]);
-    assert_ne!(status(site.stack()), "200");
+    assert_ne!(site.bench.status().as_deref(), Some("200"));
     // It is backed up as well: the newest backup does not pass.
     let created = site.bench.run(&["backup", "create", "--component", "app"]);
     assert_eq!(code(&created), 0, "{created:?}");
@@ -108,20 +77,20 @@ fn code_that_php_cannot_read_is_replaced_by_the_newest_that_it_can() {
     assert!(text.contains("a newer backup would not do"), "{text}");
     assert_eq!(std::fs::read(file(site.stack())).unwrap(), site.routes);
 
-    site.roll_back();
+    site.bench.roll_back();
     assert_eq!(std::fs::read(file(site.stack())).unwrap(), broken, "exactly what was there");
-    assert_ne!(status(site.stack()), "200");
+    assert_ne!(site.bench.status().as_deref(), Some("200"));
 }
 
 #[test]
 fn a_killed_application_is_started_and_stopped_again_by_a_rollback() {
     let Some(site) = Code::open("a_killed_application_is_started_and_stopped_again_by_a_rollback") else { return };
     chaos::kill(site.stack(), "app");
-    assert_ne!(status(site.stack()), "200");
+    assert_ne!(site.bench.status().as_deref(), Some("200"));
     let achieved = site.recover();
     assert!(achieved["found"].to_string().contains("exit code 137"), "{achieved}");
-    site.roll_back();
-    assert_ne!(status(site.stack()), "200");
+    site.bench.roll_back();
+    assert_ne!(site.bench.status().as_deref(), Some("200"));
 }
 
 #[test]

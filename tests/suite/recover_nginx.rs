@@ -3,13 +3,12 @@
 
 use std::{
     path::PathBuf,
-    process::{Command, Output},
     time::{Duration, Instant},
 };
 
 use chom_recovery_tests::{
     Stack, chaos,
-    cli::{Bench, code, lines},
+    cli::{Bench, code, shown},
 };
 use serde_json::Value;
 
@@ -67,22 +66,7 @@ impl Web {
 
     /// Recovers; what the run achieved.
     fn recover(&self) -> Value {
-        let output = self.bench.run(&["--json", "recover", "nginx", "--yes"]);
-        assert_eq!(code(&output), 0, "{}", shown(&output));
-        assert_eq!(status(self.stack()).as_deref(), Some("200"), "served over verified TLS");
-        let summary = lines(&output).pop().unwrap();
-        assert_eq!(summary["achieved"]["rto"]["is_met"], true, "{summary}");
-        // The report shows budgets beside what was needed.
-        let (_, run) = self.bench.query(&["--json", "runs", "show"]);
-        let steps = run["steps"].as_array().unwrap();
-        let look = steps.iter().find(|s| s["step"] == "nginx/look").unwrap_or_else(|| panic!("{run}"));
-        assert!(look["budget_ms"].as_u64().is_some() && look["ms"].as_u64().is_some(), "{look}");
-        summary["achieved"].clone()
-    }
-
-    fn roll_back(&self) {
-        let undone = self.bench.run(&["rollback", "--yes"]);
-        assert_eq!(code(&undone), 0, "{}", shown(&undone));
+        self.bench.recover(&["nginx"], "nginx/look")
     }
 }
 
@@ -97,34 +81,14 @@ impl Drop for Web {
         chaos::in_volume(self.stack(), &format!("{}_certs", self.stack().project), "rm -f /v/tls.crt /v/tls.key");
         self.restart();
         let pruned = self.bench.run(&["runs", "prune", "--older-than", "0", "--yes"]);
-        let deadline = Instant::now() + Duration::from_mins(2);
-        while status(self.stack()).as_deref() != Some("200") {
-            if Instant::now() > deadline {
-                eprintln!("the web server does not serve after the test: {pruned:?}");
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(500));
+        if !self.bench.is_served_in_time() {
+            eprintln!("the web server does not serve after the test: {pruned:?}");
         }
     }
 }
 
 fn file(stack: &Stack) -> PathBuf {
     stack.site.join("nginx/site.conf")
-}
-
-/// What users get: the status, where the certificate is accepted and something answers.
-fn status(stack: &Stack) -> Option<String> {
-    let resolve = format!("{}:{}:127.0.0.1", stack.host, stack.port);
-    let output = Command::new("curl")
-        .args(["--silent", "--max-time", "10", "--output", "/dev/null", "--write-out", "%{http_code}", "--cacert"])
-        .args([stack.ca.to_str().unwrap(), "--resolve", &resolve, &format!("{}/health", stack.url)])
-        .output()
-        .unwrap();
-    output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
-}
-
-fn shown(output: &Output) -> String {
-    format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 fn any(list: &Value, what: &str) -> bool {
@@ -139,7 +103,7 @@ fn a_bad_configuration_is_replaced_by_the_newest_that_nginx_takes() {
     let created = web.bench.run(&["backup", "create", "--component", "nginx"]);
     assert_eq!(code(&created), 0, "{created:?}");
     web.restart();
-    assert_eq!(status(web.stack()), None, "it ends at its start");
+    assert_eq!(web.bench.status(), None, "it ends at its start");
 
     let planned = web.bench.run(&["plan", "recover", "nginx"]);
     assert_eq!(code(&planned), 0, "{}", shown(&planned));
@@ -154,9 +118,9 @@ fn a_bad_configuration_is_replaced_by_the_newest_that_nginx_takes() {
     assert!(any(&achieved["to_review"], "a newer backup would not do"), "{achieved}");
     assert_eq!(std::fs::read(file(web.stack())).unwrap(), web.configuration);
 
-    web.roll_back();
+    web.bench.roll_back();
     assert_eq!(std::fs::read(file(web.stack())).unwrap(), broken, "exactly what was there");
-    assert_eq!(status(web.stack()), None);
+    assert_eq!(web.bench.status(), None);
     web.recover();
 }
 
@@ -167,13 +131,13 @@ fn a_key_of_another_certificate_is_replaced() {
     web.certificate("cat /tmp/k >tls.key");
     let bad = web.hash("/v/tls.key");
     web.restart();
-    assert_eq!(status(web.stack()), None, "it ends at its start");
+    assert_eq!(web.bench.status(), None, "it ends at its start");
     let achieved = web.recover();
     assert!(any(&achieved["found"], "key values mismatch"), "{achieved}");
     assert_eq!(web.hash("/v/tls.key"), good);
-    web.roll_back();
+    web.bench.roll_back();
     assert_eq!(web.hash("/v/tls.key"), bad, "exactly what was there");
-    assert_eq!(status(web.stack()), None);
+    assert_eq!(web.bench.status(), None);
 }
 
 const EXPIRED: &str = "openssl x509 -req -in /tmp/r -CA /run/secrets/ca_cert -CAkey /run/secrets/ca_key -set_serial 7 \
@@ -184,7 +148,7 @@ const EXPIRED: &str = "openssl x509 -req -in /tmp/r -CA /run/secrets/ca_cert -CA
 /// Waits until users see what was broken.
 fn until_refused(web: &Web) {
     let deadline = Instant::now() + Duration::from_mins(1);
-    while status(web.stack()).is_some() {
+    while web.bench.status().is_some() {
         assert!(Instant::now() < deadline, "an expired certificate is accepted");
         std::thread::sleep(Duration::from_millis(200));
     }
@@ -199,7 +163,7 @@ fn an_expired_certificate_is_replaced_by_one_that_clients_accept() {
     let achieved = web.recover();
     assert!(any(&achieved["found"], "xpired"), "{achieved}");
     assert_eq!(web.hash("/v/tls.crt"), good);
-    web.roll_back();
+    web.bench.roll_back();
     assert_ne!(web.hash("/v/tls.crt"), good, "the stack's own start makes a new one of the expired one");
 
     // No backup that would do: a person has to, and is told how.
@@ -210,7 +174,7 @@ fn an_expired_certificate_is_replaced_by_one_that_clients_accept() {
     let refused = web.bench.run(&["recover", "nginx", "--yes", "--with-tag", "bad"]);
     assert_eq!(code(&refused), 6, "{}", shown(&refused));
     assert!(shown(&refused).contains("get a new certificate"), "{}", shown(&refused));
-    web.roll_back();
+    web.bench.roll_back();
 }
 
 #[test]
@@ -237,8 +201,8 @@ fn a_stopped_web_server_is_started_and_stopped_again_by_a_rollback() {
     let Some(web) = Web::open("a_stopped_web_server_is_started_and_stopped_again_by_a_rollback") else { return };
     chaos::kill(web.stack(), "nginx");
     web.recover();
-    web.roll_back();
-    assert_eq!(status(web.stack()), None);
+    web.bench.roll_back();
+    assert_eq!(web.bench.status(), None);
 }
 
 #[test]

@@ -51,14 +51,7 @@ fn client(stack: &Stack, sql: &str, hold: u32) -> Client {
          --user=chom --unbuffered chom",
         program(stack)
     );
-    let child = Command::new("docker")
-        .args(["compose", "-f", stack.compose.to_str().unwrap(), "exec", "-T", "mysql", "sh", "-c", &script])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    Client(child)
+    in_container(stack, &script)
 }
 
 /// Asks the server as root.
@@ -161,16 +154,20 @@ fn a_storm_of_slow_statements_is_ended_by_name_and_others_are_left_alone() {
     drop((storm, backup));
 }
 
-fn client_as_root(stack: &Stack, sql: &str) -> Client {
-    let script = format!("MYSQL_PWD=$(cat /run/secrets/db_root_password) {} --user=root -e '{sql}'", program(stack));
+fn in_container(stack: &Stack, script: &str) -> Client {
     let child = Command::new("docker")
-        .args(["compose", "-f", stack.compose.to_str().unwrap(), "exec", "-T", "mysql", "sh", "-c", &script])
+        .args(["compose", "-f", stack.compose.to_str().unwrap(), "exec", "-T", "mysql", "sh", "-c", script])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
     Client(child)
+}
+
+fn client_as_root(stack: &Stack, sql: &str) -> Client {
+    let script = format!("MYSQL_PWD=$(cat /run/secrets/db_root_password) {} --user=root -e '{sql}'", program(stack));
+    in_container(stack, &script)
 }
 
 #[test]

@@ -70,8 +70,14 @@ pub fn delete_tablespaces(stack: &Stack) {
 
 /// Runs a shell command as root in a container that has a volume at `/v`, with the image of the database.
 pub fn in_volume(stack: &Stack, volume: &str, script: &str) {
-    let mount = format!("{volume}:/v");
-    docker(&["run", "--rm", "--network", "none", "-v", &mount, "--entrypoint", "sh", &stack.db_image, "-ec", script]);
+    with_mounts(stack, &[&format!("{volume}:/v")], script);
+}
+
+/// Runs a script in a container without a network that has these mounts, as `docker run --volume` takes them.
+pub fn with_mounts(stack: &Stack, mounts: &[&str], script: &str) {
+    let mounts: Vec<&str> = mounts.iter().flat_map(|mount| ["-v", mount]).collect();
+    let run = ["run", "--rm", "--network", "none", "--entrypoint", "sh"];
+    docker(&[&run[..], &mounts, &[&stack.db_image, "-ec", script]].concat());
 }
 
 /// Overwrites the pages of a tablespace that hold its rows, as a failing disk would. The server must not run.

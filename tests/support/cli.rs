@@ -5,6 +5,7 @@
 use std::{
     path::Path,
     process::{Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 use chom_recovery::System;
@@ -96,6 +97,50 @@ impl Bench {
         std::fs::remove_file(file).unwrap();
     }
 
+    /// Recovers with `arguments`, as `["nginx"]`: it succeeds, users are served over verified TLS, and the report has the
+    /// budget of `look` beside what was needed. Returns what the run achieved.
+    pub fn recover(&self, arguments: &[&str], look: &str) -> Value {
+        let output = self.run(&[&["--json", "recover"], arguments, &["--yes"]].concat());
+        assert_eq!(code(&output), 0, "{}", shown(&output));
+        assert_eq!(self.status().as_deref(), Some("200"), "served over verified TLS");
+        let summary = lines(&output).pop().unwrap();
+        assert_eq!(summary["achieved"]["rto"]["is_met"], true, "{summary}");
+        let step = summary["steps"].as_array().unwrap().iter().find(|s| s["step"] == look);
+        let step = step.unwrap_or_else(|| panic!("no step {look}: {summary}"));
+        assert!(step["budget_ms"].is_u64() && step["ms"].is_u64(), "budget against actual: {step}");
+        summary["achieved"].clone()
+    }
+
+    /// Undoes the newest recovery.
+    pub fn roll_back(&self) {
+        let undone = self.run(&["rollback", "--yes"]);
+        assert_eq!(code(&undone), 0, "{}", shown(&undone));
+    }
+
+    /// What users get: the status, where the certificate is accepted and something answers.
+    pub fn status(&self) -> Option<String> {
+        let stack = &self.stack;
+        let resolve = format!("{}:{}:127.0.0.1", stack.host, stack.port);
+        let output = Command::new("curl")
+            .args(["--silent", "--max-time", "10", "--output", "/dev/null", "--write-out", "%{http_code}", "--cacert"])
+            .args([stack.ca.to_str().unwrap(), "--resolve", &resolve, &format!("{}/health", stack.url)])
+            .output()
+            .unwrap();
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    }
+
+    /// Waits until users are served, for two minutes; tells whether they are.
+    pub fn is_served_in_time(&self) -> bool {
+        let deadline = Instant::now() + Duration::from_mins(2);
+        while self.status().as_deref() != Some("200") {
+            if Instant::now() > deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        true
+    }
+
     /// Runs a query; its one document.
     pub fn query(&self, arguments: &[&str]) -> (i32, Value) {
         let output = self.run(arguments);
@@ -141,6 +186,11 @@ impl Bench {
     pub fn system(&self) -> System {
         System::load(&self.folder.path().join("chom-recovery.toml")).unwrap()
     }
+}
+
+/// Returns what was printed, for messages.
+pub fn shown(output: &Output) -> String {
+    format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// Returns the exit code.

@@ -112,22 +112,8 @@ pub(crate) const FULL_DISK: Fault = Fault {
         must("mount", &["-o", "loop", path(&image), path(&disk)]);
         site.compose(&["stop", "mysql"]);
         let mounts = [format!("{}:/from:ro", site.volume(DATA)), format!("{}:/to", disk.display())];
-        let image = &site.stack().db_image;
-        chaos::docker(&[
-            "run",
-            "--rm",
-            "--network",
-            "none",
-            "-v",
-            &mounts[0],
-            "-v",
-            &mounts[1],
-            "--entrypoint",
-            "sh",
-            image,
-            "-ec",
-            "mkdir /to/data && cp -a /from/. /to/data/ && chown --reference=/from /to/data",
-        ]);
+        let copy = "mkdir /to/data && cp -a /from/. /to/data/ && chown --reference=/from /to/data";
+        chaos::with_mounts(site.stack(), &[&mounts[0], &mounts[1]], copy);
         let text = format!("services:\n  mysql:\n    volumes: [\"{}/data:/var/lib/mysql\"]\n", disk.display());
         std::fs::write(&over, text).unwrap();
         site.compose(&["-f", path(&over), "up", "-d", "--no-deps", "--wait", "mysql"]);

@@ -223,22 +223,7 @@ impl Site {
     fn copy(&self, from: &str, to: &str) {
         let (from, to) = (format!("{}:/from:ro", self.volume(from)), format!("{}:/to", self.volume(to)));
         let script = "find /to -mindepth 1 -delete; cp -a /from/. /to/";
-        let image = &self.stack().db_image;
-        chaos::docker(&[
-            "run",
-            "--rm",
-            "--network",
-            "none",
-            "-v",
-            &from,
-            "-v",
-            &to,
-            "--entrypoint",
-            "sh",
-            image,
-            "-ec",
-            script,
-        ]);
+        chaos::with_mounts(self.stack(), &[&from, &to], script);
     }
 
     /// Edits a file in place and keeps what it was.
