@@ -84,11 +84,12 @@ fn count(text: &str) -> Result<usize> {
     text.parse().map_err(|_| Error::new(ErrorKind::InvalidInput, format!("`{text}` is not a number")))
 }
 
-/// Takes so many backups of next to nothing.
+/// Takes so many backups of next to nothing, on hosts of a thousand each: a backup begins with a look at all others of its host.
 async fn fill(folder: PathBuf, number: usize) -> Result<()> {
     let (repository, signer) = open(&folder).await?;
-    let (host, system) = (HostId::derive("bench"), system()?);
-    let one = async || {
+    let system = system()?;
+    let one = async |nth: usize| {
+        let host = HostId::derive(&format!("bench-{}", nth / 1000));
         let begin = repository.ids().now();
         let mut writer = BackupWriter::begin(&repository, &signer, &host, &system).await?;
         let component = writer.component(ComponentSpec::new("database", ComponentKind::Logical)?)?;
@@ -97,7 +98,7 @@ async fn fill(folder: PathBuf, number: usize) -> Result<()> {
             .await?;
         writer.finish(Facts::new(Capture { begin, point: begin, end: repository.ids().now() })).await
     };
-    futures::stream::iter(0..number).map(|_| one()).buffer_unordered(16).try_for_each(async |_| Ok(())).await
+    futures::stream::iter(0..number).map(one).buffer_unordered(16).try_for_each(async |_| Ok(())).await
 }
 
 async fn list(folder: PathBuf, number: usize) -> Result<()> {

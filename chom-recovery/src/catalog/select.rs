@@ -8,6 +8,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
+use tokio::{sync::Semaphore, task::JoinError};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
@@ -151,6 +152,8 @@ impl Catalog {
             others: Vec::new(),
             problems: Vec::new(),
         };
+        let catalog = Arc::new(self.clone());
+        let permits = Arc::new(Semaphore::new(READS));
         let mut manifests = Vec::new();
         let mut beside: BTreeMap<String, Beside> = BTreeMap::new();
         let mut listed = self.repository.store().list("").await?;
@@ -164,7 +167,14 @@ impl Catalog {
             };
             match layout::belongs(&object.key) {
                 Belongs::Backup(place, "manifest") if place.system == self.system => {
-                    manifests.push((place, object.modified));
+                    // Read while others are listed, and in a task: a signature costs more than reading what it signs, and there
+                    // may be thousands.
+                    let (catalog, permits, asked) = (catalog.clone(), permits.clone(), place.clone());
+                    let opening = tokio::spawn(async move {
+                        let _permit = permits.acquire_owned().await;
+                        catalog.open(&asked).await
+                    });
+                    manifests.push((place, object.modified, AbortOnDropHandle::new(opening)));
                 }
                 Belongs::Backup(place, "manifest") => listing.others.push(place),
                 Belongs::Evidence(place, _) if place.system == self.system => {
@@ -179,23 +189,21 @@ impl Catalog {
                 _ => {}
             }
         }
-        let complete: BTreeSet<String> = manifests.iter().map(|(place, _)| place.prefix()).collect();
-        let catalog = Arc::new(self.clone());
-        // In tasks of their own: a signature costs more than reading what it signs, and there may be thousands.
+        let complete: BTreeSet<String> = manifests.iter().map(|(place, ..)| place.prefix()).collect();
         let mut read = futures::stream::iter(manifests)
-            .map(|(place, committed)| {
+            .map(|(place, committed, opening)| {
                 let beside = beside.remove(&place.prefix()).unwrap_or_default();
-                let (catalog, is_dead, asked) = (catalog.clone(), beside.is_dead, place.clone());
-                let reading = tokio::spawn(async move { catalog.read(asked, committed, &beside).await });
+                let (catalog, is_dead) = (catalog.clone(), beside.is_dead);
+                let reading = tokio::spawn(async move {
+                    let reader = opening.await.unwrap_or_else(|e| Err(ended(&e)))?;
+                    catalog.describe(&reader, committed, &beside).await
+                });
                 let reading = AbortOnDropHandle::new(reading);
                 async move { (place, is_dead, reading.await) }
             })
             .buffer_unordered(READS);
         while let Some((place, is_dead, result)) = read.next().await {
-            let result = result.unwrap_or_else(|e| {
-                Err(Error::new(ErrorKind::Failed, "reading a manifest ended unexpectedly").caused_by(e.to_string()))
-            });
-            match result {
+            match result.unwrap_or_else(|e| Err(ended(&e))) {
                 Ok(mut info) => {
                     info.is_future_dated |= place.id.time() > listing.now + MAX_SKEW;
                     info.missing_sources.clone_from(&info.sources);
@@ -262,9 +270,9 @@ impl Catalog {
             .hint("check `repository.url`; `--as-clone` uses it nevertheless"))
     }
 
-    async fn read(&self, place: Place, committed: DateTime<Utc>, beside: &Beside) -> Result<BackupInfo> {
-        let reader = self.open(&place).await?;
-        let mut info = BackupInfo::of(&reader, committed);
+    async fn describe(&self, reader: &BackupReader, committed: DateTime<Utc>, beside: &Beside) -> Result<BackupInfo> {
+        let place = reader.place();
+        let mut info = BackupInfo::of(reader, committed);
         let manifest = reader.manifest_sha256();
         // Oldest first. A failure takes back everything that was proven before it.
         for key in &beside.evidence {
@@ -277,9 +285,9 @@ impl Catalog {
             info.decoded_when_written = passed && (info.decoded_when_written || report.decoded_when_written);
             info.verified = Some(report.ended);
         }
-        info.holds = hold::read(&self.repository, &place, beside.holds.iter()).await?;
+        info.holds = hold::read(&self.repository, place, beside.holds.iter()).await?;
         if beside.is_dead {
-            info.tombstone = tombstone(&self.repository, &place).await?;
+            info.tombstone = tombstone(&self.repository, place).await?;
         }
         Ok(info)
     }
@@ -306,6 +314,10 @@ struct Beside {
     evidence: Vec<Key>,
     holds: Vec<Key>,
     is_dead: bool,
+}
+
+fn ended(why: &JoinError) -> Error {
+    Error::new(ErrorKind::Failed, "reading a manifest ended unexpectedly").caused_by(why.to_string())
 }
 
 fn wrong_system(place: &Place, wanted: &SystemId) -> Error {
