@@ -414,6 +414,27 @@ pub(crate) struct How {
     pub(crate) consent: Consent,
 }
 
+/// What a recovery of the application replaces.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Method {
+    /// The code
+    Code,
+    /// The whole environment file; changes are shown by key
+    Config,
+    /// Both
+    Both,
+}
+
+impl From<Method> for chom_recovery::procedure::application::Method {
+    fn from(method: Method) -> Self {
+        match method {
+            Method::Code => Self::Code,
+            Method::Config => Self::Config,
+            Method::Both => Self::Both,
+        }
+    }
+}
+
 /// Who takes responsibility for what is not in order.
 #[derive(Debug, Args)]
 pub(crate) struct Waivers {
@@ -457,6 +478,9 @@ pub(crate) enum PlanRecover {
     Application {
         #[command(flatten)]
         which: Which,
+        /// Replace this, broken or not; without it, what is broken
+        #[arg(long, value_name = "WHAT")]
+        method: Option<Method>,
     },
     /// Web server recovery (runbook 3.3)
     Nginx {
@@ -490,11 +514,14 @@ pub(crate) enum Recover {
         #[command(flatten)]
         how: How,
     },
-    /// Application recovery (runbook 3.2): what is stopped is started, code that PHP cannot read is replaced
-    #[command(mut_arg("plan", |plan| plan.conflicts_with_all(["latest", "previous", "timestamp", "backup", "with_tag"])))]
+    /// Application recovery (runbook 3.2): what is stopped is started, code and settings that cannot work are replaced
+    #[command(mut_arg("plan", |plan| plan.conflicts_with_all(["latest", "previous", "timestamp", "backup", "with_tag", "method"])))]
     Application {
         #[command(flatten)]
         which: Which,
+        /// Replace this, broken or not; without it, what is broken
+        #[arg(long, value_name = "WHAT")]
+        method: Option<Method>,
         #[command(flatten)]
         how: How,
     },

@@ -28,6 +28,7 @@
 pub mod backend;
 pub mod catalog;
 pub mod configuration;
+mod environment;
 pub mod error;
 pub mod files;
 pub mod layer;

@@ -1,6 +1,7 @@
 //! What is protected: one system, as `chom-recovery.toml` describes it.
 
 mod component;
+mod environment;
 mod fpm;
 mod legacy;
 mod monitoring;
@@ -27,6 +28,7 @@ use crate::{
 };
 
 pub use component::{Component, DATABASE, TreeKind};
+pub use environment::EnvironmentFile;
 pub use fpm::PhpFpm;
 pub use legacy::{Legacy, LegacyAccount};
 pub use monitoring::{Bounds, Monitoring, MonitoringServer, Synthetic};
@@ -268,6 +270,9 @@ pub struct Application {
     /// php-fpm in `service`, asked directly.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub php_fpm: Option<PhpFpm>,
+    /// The file with its settings and keys, where `recover application` is to mend it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub environment: Option<EnvironmentFile>,
 }
 
 impl Default for Application {
@@ -282,6 +287,7 @@ impl Default for Application {
             newest_row: Vec::new(),
             logs: Vec::new(),
             php_fpm: None,
+            environment: None,
         }
     }
 }
@@ -542,6 +548,7 @@ impl System {
         component::check(&self.components)?;
         vantage::check(&self.vantage)?;
         self.check_nginx()?;
+        self.check_environment()?;
         let mut names = std::collections::BTreeSet::new();
         for http in &self.http {
             if !names.insert(&http.name) {

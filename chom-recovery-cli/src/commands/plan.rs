@@ -43,8 +43,8 @@ pub(crate) async fn plan(session: &Session, procedure: PlanProcedure, file: Opti
             let request = Request { backup: which.selector()?, extent: Extent::Recover, incident_began: since };
             ("database", recovery.plan_database(&request).await)
         }
-        PlanRecover::Application { which } => {
-            let request = application::Request { backup: which.selector()? };
+        PlanRecover::Application { which, method } => {
+            let request = application::Request { backup: which.selector()?, method: method.map(Into::into) };
             ("application", part(&recovery, RecoverApplication, request).await)
         }
         PlanRecover::Nginx { which } => {

@@ -33,8 +33,8 @@ use crate::{
 pub(crate) async fn recover(session: &Session, command: Recover) -> Result<Exit> {
     match command {
         Recover::Database { which, since, how } => database(session, &which, since, how).await,
-        Recover::Application { which, how } => {
-            let request = application::Request { backup: which.selector()? };
+        Recover::Application { which, method, how } => {
+            let request = application::Request { backup: which.selector()?, method: method.map(Into::into) };
             part(session, RecoverApplication, request, how, "the application").await
         }
         Recover::Nginx { which, how } => {

@@ -232,6 +232,23 @@ impl Server {
         row.map_or(Ok(None), |r| r.optional(0))
     }
 
+    /// Reads some values of a column, in no order; NULL is left out.
+    ///
+    /// # Errors
+    /// `NotFound`: no such table.
+    pub(crate) async fn some_values(
+        &self,
+        (schema, table, column): (&str, &str, &str),
+        limit: u32,
+    ) -> Result<Vec<String>> {
+        let mut session = self.session(Role::Read).await?;
+        let (table, column) = (quote::qualified(schema, table), quote::ident(column));
+        let rows =
+            session.rows(format!("SELECT {column} FROM {table} WHERE {column} IS NOT NULL LIMIT {limit}")).await?;
+        session.close().await;
+        rows.iter().map(|row| row.text(0)).collect()
+    }
+
     /// Raises the next AUTO_INCREMENT value of a table to at least `next`; never lowers it. Returns the value that is
     /// in force afterwards, read back from the server.
     ///

@@ -33,8 +33,8 @@ use crate::{
 
 mod site;
 
-use site::{FolderId, Site, clear, id_of, stage};
-pub(super) use site::{beside_of, remove, staging};
+pub(super) use site::{FolderId, Site, beside_of, remove, stage, staging};
+use site::{clear, id_of};
 pub(crate) use site::{kept, remove_kept};
 
 /// Name of the procedure in journals.

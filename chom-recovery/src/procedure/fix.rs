@@ -121,7 +121,7 @@ async fn start(run: &Run, parts: &Parts, service: &str) -> Result<(String, Strin
 }
 
 /// Gives the cached configuration another name beside it. Undoing it puts it back.
-async fn set_cache_aside(run: &Run, parts: &Parts) -> Result<(String, String)> {
+pub(super) async fn set_cache_aside(run: &Run, parts: &Parts) -> Result<(String, String)> {
     let cache = run.decide("survey", config_cache(parts)).await?;
     let aside = PathBuf::from(format!("{}.{}", cache.display(), run.id()));
     let (from, to, back_from, back_to, gone) =

@@ -15,6 +15,7 @@ mod candidate;
 pub mod close;
 pub mod database;
 pub mod drill;
+mod evidence;
 pub mod files;
 pub mod fix;
 mod locate;

@@ -218,9 +218,7 @@ impl Cause {
     pub fn command(self) -> Option<&'static str> {
         match self.procedure() {
             // A value that was changed on purpose looks like one that was lost: a person decides.
-            _ if matches!(self, Self::EnvironmentBroken | Self::ApplicationCredentials) => {
-                Some("chom-recovery troubleshoot application")
-            }
+            _ if self == Self::ApplicationCredentials => Some("chom-recovery troubleshoot application"),
             Selected::Database => Some("chom-recovery recover database"),
             Selected::Application => Some("chom-recovery recover application"),
             Selected::Nginx => Some("chom-recovery recover nginx"),

@@ -2,9 +2,10 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use super::{Cause, Findings, Issue, environment::Environment};
+use super::{Cause, Findings, Issue};
 use crate::{
     backend::{Backend, BackendExt, Container, ContainerState, ExecRequest},
+    environment::{Environment, LONGEST},
     error::{Error, ErrorKind, Result},
     probe::{HealthMode, Status, logs::tail_file},
     procedure::Parts,
@@ -13,8 +14,6 @@ use crate::{
 
 /// Longest time of a command that only looks.
 const LOOKING: Duration = Duration::from_secs(20);
-/// Longest `.env` that is read.
-const LONGEST: usize = 256 << 10;
 /// Laravel's cache of its configuration, below the application's folder.
 pub(crate) const CACHE: &str = "bootstrap/cache/config.php";
 
@@ -132,6 +131,12 @@ fn pending_in(text: &str) -> Vec<String> {
 }
 
 fn judge(findings: &mut Findings, environment: &Environment) {
+    let unreadable = environment.unreadable();
+    if !unreadable.is_empty() {
+        let cause = Cause::new("environment-unreadable", 95, "`.env` cannot be read, and nothing starts with it");
+        let cause = unreadable.iter().take(8).fold(cause, Cause::seen);
+        findings.add(cause.mend("chom-recovery recover application", "none"));
+    }
     let missing = environment.missing();
     if missing.is_empty() {
         findings.fine("`.env` holds what the application needs");
@@ -140,7 +145,7 @@ fn judge(findings: &mut Findings, environment: &Environment) {
             Cause::new("environment-incomplete", 88, "`.env` lacks what the application needs")
                 .seen(missing.join(", "))
                 .mend(
-                    "put the last good `.env` back: chom-recovery restore --component config --target FOLDER, then compare keys",
+                    "chom-recovery recover application: it takes what is missing from the newest good backup, key by key",
                     "a key that is generated anew makes everything unreadable that was encrypted with the old one: never \
                      `key:generate`",
                 ),
@@ -150,10 +155,12 @@ fn judge(findings: &mut Findings, environment: &Environment) {
         None if !missing.contains(&"APP_KEY") => findings.fine("APP_KEY has the right form"),
         None => {}
         Some(why) => findings.add(
-            Cause::new("key-malformed", 93, "APP_KEY is malformed: nothing that was encrypted can be read").seen(why).mend(
-                "take APP_KEY from the newest backup's configuration: chom-recovery restore --component config --target FOLDER",
-                "never `key:generate`: another key loses sessions and every encrypted value",
-            ),
+            Cause::new("key-malformed", 93, "APP_KEY is malformed: nothing that was encrypted can be read")
+                .seen(why)
+                .mend(
+                    "chom-recovery recover application: it takes APP_KEY from the newest good backup",
+                    "never `key:generate`: another key loses sessions and every encrypted value",
+                ),
         ),
     }
     if environment.shows_errors() {
@@ -189,6 +196,26 @@ fn migrations(pending: &[String]) -> Cause {
         "find out whether the code is too new or the database too old; migrate with a backup, on a day without an incident",
         "never `migrate --force` on data that was just restored: it cannot be undone",
     )
+}
+
+/// Lists migrations of the code that the database has not seen.
+///
+/// # Errors
+/// Those of asking the application, which has to run.
+pub(crate) async fn pending_migrations(parts: &Parts) -> Result<Vec<String>> {
+    Inside::find(&parts.system, &parts.backend).await?.pending().await
+}
+
+/// Reads the environment file that a service of the application runs with; `None`: it has none.
+///
+/// # Errors
+/// Those of asking it, which has to run.
+pub(crate) async fn environment_of(parts: &Parts, service: &str) -> Result<Option<Environment>> {
+    let Maintenance::Laravel { directory, .. } = &parts.system.application.maintenance else { return Ok(None) };
+    let containers = parts.backend.service_containers(service).await?;
+    let Some(container) = containers.into_iter().find(|c| c.state == ContainerState::Running) else { return Ok(None) };
+    let bytes = tail_file(&parts.backend, &container, &format!("{directory}/.env"), LONGEST).await?;
+    Ok(bytes.map(|bytes| Environment::read(&String::from_utf8_lossy(&bytes))))
 }
 
 /// Finds the cached configuration on this host.

@@ -15,14 +15,13 @@ use crate::{
 };
 
 mod application;
-mod environment;
 mod hang;
 mod listener;
 mod permissions;
 mod restore;
 mod start;
 
-pub(crate) use application::{application, config_cache};
+pub(crate) use application::{application, config_cache, environment_of, pending_migrations};
 pub(crate) use hang::hang;
 pub(crate) use permissions::permissions;
 pub(crate) use restore::{newest_failed, restore};

@@ -59,6 +59,8 @@ pub(super) struct FoundApplication {
     pub(super) directory: Option<String>,
     /// Whether php-fpm answers at its usual port.
     pub(super) has_php_fpm: bool,
+    /// Component and path of its environment file.
+    pub(super) environment: Option<(String, PathBuf)>,
 }
 
 #[derive(Debug, Default)]
@@ -104,6 +106,13 @@ pub(super) async fn look(backend: &Arc<dyn Backend>, request: &DraftRequest) -> 
             Some(why) => found.missing.push(format!("component {}: {why}; it is only proposed", tree.name)),
             None => found.guessed.push(format!("component {}: backed up with the database", tree.name)),
         }
+    }
+    let application = containers.iter().find(|c| c.service == found.application.service);
+    if let (Some(application), Some(directory)) = (application, &found.application.directory) {
+        found.application.environment = trees::environment(&found.trees, application, directory);
+    }
+    if let Some((component, path)) = &found.application.environment {
+        found.guessed.push(format!("application.environment = `{}` of component {component}", path.display()));
     }
     found.repository = request.repository.clone().unwrap_or_else(|| {
         found
@@ -294,8 +303,14 @@ async fn look_at_application(
     if has_php_fpm {
         found.guessed.push("application.php_fpm: it answers at port 9000".into());
     }
-    found.application =
-        FoundApplication { service: application.service.clone(), web_service: web, workers, directory, has_php_fpm };
+    found.application = FoundApplication {
+        service: application.service.clone(),
+        web_service: web,
+        workers,
+        directory,
+        has_php_fpm,
+        environment: None,
+    };
     variables
 }
 

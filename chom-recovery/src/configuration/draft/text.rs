@@ -90,6 +90,14 @@ fn application(out: &mut String, found: &Found) -> std::fmt::Result {
         writeln!(out, "# Asked directly, without the web server, by `diagnose`.")?;
         writeln!(out, "php_fpm = {{ port = 9000 }}")?;
     }
+    match &application.environment {
+        Some((component, file)) => {
+            writeln!(out, "# Settings and keys; a column with values encrypted by the application proves its key:")?;
+            writeln!(out, "#   environment = {{ ..., encrypted = \"schema.users.secret\" }}")?;
+            writeln!(out, "environment = {{ component = {}, path = {} }}", quote(component), path(file))?;
+        }
+        None => writeln!(out, "# environment = {{ component = \"config\", path = \".env\" }}")?,
+    }
     writeln!(out, "# Table and time column that tell what was written last: they measure what a restore loses.")?;
     writeln!(out, "# newest_row = [\"schema.audit_log.created_at\"]")?;
     match &application.directory {

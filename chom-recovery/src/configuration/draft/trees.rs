@@ -108,6 +108,29 @@ pub(super) async fn look(
     Ok(found)
 }
 
+/// Finds the application's environment file among what is proposed: one that its container mounts from the project, else one
+/// beside the code. The first is a copy of a setting for Compose as well, which is why it counts only where it is mounted.
+pub(super) fn environment(trees: &[FoundTree], application: &Container, directory: &str) -> Option<(String, PathBuf)> {
+    for tree in trees.iter().filter(|tree| tree.obstacle.is_none()) {
+        let TreePlace::Path(folder) = &tree.place else { continue };
+        for mount in &application.mounts {
+            let MountSource::HostPath(path) = &mount.source else { continue };
+            let Ok(below) = Path::new(path).strip_prefix(folder) else { continue };
+            let is_named = below.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".env"));
+            if is_named && tree.include.iter().any(|rule| rule.strip_prefix('/') == below.to_str()) {
+                return Some((tree.name.clone(), below.to_owned()));
+            }
+        }
+    }
+    let tree = trees.iter().filter(|tree| tree.obstacle.is_none()).find(|tree| {
+        matches!(&tree.place, TreePlace::Mounted { service, target } if *service == application.service && target == directory)
+    })?;
+    let mount = application.mounts.iter().find(|mount| mount.target == directory)?;
+    let MountSource::HostPath(folder) = &mount.source else { return None };
+    let found = std::fs::symlink_metadata(Path::new(folder).join(".env")).is_ok_and(|meta| meta.is_file());
+    found.then(|| (tree.name.clone(), ".env".into()))
+}
+
 /// Lists the volumes of everything but the database and redis, with where they are mounted.
 fn volumes(containers: &[Container], database: &str, redis: Option<&Container>) -> BTreeMap<String, String> {
     let is_of_data = |c: &&Container| c.service == database || redis.is_some_and(|r| r.service == c.service);

@@ -1,13 +1,21 @@
-//! Whether the application's code can be read by PHP at all: `php -l` in a container of ours.
+//! The application's code: whether PHP can read it at all, by `php -l` in a container of ours, and replacing it.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use crate::{
-    backend::{Backend, Container, Mount, MountSource, Network, OneOff, ROLE_LABEL, RUN_LABEL},
-    error::Result,
-    procedure::one_off::run_to_end,
-    run::RunId,
+    backend::{Backend, BackendExt, Container, Mount, MountSource, Network, OneOff, ROLE_LABEL, RUN_LABEL},
+    catalog::Selector,
+    error::{Error, ErrorKind, Result},
+    files::Change,
+    procedure::{
+        Parts,
+        candidate::{self, Candidate},
+        files,
+        one_off::run_to_end,
+    },
+    run::{Run, RunId},
     secret::scrub,
+    system::{Component, Maintenance, System},
 };
 
 /// Role of the container in which code is read.
@@ -50,6 +58,61 @@ fn read_faults(printed: &[String], at: &str) -> Vec<String> {
     let faults = printed.iter().filter(|line| line.contains("Errors parsing"));
     let shown = faults.map(|line| scrub(&line.replace(&format!("{at}/"), "")).chars().take(300).collect());
     shown.take(KEPT).collect()
+}
+
+/// Returns the component that holds the code: the folder of `artisan`, as the application's service sees it.
+pub(super) fn component(system: &System) -> Option<&Component> {
+    let Maintenance::Laravel { directory, .. } = &system.application.maintenance else { return None };
+    system.components.iter().find(|component| {
+        component.service.as_ref() == Some(&system.application.service)
+            && component.path.as_deref() == Some(Path::new(directory))
+    })
+}
+
+/// Puts the newest code in place that PHP can read.
+pub(super) async fn replace(
+    run: &Run,
+    parts: &Parts,
+    which: &Selector,
+    done: &mut Vec<String>,
+    to_review: &mut Vec<String>,
+) -> Result<()> {
+    let component = component(&parts.system).ok_or_else(|| {
+        Error::new(ErrorKind::Precondition, "no component of the configuration holds the application's code")
+    })?;
+    let run = run.scope("code");
+    let (testing, id) = (parts.clone(), run.id());
+    let test: candidate::Test = Arc::new(move |folder| {
+        let parts = testing.clone();
+        Box::pin(async move {
+            let app = parts.backend.service_containers(&parts.system.application.service).await?.swap_remove(0);
+            faults(&*parts.backend, id, &app, &folder).await
+        })
+    });
+    let chosen = candidate::choose(&run, parts, component, which, test).await.map_err(|e| match e.kind() {
+        ErrorKind::Precondition => e.hint("deploy a release that works, or look at older backups: `--backup ID`"),
+        _ => e,
+    })?;
+    let differing: Vec<String> = chosen.differences.iter().map(ToString::to_string).collect();
+    let put = files::Request {
+        backup: Selector::Id(chosen.backup.to_string()),
+        component: component.name.clone(),
+        keep_setid: false,
+    };
+    let report = files::put_in_place(&run, parts, &put, Some(&differing)).await?;
+    done.push(told(component, &chosen));
+    to_review.extend(chosen.refused.iter().map(|why| format!("a newer backup would not do: {why}")));
+    to_review.extend(report.to_review());
+    Ok(())
+}
+
+fn told(component: &Component, chosen: &Candidate) -> String {
+    let content = chosen.differences.iter().filter(|d| d.change != Change::Permissions).count();
+    let permissions = chosen.differences.len() - content;
+    format!(
+        "`{}` is that of backup {}: {content} paths had another content, {permissions} other permissions",
+        component.name, chosen.backup
+    )
 }
 
 #[cfg(test)]

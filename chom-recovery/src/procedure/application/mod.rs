@@ -1,33 +1,36 @@
-//! Recovery of the application (runbook 3.2): what is stopped is started, and code that cannot work is replaced.
+//! Recovery of the application (runbook 3.2): what is stopped is started, and code or settings that cannot work are replaced.
 //!
-//! PHP is asked whether it can read the code. Only code that it cannot read is replaced, and what differs is told by content,
-//! not by times; a release that is newer than the backup and can be read is left alone.
+//! PHP is asked whether it can read the code, the environment file is read as the application reads it, and its key is tried
+//! on what the database holds. Only what does not pass is replaced, and what differs is told by content, not by times; a
+//! release that is newer than the backup and can be read is left alone, and so is every setting that can be read.
+//!
+//! Nothing is switched into maintenance mode: what is replaced is tested beside production first, and users are without the
+//! application only while it is exchanged and started.
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Parts, Procedure, Recovered,
-    candidate::{self, Candidate},
-    files, locate,
+    Parts, Procedure, Recovered, evidence, fix,
     proof::{STEADY, is_outer, moment, pick},
-    quiesce::{self, Remembered},
+    quiesce,
 };
 use crate::{
-    backend::BackendExt,
     catalog::Selector,
     error::{Error, ErrorKind, Result},
-    files::Change,
     objective::Objective,
-    probe::{Answer, HealthMode, Status, all_of, ask},
-    run::{Effect, Run, RunId, Wait},
-    system::{Component, System},
+    probe::{SharedProbe, all_of, code::CodeProbe},
+    run::{Effect, Run, Wait},
+    system::System,
 };
 
 mod code;
+mod look;
+mod settings;
+
+use look::Looked;
 
 /// Name of the procedure in journals.
 pub const PROCEDURE: &str = "recover-application";
@@ -40,11 +43,37 @@ const fn mins(minutes: u64) -> Duration {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RecoverApplication;
 
+/// What is replaced, whether or not it is found to be broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// The code.
+    Code,
+    /// The whole environment file.
+    Config,
+    /// Both.
+    Both,
+}
+
 /// What a recovery of the application may take.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
-    /// Which backup; [`Selector::Latest`] takes the newest whose code PHP can read.
+    /// Which backup; [`Selector::Latest`] takes the newest whose code PHP can read, or whose environment file will do.
     pub backup: Selector,
+    /// What to replace; without it, what is found to be broken, and no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<Method>,
+}
+
+impl Request {
+    /// Asks for what is broken to be replaced with the newest that works.
+    pub fn newest() -> Self {
+        Self { backup: Selector::Latest, method: None }
+    }
+
+    fn forces(&self, what: Method) -> bool {
+        self.method.is_some_and(|method| method == what || method == Method::Both)
+    }
 }
 
 #[async_trait]
@@ -59,154 +88,114 @@ impl Procedure for RecoverApplication {
         system.objectives.application
     }
 
+    fn check(&self, parts: &Parts, request: &Request) -> Result<()> {
+        if request.forces(Method::Config) && parts.system.environment_file().is_none() {
+            return Err(Error::new(ErrorKind::InvalidInput, "the configuration names no environment file")
+                .hint("set `application.environment`, or leave out `--method`"));
+        }
+        if request.forces(Method::Code) && code::component(&parts.system).is_none() {
+            return Err(Error::new(ErrorKind::InvalidInput, "no component of the configuration holds the code")
+                .hint("add the folder of `artisan` as `[[components]]`, or leave out `--method`"));
+        }
+        Ok(())
+    }
+
     async fn recover(&self, run: &Run, parts: &Parts, request: &Request) -> Result<Recovered> {
         recover(&run.scope("application"), parts, request).await
     }
 }
 
-/// What was seen of the application.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Looked {
-    /// Containers of the application and its workers as they were.
-    before: Vec<Remembered>,
-    /// What does not run, a line each.
-    stopped: Vec<String>,
-    /// What users get, where that is bad, a line each.
-    outside: Vec<String>,
-    /// Files that PHP cannot read, a line each.
-    code: Vec<String>,
-}
-
 async fn recover(run: &Run, parts: &Parts, request: &Request) -> Result<Recovered> {
     let began = run.id().time();
-    let (looking, id) = (parts.clone(), run.id());
-    let looked = run
-        .step("look")
-        .effect(Effect::Observe)
-        .kept()
-        .predict(Looked::default)
-        .budget(mins(5))
-        .timeout(mins(10))
-        .run(async move |_| look(&looking, id).await)
-        .await?;
+    let looked = look::step(run, parts).await?;
+    let replaces_code = request.forces(Method::Code) || !looked.code.is_empty();
+    let is_config_forced = request.forces(Method::Config);
+    let replaces_settings = is_config_forced || looked.environment.is_broken();
     let (mut done, mut to_review) = (Vec::new(), Vec::new());
-    if !looked.code.is_empty() {
-        replace_code(run, parts, request, &mut done, &mut to_review).await?;
+    if replaces_code || replaces_settings {
+        evidence::gather(run, parts).await?;
     }
-    if looked.before.iter().any(|one| !one.was_ready) {
+    if replaces_settings {
+        let (done, to_review) = (&mut done, &mut to_review);
+        settings::mend(run, parts, &request.backup, &looked, is_config_forced, done, to_review).await?;
+    } else if looked.needs_restart() {
+        settings::stop(run, parts, &looked, false).await?;
+    }
+    if looked.has_stale_cache || (replaces_settings && looked.has_cache) {
+        let (_, what) = fix::set_cache_aside(run, parts).await?;
+        done.push(format!("cached configuration: {what}"));
+    }
+    if replaces_code {
+        code::replace(run, parts, &request.backup, &mut done, &mut to_review).await?;
+    }
+    if replaces_settings || looked.needs_restart() || looked.before.iter().any(|one| !one.was_ready) {
         start(run, parts, &looked).await?;
         done.extend(looked.stopped.iter().map(|what| format!("started: {what}")));
+        done.extend(
+            looked.environment.stale.iter().map(|one| format!("started `{one}` with the environment file as it is")),
+        );
     }
+    let proven_at = prove(run, parts, began).await?;
+    let pending = pending(run, parts).await?;
+    to_review.extend(
+        pending.iter().map(|name| format!("migration `{name}` is not in the database: see the release's notes")),
+    );
+    let mut report = Recovered::new(parts.system.objectives.application, began, proven_at);
+    let key = Some(looked.environment.key.clone()).filter(|line| !line.is_empty());
+    report.found = [looked.stopped, looked.outside, looked.code, looked.environment.faults].concat();
+    report.found.extend(key);
+    report.found.extend(
+        looked.environment.stale.iter().map(|one| format!("`{one}` runs with a broken copy of the environment file")),
+    );
+    report
+        .found
+        .extend(looked.has_stale_cache.then(|| "the cached configuration is older than the environment file".into()));
+    (report.done, report.to_review) = (done, to_review);
+    Ok(report)
+}
+
+/// Proves it: users are served, services run, and the application boots and logs in to its database.
+async fn prove(
+    run: &Run,
+    parts: &Parts,
+    began: chrono::DateTime<chrono::Utc>,
+) -> Result<chrono::DateTime<chrono::Utc>> {
     let services = parts.system.writers();
     let proof = || {
         pick(parts, began, |name| {
             is_outer(name) || name.strip_prefix("container-").is_some_and(|service| services.contains(&service))
         })
     };
+    let boots = CodeProbe::of(&parts.system, parts.backend.clone()).map(|probe| Arc::new(probe) as SharedProbe);
     let failed = |e: Error| match e.kind() {
         ErrorKind::Timeout => {
             e.hint("chom-recovery diagnose: what is wrong may be something that the application needs")
         }
         _ => e,
     };
+    let once = Wait { consecutive: 1, ..STEADY };
+    if let Some(boots) = boots {
+        run.until_healthy(all_of("boots", vec![boots]), once).await.map_err(failed)?;
+    }
     run.until_healthy(all_of("application", proof()), Wait { timeout: mins(4), ..STEADY }).await.map_err(failed)?;
     let proven_at = moment(run, "proven").await?;
     let soak = parts.system.application.soak;
     run.until_healthy(all_of("soak", proof()), Wait::soak(soak, Duration::from_secs(5), soak * 2 + mins(1))).await?;
-    let mut report = Recovered::new(parts.system.objectives.application, began, proven_at);
-    report.found = [looked.stopped, looked.outside, looked.code].concat();
-    (report.done, report.to_review) = (done, to_review);
-    Ok(report)
+    Ok(proven_at)
 }
 
-/// Looks at the application: nothing is changed.
-async fn look(parts: &Parts, run: RunId) -> Result<Looked> {
-    let backend = &*parts.backend;
-    let system = &parts.system;
-    let services: Vec<String> = system.writers().into_iter().map(str::to_owned).collect();
-    let before = quiesce::remember(backend, &services).await?;
-    let containers = backend.containers().await?;
-    let stopped = containers.iter().filter(|c| services.contains(&c.service) && !c.is_ready()).map(|c| {
-        let code = c.exit_code.map_or_else(String::new, |code| format!(", exit code {code}"));
-        format!("`{}` was {}{code}", c.name, format!("{:?}", c.state).to_lowercase())
-    });
-    let mut probes = parts.application.probes(HealthMode::Monitoring, None);
-    probes.retain(|probe| probe.name().starts_with("http-") || probe.name() == "mysql");
-    let answers: Vec<Answer> = join_all(probes.iter().map(|probe| ask(probe, Duration::from_secs(15)))).await;
-    let bad = |answer: &&Answer| answer.health.status == Status::Down;
-    if let Some(database) = answers.iter().filter(bad).find(|answer| answer.probe == "mysql") {
-        let what = format!("the database does not serve, and the application needs it: {}", database.health.summary);
-        return Err(Error::new(ErrorKind::Precondition, what).hint("chom-recovery recover database"));
-    }
-    let outside = answers.iter().filter(bad).map(|a| format!("{}: {}", a.probe, a.health.summary)).collect();
-    let code = match code_of(system) {
-        Some(component) => {
-            let located = locate::find(system, &parts.backend, component).await?;
-            let app = backend.service_containers(&system.application.service).await?.swap_remove(0);
-            code::faults(backend, run, &app, &located.folder()).await?
-        }
-        None => Vec::new(),
-    };
-    Ok(Looked { before, stopped: stopped.collect(), outside, code })
+/// Lists what of the code the database has not seen; that it cannot be told holds nothing up.
+async fn pending(run: &Run, parts: &Parts) -> Result<Vec<String>> {
+    let parts = parts.clone();
+    run.step("pending-migrations")
+        .effect(Effect::Observe)
+        .predict(Vec::new)
+        .timeout(mins(1))
+        .run(async move |_| Ok(crate::troubleshoot::pending_migrations(&parts).await.unwrap_or_default()))
+        .await
 }
 
-/// Returns the component that holds the code: the folder of `artisan`, as the application's service sees it.
-fn code_of(system: &System) -> Option<&Component> {
-    let crate::system::Maintenance::Laravel { directory, .. } = &system.application.maintenance else { return None };
-    system.components.iter().find(|component| {
-        component.service.as_ref() == Some(&system.application.service)
-            && component.path.as_deref() == Some(std::path::Path::new(directory))
-    })
-}
-
-/// Puts the newest code in place that PHP can read.
-async fn replace_code(
-    run: &Run,
-    parts: &Parts,
-    request: &Request,
-    done: &mut Vec<String>,
-    to_review: &mut Vec<String>,
-) -> Result<()> {
-    let component = code_of(&parts.system).ok_or_else(|| {
-        Error::new(ErrorKind::Precondition, "no component of the configuration holds the application's code")
-    })?;
-    let run = run.scope("code");
-    let (testing, id) = (parts.clone(), run.id());
-    let test: candidate::Test = Arc::new(move |folder| {
-        let parts = testing.clone();
-        Box::pin(async move {
-            let app = parts.backend.service_containers(&parts.system.application.service).await?.swap_remove(0);
-            code::faults(&*parts.backend, id, &app, &folder).await
-        })
-    });
-    let chosen =
-        candidate::choose(&run, parts, component, &request.backup, test).await.map_err(|e| match e.kind() {
-            ErrorKind::Precondition => e.hint("deploy a release that works, or look at older backups: `--backup ID`"),
-            _ => e,
-        })?;
-    let differing: Vec<String> = chosen.differences.iter().map(ToString::to_string).collect();
-    let put = files::Request {
-        backup: Selector::Id(chosen.backup.to_string()),
-        component: component.name.clone(),
-        keep_setid: false,
-    };
-    let report = files::put_in_place(&run, parts, &put, Some(&differing)).await?;
-    done.push(told(component, &chosen));
-    to_review.extend(chosen.refused.iter().map(|why| format!("a newer backup would not do: {why}")));
-    to_review.extend(report.to_review());
-    Ok(())
-}
-
-fn told(component: &Component, chosen: &Candidate) -> String {
-    let content = chosen.differences.iter().filter(|d| d.change != Change::Permissions).count();
-    let permissions = chosen.differences.len() - content;
-    format!(
-        "`{}` is that of backup {}: {content} paths had another content, {permissions} other permissions",
-        component.name, chosen.backup
-    )
-}
-
-/// Starts what does not run, those first that others depend on.
+/// Starts everything, those first that others depend on.
 async fn start(run: &Run, parts: &Parts, looked: &Looked) -> Result<()> {
     let (starting, undoing) = (parts.backend.clone(), parts.backend.clone());
     let (to_start, to_undo, grace) =

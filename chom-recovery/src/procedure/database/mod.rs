@@ -25,7 +25,7 @@ use crate::{
     backend::{BackendExt, VolumeIdentity},
     catalog::{self, BackupId, BackupInfo, HostId, Level, Selector, Signer, VerifyReport},
     error::{Error, ErrorKind, Result},
-    probe::{HealthMode, evidence::EvidenceManifest},
+    probe::HealthMode,
     run::{Approvable, Effect, Item, Run, Undo, Work},
     store::pipe,
     system::DATABASE,
@@ -111,7 +111,7 @@ pub async fn recover(run: &Run, parts: &Parts, request: &Request) -> Result<Data
         if finding != Finding::Stopped {
             restore::check_identity(&run, parts, &request.backup).await?;
         }
-        gather_evidence(&run, parts).await?;
+        super::evidence::gather(&run, parts).await?;
         let switched = maintenance_on(&run, parts).await?;
         if finding == Finding::Stopped {
             assessment = start_as_found(&run, parts, &site).await?;
@@ -254,29 +254,6 @@ async fn checklist(run: &Run, parts: &Parts) -> Result<()> {
         }
     }
     run.scope("pre-recovery").checklist(&items).await
-}
-
-/// Collects what will be gone after the recovery. Never blocks it: the manifest says what is missing.
-async fn gather_evidence(run: &Run, parts: &Parts) -> Result<EvidenceManifest> {
-    let (application, system) = (parts.application.clone(), parts.system.clone());
-    let directory = run.directory().join("evidence");
-    let nothing = EvidenceManifest {
-        directory: "evidence".into(),
-        system: system.id.to_string(),
-        started: DateTime::UNIX_EPOCH,
-        took_ms: 0,
-        files: Vec::new(),
-        missing: Vec::new(),
-        notes: Vec::new(),
-    };
-    run.step("gather-evidence")
-        .effect(Effect::Idempotent)
-        .undo(Undo::Unnecessary("evidence is kept"))
-        .predict(move || nothing)
-        .budget(mins(1))
-        .timeout(system.limits.evidence_deadline + mins(1))
-        .run(async move |_| Ok(application.gather_evidence(&directory).await))
-        .await
 }
 
 /// Asks whether maintenance mode is on, once: an attempt that was killed may have switched it on already.

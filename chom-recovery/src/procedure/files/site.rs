@@ -24,17 +24,17 @@ use crate::{
 };
 
 /// Device and inode: what tells one folder from another, whatever their names.
-pub(super) type FolderId = (u64, u64);
+pub(in crate::procedure) type FolderId = (u64, u64);
 
 /// Where everything lies: decided once, so that a resumed run works on what the first one saw.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Site {
-    pub(super) located: Located,
+pub(in crate::procedure) struct Site {
+    pub(in crate::procedure) located: Located,
     /// Beside the mount, where nobody but the host's operator can write.
-    pub(super) stage: PathBuf,
+    pub(in crate::procedure) stage: PathBuf,
     /// Name of redis's AOF, as redis says it.
-    pub(super) aof: Option<String>,
-    pub(super) users: Vec<Remembered>,
+    pub(in crate::procedure) aof: Option<String>,
+    pub(in crate::procedure) users: Vec<Remembered>,
 }
 
 /// Tells what the run put beside production.
@@ -93,7 +93,7 @@ pub(in crate::procedure) fn remove(path: &Path) -> Result<()> {
 
 impl Site {
     /// Services that ran when they were found.
-    pub(super) fn running(&self) -> Vec<&str> {
+    pub(in crate::procedure) fn running(&self) -> Vec<&str> {
         let mut running: Vec<_> = self.users.iter().filter(|u| u.was_running).map(|u| u.service.as_str()).collect();
         running.dedup();
         running
@@ -101,7 +101,7 @@ impl Site {
 
     /// The folder by its name in the folder that holds it, which is opened without following what users of the mount put
     /// in the way.
-    pub(super) fn opened(&self) -> Result<Opened> {
+    pub(in crate::procedure) fn opened(&self) -> Result<Opened> {
         let located = &self.located;
         let (Some(above), Some(name)) = (located.below.parent(), located.below.file_name()) else {
             return Ok(Opened { path: located.mount.clone(), _above: None });
@@ -115,7 +115,7 @@ impl Site {
     }
 
     /// Names something else of the run beside production.
-    pub(super) fn beside(&self, what: &str) -> PathBuf {
+    pub(in crate::procedure) fn beside(&self, what: &str) -> PathBuf {
         let mut name = self.stage.clone().into_os_string();
         name.push(format!(".{what}"));
         name.into()
@@ -123,7 +123,7 @@ impl Site {
 
     /// Takes the exchange back; harmless when it was never made. A tree that has served holds what users wrote since: it
     /// is kept, as what production had before was kept, until `runs prune`.
-    pub(super) async fn take_back(&self, before: FolderId, restored: FolderId) -> Result<()> {
+    pub(in crate::procedure) async fn take_back(&self, before: FolderId, restored: FolderId) -> Result<()> {
         let (served, undone) = (self.beside("served"), self.beside("undone"));
         let was_never = |seen: [Option<FolderId>; 3]| seen == [Some(before), Some(restored), None];
         if !served.exists() {
@@ -143,7 +143,7 @@ impl Site {
     }
 
     /// Exchanges the folder and what lies beside it, which are told by their inodes; asked again, it finds that done.
-    pub(super) async fn exchange(&self, here: FolderId, beside: FolderId) -> Result<()> {
+    pub(in crate::procedure) async fn exchange(&self, here: FolderId, beside: FolderId) -> Result<()> {
         let opened = self.opened()?;
         failpoint::hit("before folders are exchanged");
         exchange::exchange(&self.folders(&opened), here, beside).await?;
@@ -151,14 +151,14 @@ impl Site {
         Ok(())
     }
 
-    pub(super) async fn seen(&self) -> Result<[Option<FolderId>; 3]> {
+    pub(in crate::procedure) async fn seen(&self) -> Result<[Option<FolderId>; 3]> {
         let opened = self.opened()?;
         self.folders(&opened).look().await
     }
 }
 
-pub(super) struct Opened {
-    pub(super) path: PathBuf,
+pub(in crate::procedure) struct Opened {
+    pub(in crate::procedure) path: PathBuf,
     /// Keeps the path valid.
     _above: Option<Root>,
 }
@@ -174,7 +174,7 @@ pub(super) fn id_of(path: &Path) -> Result<FolderId> {
 }
 
 /// Names the place beside the mount, on the same filesystem: between two no rename leads.
-pub(super) fn stage(located: &Located, component: &str, run: &str) -> Result<PathBuf> {
+pub(in crate::procedure) fn stage(located: &Located, component: &str, run: &str) -> Result<PathBuf> {
     let own = |why: &str| {
         Err(Error::new(ErrorKind::Unsupported, format!("`{}` {why}", located.mount.display())).hint(
             "restore into a new folder, `--target FOLDER`, and move what is in it into place while nobody uses it",

@@ -36,8 +36,8 @@ pub(super) fn environment(view: &View<'_>) -> Option<Diagnosis> {
         if asked.is_empty() { 71 } else { 86 },
         &joined(&[asked, fails, logged]),
         "the application boots with the same file",
-        "compare its keys with those of the last backup (`chom-recovery restore --component config --target DIR`); never make \
-         a new APP_KEY, what it encrypted would be lost",
+        "what cannot be read of it is taken from the newest good backup, key by key; never make a new APP_KEY, what it \
+         encrypted would be lost",
     ))
 }
 

@@ -1,0 +1,101 @@
+//! What is wrong with the application: nothing is changed.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use serde::{Deserialize, Serialize};
+
+use super::{code, mins, settings};
+use crate::{
+    backend::BackendExt,
+    error::{Error, ErrorKind, Result},
+    probe::{Answer, HealthMode, Status, ask},
+    procedure::{
+        Parts, locate,
+        quiesce::{self, Remembered},
+    },
+    run::{Effect, Run, RunId},
+    troubleshoot::config_cache,
+};
+
+/// What was seen of the application.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Looked {
+    /// Containers of the application and its workers as they were.
+    pub(super) before: Vec<Remembered>,
+    /// What does not run, a line each.
+    pub(super) stopped: Vec<String>,
+    /// What users get, where that is bad, a line each.
+    pub(super) outside: Vec<String>,
+    /// Files that PHP cannot read, a line each.
+    pub(super) code: Vec<String>,
+    /// The environment file.
+    #[serde(default)]
+    pub(super) environment: settings::Seen,
+    /// The application's configuration is cached.
+    #[serde(default)]
+    pub(super) has_cache: bool,
+    /// The cache is older than the environment file.
+    #[serde(default)]
+    pub(super) has_stale_cache: bool,
+}
+
+impl Looked {
+    /// What runs has read something that is not so any more.
+    pub(super) fn needs_restart(&self) -> bool {
+        self.has_stale_cache || !self.environment.stale.is_empty()
+    }
+}
+
+pub(super) async fn step(run: &Run, parts: &Parts) -> Result<Looked> {
+    let (parts, id) = (parts.clone(), run.id());
+    run.step("look")
+        .effect(Effect::Observe)
+        .kept()
+        .predict(Looked::default)
+        .budget(mins(1))
+        .timeout(mins(10))
+        .run(async move |_| look(&parts, id).await)
+        .await
+}
+
+async fn look(parts: &Parts, run: RunId) -> Result<Looked> {
+    let backend = &*parts.backend;
+    let system = &parts.system;
+    let services: Vec<String> = system.writers().into_iter().map(str::to_owned).collect();
+    let before = quiesce::remember(backend, &services).await?;
+    let containers = backend.containers().await?;
+    let stopped = containers.iter().filter(|c| services.contains(&c.service) && !c.is_ready()).map(|c| {
+        let code = c.exit_code.map_or_else(String::new, |code| format!(", exit code {code}"));
+        format!("`{}` was {}{code}", c.name, format!("{:?}", c.state).to_lowercase())
+    });
+    let mut probes = parts.application.probes(HealthMode::Monitoring, None);
+    probes.retain(|probe| probe.name().starts_with("http-") || probe.name() == "mysql");
+    let answers: Vec<Answer> = join_all(probes.iter().map(|probe| ask(probe, Duration::from_secs(15)))).await;
+    let bad = |answer: &&Answer| answer.health.status == Status::Down;
+    if let Some(database) = answers.iter().filter(bad).find(|answer| answer.probe == "mysql") {
+        let what = format!("the database does not serve, and the application needs it: {}", database.health.summary);
+        return Err(Error::new(ErrorKind::Precondition, what).hint("chom-recovery recover database"));
+    }
+    let outside = answers.iter().filter(bad).map(|a| format!("{}: {}", a.probe, a.health.summary)).collect();
+    let code = match code::component(system) {
+        Some(component) => {
+            let located = locate::find(system, &parts.backend, component).await?;
+            let app = backend.service_containers(&system.application.service).await?.swap_remove(0);
+            code::faults(backend, run, &app, &located.folder()).await?
+        }
+        None => Vec::new(),
+    };
+    let environment = settings::look(parts).await?;
+    let (has_cache, has_stale_cache) = cache(parts).await;
+    Ok(Looked { before, stopped: stopped.collect(), outside, code, environment, has_cache, has_stale_cache })
+}
+
+/// Tells whether the configuration is cached, and whether the cache is older than what it caches. One that lies in the image
+/// goes with the container.
+async fn cache(parts: &Parts) -> (bool, bool) {
+    let Ok(cache) = config_cache(parts).await else { return (false, false) };
+    let Ok(cached) = std::fs::symlink_metadata(&cache).and_then(|meta| meta.modified()) else { return (false, false) };
+    let changed = settings::changed(parts).await;
+    (true, changed.is_some_and(|changed| changed > cached))
+}
