@@ -114,6 +114,19 @@ fn a_killed_application_is_started_and_stopped_again_by_a_rollback() {
 }
 
 #[test]
+fn an_application_that_hangs_is_started_anew() {
+    let Some(site) = Code::open("an_application_that_hangs_is_started_anew") else { return };
+    let stop = "for p in /proc/[0-9]*; do id=${p#/proc/}; [ $id -gt 1 ] || continue; \
+                case \"$(cat $p/comm 2>/dev/null)\" in php-fpm*) kill -s STOP $id;; esac; done";
+    chaos::shell(site.stack(), "app", stop);
+    assert_ne!(site.bench.status().as_deref(), Some("200"));
+    let achieved = site.recover();
+    assert!(achieved["found"].to_string().contains("php-fpm took the request"), "{achieved}");
+    assert!(achieved["done"].to_string().contains("started anew"), "{achieved}");
+    site.bench.roll_back();
+}
+
+#[test]
 fn a_database_that_is_down_is_not_mended_here() {
     let Some(site) = Code::open("a_database_that_is_down_is_not_mended_here") else { return };
     chaos::compose(site.stack(), &["stop", "mysql"]);

@@ -1,15 +1,18 @@
 //! What is wrong with the application: nothing is changed.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
 use super::{code, mins, settings};
 use crate::{
-    backend::BackendExt,
+    backend::{BackendExt, Container, ContainerState, HealthCheck},
     error::{Error, ErrorKind, Result},
-    probe::{Answer, HealthMode, Status, ask},
+    probe::{Answer, HealthMode, HealthProbe, Status, ask, fpm::FpmProbe},
     procedure::{
         Parts, locate,
         quiesce::{self, Remembered},
@@ -25,6 +28,12 @@ pub(super) struct Looked {
     pub(super) before: Vec<Remembered>,
     /// What does not run, a line each.
     pub(super) stopped: Vec<String>,
+    /// What runs and does not answer, a line each.
+    #[serde(default)]
+    pub(super) hung: Vec<String>,
+    /// What has to be started anew: it hangs, or has read something that is not so any more.
+    #[serde(default)]
+    pub(super) to_restart: Vec<Remembered>,
     /// What users get, where that is bad, a line each.
     pub(super) outside: Vec<String>,
     /// Files that PHP cannot read, a line each.
@@ -38,13 +47,6 @@ pub(super) struct Looked {
     /// The cache is older than the environment file.
     #[serde(default)]
     pub(super) has_stale_cache: bool,
-}
-
-impl Looked {
-    /// What runs has read something that is not so any more.
-    pub(super) fn needs_restart(&self) -> bool {
-        self.has_stale_cache || !self.environment.stale.is_empty()
-    }
 }
 
 pub(super) async fn step(run: &Run, parts: &Parts) -> Result<Looked> {
@@ -65,10 +67,13 @@ async fn look(parts: &Parts, run: RunId) -> Result<Looked> {
     let services: Vec<String> = system.writers().into_iter().map(str::to_owned).collect();
     let before = quiesce::remember(backend, &services).await?;
     let containers = backend.containers().await?;
-    let stopped = containers.iter().filter(|c| services.contains(&c.service) && !c.is_ready()).map(|c| {
-        let code = c.exit_code.map_or_else(String::new, |code| format!(", exit code {code}"));
-        format!("`{}` was {}{code}", c.name, format!("{:?}", c.state).to_lowercase())
-    });
+    let stopped =
+        containers.iter().filter(|c| services.contains(&c.service) && c.state != ContainerState::Running).map(|c| {
+            let code = c.exit_code.map_or_else(String::new, |code| format!(", exit code {code}"));
+            format!("`{}` was {}{code}", c.name, format!("{:?}", c.state).to_lowercase())
+        });
+    let stopped: Vec<String> = stopped.collect();
+    let (hanging, hung) = hung(parts, &containers, &services).await;
     let mut probes = parts.application.probes(HealthMode::Monitoring, None);
     probes.retain(|probe| probe.name().starts_with("http-") || probe.name() == "mysql");
     let answers: Vec<Answer> = join_all(probes.iter().map(|probe| ask(probe, Duration::from_secs(15)))).await;
@@ -88,7 +93,29 @@ async fn look(parts: &Parts, run: RunId) -> Result<Looked> {
     };
     let environment = settings::look(parts).await?;
     let (has_cache, has_stale_cache) = cache(parts).await;
-    Ok(Looked { before, stopped: stopped.collect(), outside, code, environment, has_cache, has_stale_cache })
+    let mut to_restart = before.clone();
+    to_restart.retain(|one| {
+        one.was_running
+            && (has_stale_cache || environment.stale.contains(&one.service) || hanging.contains(&one.container))
+    });
+    Ok(Looked { before, stopped, hung, to_restart, outside, code, environment, has_cache, has_stale_cache })
+}
+
+/// Names the containers that run and do not answer: their health check says so, or php-fpm does not answer at its own port.
+async fn hung(parts: &Parts, containers: &[Container], services: &[String]) -> (BTreeSet<String>, Vec<String>) {
+    let ours = || containers.iter().filter(|c| services.contains(&c.service) && c.state == ContainerState::Running);
+    let mut hung: BTreeMap<String, String> = ours()
+        .filter(|c| c.health == HealthCheck::Unhealthy)
+        .map(|c| (c.name.clone(), format!("`{}` runs, and its health check fails", c.name)))
+        .collect();
+    if let Some(probe) = FpmProbe::of(&parts.system, parts.backend.clone()) {
+        let health = probe.check().await;
+        if health.status == Status::Down {
+            let of_fpm = ours().filter(|c| c.service == parts.system.application.service);
+            hung.extend(of_fpm.map(|c| (c.name.clone(), format!("`{}` runs, and {}", c.name, health.summary))));
+        }
+    }
+    (hung.keys().cloned().collect(), hung.into_values().collect())
 }
 
 /// Tells whether the configuration is cached, and whether the cache is older than what it caches. One that lies in the image

@@ -15,7 +15,6 @@ use serde::{Deserialize, Serialize};
 use super::{
     Parts, Procedure, Recovered, evidence, fix,
     proof::{STEADY, is_outer, moment, pick},
-    quiesce,
 };
 use crate::{
     catalog::Selector,
@@ -28,6 +27,7 @@ use crate::{
 
 mod code;
 mod look;
+mod services;
 mod settings;
 
 use look::Looked;
@@ -118,8 +118,8 @@ async fn recover(run: &Run, parts: &Parts, request: &Request) -> Result<Recovere
     if replaces_settings {
         let (done, to_review) = (&mut done, &mut to_review);
         settings::mend(run, parts, &request.backup, &looked, is_config_forced, done, to_review).await?;
-    } else if looked.needs_restart() {
-        settings::stop(run, parts, &looked, false).await?;
+    } else if !looked.to_restart.is_empty() {
+        services::stop(run, parts, &looked.to_restart, false).await?;
     }
     if looked.has_stale_cache || (replaces_settings && looked.has_cache) {
         let (_, what) = fix::set_cache_aside(run, parts).await?;
@@ -128,12 +128,11 @@ async fn recover(run: &Run, parts: &Parts, request: &Request) -> Result<Recovere
     if replaces_code {
         code::replace(run, parts, &request.backup, &mut done, &mut to_review).await?;
     }
-    if replaces_settings || looked.needs_restart() || looked.before.iter().any(|one| !one.was_ready) {
-        start(run, parts, &looked).await?;
+    if replaces_settings || !looked.to_restart.is_empty() || looked.before.iter().any(|one| !one.was_ready) {
+        services::start(run, parts, &looked.before).await?;
         done.extend(looked.stopped.iter().map(|what| format!("started: {what}")));
-        done.extend(
-            looked.environment.stale.iter().map(|one| format!("started `{one}` with the environment file as it is")),
-        );
+        let anew: Vec<&str> = looked.to_restart.iter().map(|one| one.container.as_str()).collect();
+        done.extend((!anew.is_empty() && !replaces_settings).then(|| format!("started anew: {}", anew.join(", "))));
     }
     let proven_at = prove(run, parts, began).await?;
     let pending = pending(run, parts).await?;
@@ -142,7 +141,7 @@ async fn recover(run: &Run, parts: &Parts, request: &Request) -> Result<Recovere
     );
     let mut report = Recovered::new(parts.system.objectives.application, began, proven_at);
     let key = Some(looked.environment.key.clone()).filter(|line| !line.is_empty());
-    report.found = [looked.stopped, looked.outside, looked.code, looked.environment.faults].concat();
+    report.found = [looked.stopped, looked.hung, looked.outside, looked.code, looked.environment.faults].concat();
     report.found.extend(key);
     report.found.extend(
         looked.environment.stale.iter().map(|one| format!("`{one}` runs with a broken copy of the environment file")),
@@ -192,26 +191,5 @@ async fn pending(run: &Run, parts: &Parts) -> Result<Vec<String>> {
         .predict(Vec::new)
         .timeout(mins(1))
         .run(async move |_| Ok(crate::troubleshoot::pending_migrations(&parts).await.unwrap_or_default()))
-        .await
-}
-
-/// Starts everything, those first that others depend on.
-async fn start(run: &Run, parts: &Parts, looked: &Looked) -> Result<()> {
-    let (starting, undoing) = (parts.backend.clone(), parts.backend.clone());
-    let (to_start, to_undo, grace) =
-        (looked.before.clone(), looked.before.clone(), parts.system.application.stop_grace);
-    run.step("start")
-        .effect(Effect::Idempotent)
-        .input(&looked.before)
-        .predict(|| ())
-        .budget(mins(3))
-        .timeout(mins(15))
-        .undo_text("stop what did not run")
-        .undo_with(async move |_, _: Option<()>| quiesce::stop_again(&*undoing, &to_undo, grace).await)
-        .run(async move |_| {
-            quiesce::put_policies_back(&*starting, &to_start).await?;
-            let services: Vec<&str> = to_start.iter().map(|one| one.service.as_str()).collect();
-            quiesce::start_all(&*starting, &services, mins(3)).await
-        })
         .await
 }

@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Looked, mins};
+use super::{Looked, mins, services};
 use crate::{
     catalog::{BackupId, Selector},
     environment::{Change, Environment, Extent, LONGEST},
@@ -23,7 +23,7 @@ use crate::{
         candidate::{self, Candidate},
         files::{self, FolderId, ReplaceProductionFiles, Site},
         locate::{self, Located},
-        quiesce::{self, Remembered},
+        quiesce,
     },
     run::{Approval, Effect, Observed, Run},
     store::pipe,
@@ -184,7 +184,8 @@ pub(super) async fn mend(
             told.join(", "),
         ))
         .await?;
-    stop(&run, parts, looked, is_forced).await?;
+    // They read the file when they start. One that still ran on what it had read before cannot start on what is broken.
+    services::stop(&run, parts, &looked.before, is_forced).await?;
     exchange(&run, parts, &site, mended.ids, approval).await?;
     done.push(format!("environment file, with backup {}: {}", chosen.backup, told.join(", ")));
     to_review.push(format!("`{}` holds the environment file as it was: `runs prune` removes it", site.stage.display()));
@@ -306,28 +307,6 @@ fn write_mended(site: &Site, extent: Extent) -> Result<Mended> {
 fn id_of(path: &Path) -> Result<FolderId> {
     let meta = std::fs::symlink_metadata(path)?;
     Ok((meta.dev(), meta.ino()))
-}
-
-/// Stops the application and its workers, which read the file when they start.
-pub(super) async fn stop(run: &Run, parts: &Parts, looked: &Looked, was_usable: bool) -> Result<()> {
-    let grace = parts.system.application.stop_grace;
-    let (stopping, starting, proving) = (parts.backend.clone(), parts.backend.clone(), parts.backend.clone());
-    let (to_stop, mut to_start, to_prove): (_, Vec<Remembered>, _) =
-        (looked.before.clone(), looked.before.clone(), looked.before.clone());
-    // One that still ran on what it had read before cannot start on what is broken.
-    to_start.iter_mut().for_each(|one| one.was_ready &= was_usable);
-    run.step("stop")
-        .effect(Effect::Idempotent)
-        .input(&looked.before)
-        .predict(|| 0)
-        .budget(mins(1))
-        .timeout(grace * 4 + mins(2))
-        .undo_text("start the services that ran, with their restart policies")
-        .undo_with(async move |_, _: Option<u32>| quiesce::start_again(&starting, &to_start, mins(5)).await)
-        .run(async move |_| quiesce::stop(&*stopping, &to_stop, grace).await)
-        .verify(async move |_, _| quiesce::prove_stopped(&*proving, &to_prove).await)
-        .await
-        .map(drop)
 }
 
 async fn exchange(
