@@ -79,7 +79,7 @@ impl Procedure for Fix {
         let cause = request.cause.as_str();
         let mended = match (cause.strip_prefix(STOPPED), cause.strip_prefix(DIFFERS)) {
             (Some(service), _) => start(&run, parts, service).await?,
-            (_, Some(name)) => give_permissions_back(&run, parts, component(&parts.system, name)?).await?,
+            (_, Some(name)) => give_permissions_back(&run, parts, name).await?,
             _ => set_cache_aside(&run, parts).await?,
         };
         let proven = moment(&run, "proven").await?;
@@ -183,11 +183,11 @@ async fn set_cache_aside(run: &Run, parts: &Parts) -> Result<Mended> {
 
 /// Gives the entries of a component that differ from its newest backup their recorded owners and permissions back. Undoing it
 /// gives them those that they had.
-async fn give_permissions_back(run: &Run, parts: &Parts, component: &Component) -> Result<Mended> {
-    let name = &component.name;
+async fn give_permissions_back(run: &Run, parts: &Parts, name: &str) -> Result<Mended> {
     let compared = run
         .decide("survey", async {
-            let compared = permissions::look(parts, component).await?;
+            // Asked for in here alone: a rollback works though the configuration no longer names the component.
+            let compared = permissions::look(parts, component(&parts.system, name)?).await?;
             compared.check(name)?;
             Ok(compared)
         })
