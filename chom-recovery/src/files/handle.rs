@@ -122,6 +122,7 @@ impl Handle<'_> {
     }
 
     /// Number of names that a file has; a folder has one.
+    #[allow(clippy::useless_conversion, reason = "the field is narrower on other processors")]
     pub(crate) fn names(&self) -> u64 {
         if self.identity().is_folder() { 1 } else { u64::from(self.stat.st_nlink) }
     }

@@ -24,7 +24,7 @@ use crate::{
         Entry, Handle, Handles, Identity, Kind, Permissions, Root, TreePath,
         tar::{Dialect, Limits, TarReader},
     },
-    run::{Effect, Run, StepCx},
+    run::{Effect, Run, StepCx, failpoint},
     store::pipe,
     system::Component,
 };
@@ -328,6 +328,7 @@ fn change(place: &Located, list: &[Difference], way: Way) -> Result<Given> {
         let one = &list[at];
         match one.hold(&mut handles)? {
             Ok(mut entry) => {
+                failpoint::hit("before an entry is given its permissions");
                 entry.give(if way == Way::There { one.goal() } else { one.before() })?;
                 given.given += 1;
             }
