@@ -42,6 +42,9 @@ const LONGEST: Duration = Duration::from_mins(10);
 /// Entries that are named one by one.
 const SHOWN: usize = 20;
 
+const GONE: &str = "is gone, or something else has its name now";
+const LEFT_OUT: &str = "setuid or setgid is left out: look at the content before you set it";
+
 const SETUID: u32 = 0o4000;
 const SETGID: u32 = 0o2000;
 const SETID: u32 = SETUID | SETGID;
@@ -82,26 +85,32 @@ impl Difference {
         allowed(self.is, self.was, self.entry)
     }
 
-    /// What it is given when that is undone.
-    fn before(&self) -> Permissions {
-        allowed(self.goal(), self.is, self.entry)
+    /// What it is given, being like this now: the kernel takes setuid from a file that is written to.
+    fn wanted(&self, now: Permissions, way: Way) -> Permissions {
+        allowed(now, self.end(way), self.entry)
+    }
+
+    /// What it has at the end of a way.
+    fn end(&self, way: Way) -> Permissions {
+        match way {
+            Way::There => self.goal(),
+            Way::Back => self.is,
+        }
     }
 
     /// Says what is left for a person.
     fn remark(&self) -> Option<&'static str> {
         if self.is_shared {
             Some("has names outside of the component, and is left alone")
-        } else if self.goal() != self.was {
-            Some("setuid or setgid is left out: look at the content before you set it")
         } else {
-            None
+            (self.goal() != self.was).then_some(LEFT_OUT)
         }
     }
 
     /// Holds the entry, or says why it must be left alone.
     fn hold(&self, handles: &mut Handles<'_>) -> Result<Result<Handle<'_>, &'static str>> {
         let found = handles.hold(&self.path)?.filter(|found| found.identity() == self.entry);
-        let Some(found) = found else { return Ok(Err("is gone, or something else has its name now")) };
+        let Some(found) = found else { return Ok(Err(GONE)) };
         // Between two calls an interrupted step leaves the one owner with the other mode, or one that lost its setid bits.
         let (now, goal) = (found.permissions(), self.goal());
         let is_known = |one: u32, other: u32, mask: u32| [one & mask, other & mask].contains(&(now.mode & mask));
@@ -269,7 +278,7 @@ fn compare(root: &Root, mut next: impl FnMut() -> Result<Option<Entry>>) -> Resu
 pub(super) struct Given {
     /// Entries that have what they were to be given.
     pub(super) given: u64,
-    /// Entries that were left alone, by their place in the list, and why.
+    /// Entries that were left alone or did not get all of it, by their place in the list, and why.
     left: Vec<(usize, String)>,
 }
 
@@ -319,7 +328,12 @@ async fn changed(cx: StepCx, place: Located, list: Arc<Vec<Difference>>, way: Wa
 
 /// Changes every entry of the list that is still the one that was looked at. A second call finds it done.
 fn change(place: &Located, list: &[Difference], way: Way) -> Result<Given> {
-    let root = place.open()?;
+    let root = match place.open() {
+        Err(gone) if way == Way::Back && gone.kind() == ErrorKind::NotFound => {
+            return Ok(Given { given: 0, left: (0..list.len()).map(|at| (at, GONE.to_owned())).collect() });
+        }
+        opened => opened?,
+    };
     let mut handles = Handles::new(&root)?;
     let mut given = Given::default();
     for step in 0..list.len() {
@@ -329,8 +343,12 @@ fn change(place: &Located, list: &[Difference], way: Way) -> Result<Given> {
         match one.hold(&mut handles)? {
             Ok(mut entry) => {
                 failpoint::hit("before an entry is given its permissions");
-                entry.give(if way == Way::There { one.goal() } else { one.before() })?;
+                let wanted = one.wanted(entry.permissions(), way);
+                entry.give(wanted)?;
                 given.given += 1;
+                if wanted != one.end(way) {
+                    given.left.push((at, LEFT_OUT.to_owned()));
+                }
             }
             Err(why) => given.left.push((at, why.to_owned())),
         }

@@ -192,8 +192,27 @@ async fn setuid_and_setgid_of_files_are_taken_and_never_given() {
     assert_eq!(compared.remarks(), ["`lost` setuid or setgid is left out: look at the content before you set it"]);
     f.undo(id, &compared).await;
     assert_eq!(modes(), [0o666, 0o4777, 0o755], "undoing gives none either");
+    assert!(f.journal(id).contains(&format!("`planted` {LEFT_OUT}")), "and says so");
     let error = f.compared(&[("planted", 0o4755)]).check("app").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Precondition);
+}
+
+#[test]
+fn setuid_that_a_write_took_is_not_given_and_what_was_not_changed_keeps_it() {
+    let f = Fixture::new(&[("written", 0o4777), ("untouched", 0o4777)]);
+    let compared = f.compared(&[("written", 0o4755), ("untouched", 0o755)]);
+    // Undone before anything was done.
+    change(&compared.place, &compared.differing, Way::Back).unwrap();
+    assert_eq!(["written", "untouched"].map(|path| f.mode(path)), [0o4777; 2]);
+    f.chmod("written", 0o777);
+    let given = change(&compared.place, &compared.differing, Way::There).unwrap();
+    assert_eq!(given.remarks(&compared.differing), [format!("`written` {LEFT_OUT}")]);
+    assert_eq!(["written", "untouched"].map(|path| f.mode(path)), [0o755; 2]);
+    prove(&compared.place, &compared.differing, &given).unwrap();
+    // A rollback does not fail where nothing is left to put back.
+    fs::remove_dir_all(f.path("")).unwrap();
+    assert_eq!(change(&compared.place, &compared.differing, Way::Back).unwrap().left.len(), 2);
+    assert_eq!(change(&compared.place, &compared.differing, Way::There).unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 #[tokio::test]
