@@ -368,6 +368,20 @@ fn permissions_whose_fix_is_killed_anywhere_can_be_put_back_as_they_were() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_fix_of_permissions_is_refused_where_it_can_do_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::create(directory.path()).await;
+    for cause in ["differs-", "differs-database", "differs-other", "differs"] {
+        let refused = Fix.check(&world.parts, &fix::Request { cause: cause.into() }).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InvalidInput, "{cause}: {refused}");
+    }
+    Fix.check(&world.parts, &fix::Request { cause: "differs-uploads".into() }).unwrap();
+    let run = world.engine().start(new_fix()).await.unwrap();
+    let refused = run.execute(mend(run.clone(), world.parts.clone())).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Precondition, "nothing differs: {refused}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_folder_that_is_gone_comes_back_and_one_that_is_a_link_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let world = World::create(directory.path()).await;
