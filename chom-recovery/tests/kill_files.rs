@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -16,8 +17,9 @@ use chom_recovery::{
     },
     files::{Root, Rules},
     procedure::{
-        Parts, backup, drill,
+        Parts, Procedure, Recovered, backup, drill,
         files::{self, FilesReport, Request},
+        fix::{self, Fix},
     },
     run::{
         AlwaysYes, Engine, NewRun, Run, RunId,
@@ -264,6 +266,119 @@ fn files_whose_restore_is_killed_anywhere_can_be_put_back_as_they_were() {
     for place in ["after undo_intent", "undo ended", "after folders are exchanged"] {
         assert!(places.iter().any(|p| p == place), "{place} is not among {places:?}");
     }
+}
+
+/// Entries whose modes somebody changed.
+const CHANGED: [(&str, u32); 3] = [("a.txt", 0o777), ("deep", 0o1777), ("deep/b.txt", 0o606)];
+
+fn modes(directory: &Path) -> [u32; 3] {
+    CHANGED.map(|(path, _)| fs::metadata(uploads(directory).join(path)).unwrap().permissions().mode() & 0o7777)
+}
+
+/// Modes of the entries in the backup.
+fn recorded(directory: &Path) -> [u32; 3] {
+    serde_json::from_slice(&fs::read(directory.join("recorded")).unwrap()).unwrap()
+}
+
+fn begin_changed(directory: &Path) {
+    block_on(async {
+        World::create(directory).await;
+        write(&uploads(directory), &restored());
+        fs::write(directory.join("recorded"), serde_json::to_vec(&modes(directory)).unwrap()).unwrap();
+        for (path, mode) in CHANGED {
+            fs::set_permissions(uploads(directory).join(path), fs::Permissions::from_mode(mode)).unwrap();
+        }
+    });
+}
+
+fn always_one_of_both(directory: &Path, crash: &Crash) {
+    for ((now, was), (path, before)) in modes(directory).into_iter().zip(recorded(directory)).zip(CHANGED) {
+        assert!(now == was || now == before, "{crash:?}: {path}: {now:o}");
+    }
+}
+
+fn new_fix() -> NewRun {
+    NewRun::new("shop", fix::PROCEDURE, &fix::Request { cause: "differs-uploads".into() }).unwrap()
+}
+
+async fn mend(run: Run, parts: Parts) -> Result<Recovered> {
+    Fix.recover(&run, &parts, &run.request()?).await
+}
+
+#[test]
+fn permissions_whose_fix_is_killed_anywhere_are_those_of_the_backup_in_the_end() {
+    fn work(directory: &Path) {
+        block_on(async {
+            let world = World::open(directory).await;
+            match take_up(&world.engine(), new_fix()).await.unwrap() {
+                TakenUp::Finished(_) => {}
+                TakenUp::Run(run) => {
+                    let report = run.execute(mend(run.clone(), world.parts.clone())).await.unwrap();
+                    assert_eq!((report.done.len(), report.to_review), (1, vec![]));
+                }
+            }
+        });
+    }
+    fn as_recorded(directory: &Path) {
+        assert_eq!(newest(directory).unwrap().1.status, RunStatus::Succeeded);
+        assert_eq!(modes(directory), recorded(directory));
+    }
+    let places = kill_matrix(
+        "permissions_whose_fix_is_killed_anywhere_are_those_of_the_backup_in_the_end",
+        Kills::Once,
+        &Promises { begin: &begin_changed, work: &work, always: &always_one_of_both, at_end: &as_recorded },
+    );
+    for place in ["before an entry is given its permissions", "body ended"] {
+        assert!(places.iter().any(|p| p == place), "{place} is not among {places:?}");
+    }
+}
+
+#[test]
+fn permissions_whose_fix_is_killed_anywhere_can_be_put_back_as_they_were() {
+    fn work(directory: &Path) {
+        block_on(async {
+            let world = World::open(directory).await;
+            let engine = world.engine();
+            let id = if let Some((id, _)) = newest(directory) {
+                id
+            } else {
+                let run = engine.start(new_fix()).await.unwrap();
+                run.execute(mend(run.clone(), world.parts.clone())).await.unwrap();
+                run.id()
+            };
+            if newest(directory).unwrap().1.status != RunStatus::RolledBack {
+                // Neither the backup nor the configuration of the component is needed for it.
+                let parts = world.stack.parts.clone();
+                engine.roll_back(id, "a test", |run| mend(run, parts)).await.unwrap();
+            }
+        });
+    }
+    fn as_before(directory: &Path) {
+        assert_eq!(newest(directory).unwrap().1.status, RunStatus::RolledBack);
+        assert_eq!(modes(directory), CHANGED.map(|(_, mode)| mode));
+    }
+    let places = kill_matrix(
+        "permissions_whose_fix_is_killed_anywhere_can_be_put_back_as_they_were",
+        Kills::Once,
+        &Promises { begin: &begin_changed, work: &work, always: &always_one_of_both, at_end: &as_before },
+    );
+    for place in ["before an entry is given its permissions", "after undo_intent", "undo ended"] {
+        assert!(places.iter().any(|p| p == place), "{place} is not among {places:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fix_of_permissions_is_refused_where_it_can_do_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::create(directory.path()).await;
+    for cause in ["differs-", "differs-database", "differs-other", "differs"] {
+        let refused = Fix.check(&world.parts, &fix::Request { cause: cause.into() }).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InvalidInput, "{cause}: {refused}");
+    }
+    Fix.check(&world.parts, &fix::Request { cause: "differs-uploads".into() }).unwrap();
+    let run = world.engine().start(new_fix()).await.unwrap();
+    let refused = run.execute(mend(run.clone(), world.parts.clone())).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Precondition, "nothing differs: {refused}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! Troubleshooting on the reference stack: each issue is made, named, and where that is safe mended and put back.
 
 use std::{
+    os::unix::fs::MetadataExt,
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -160,6 +161,54 @@ fn entries_with_other_owners_and_permissions_than_in_the_backup_are_told_one_by_
     mode(0o644);
     assert_eq!((exit, first(&found)), (4, "differs-nginx"), "{found:#}");
     assert_eq!(found["causes"][0]["evidence"][0], "`site.conf`: mode 0666 instead of 0644", "{found:#}");
+}
+
+#[test]
+fn exactly_what_differs_gets_its_recorded_mode_and_the_rollback_gives_it_the_one_before() {
+    let test = "exactly_what_differs_gets_its_recorded_mode_and_the_rollback_gives_it_the_one_before";
+    let Some(bench) = Bench::open(test) else { return };
+    bench.without_drafted_components();
+    bench.configure("[[components]]\nname = \"app\"\nservice = \"app\"\npath = \"/srv/app\"\n");
+    let taken = bench.run(&["backup", "create", "--component", "app"]);
+    assert_eq!(code(&taken), 0, "{taken:?}");
+    let app = bench.stack().site.join("app");
+    let (file, link) = (app.join("routes/web.php"), app.join("routes/of_a_test"));
+    let mode = || std::fs::metadata(&file).unwrap().mode() & 0o7777;
+    // What is changed gets another time of its last change, whatever it is given.
+    let others = || {
+        let folders = ["", "public", "routes"].map(|folder| std::fs::read_dir(app.join(folder)).unwrap());
+        let found = folders.into_iter().flatten().map(|entry| entry.unwrap().path());
+        let mut found: Vec<_> = found.filter(|path| path.is_file() && *path != file && *path != link).collect();
+        found.sort();
+        let seen = |path: &std::path::PathBuf| {
+            let seen = std::fs::symlink_metadata(path).unwrap();
+            (seen.mode(), seen.uid(), seen.gid(), seen.ctime(), seen.ctime_nsec())
+        };
+        found.iter().map(seen).collect::<Vec<_>>()
+    };
+    let (recorded, before) = (mode(), others());
+    assert!(!before.is_empty());
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    std::os::unix::fs::symlink("web.php", &link).unwrap();
+
+    let (exit, found) = bench.query(&["--json", "troubleshoot", "permissions"]);
+    assert_eq!((exit, first(&found)), (4, "differs-app"), "{found:#}");
+    assert_eq!(cause(&found, "differs-app").unwrap()["is_fixable"], true, "{found:#}");
+    let refused = bench.run(&["troubleshoot", "permissions", "--fix", "differs-app"]);
+    assert_eq!((code(&refused), mode()), (5, 0o777), "nobody said yes: {refused:?}");
+    let fixed = bench.run(&["troubleshoot", "permissions", "--fix", "differs-app", "--yes"]);
+    assert_eq!((code(&fixed), mode()), (0, recorded), "{fixed:?}");
+    assert_eq!(others(), before, "others were touched");
+    let (exit, found) = bench.query(&["--json", "troubleshoot", "permissions"]);
+    assert_eq!((exit, &found["causes"]), (0, &Value::Array(vec![])), "{found:#}");
+    let rolled_back = bench.run(&["rollback", "--yes"]);
+    assert_eq!((code(&rolled_back), mode()), (0, 0o777), "{rolled_back:?}");
+    assert_eq!(others(), before, "others were touched");
+
+    let unknown = bench.run(&["troubleshoot", "permissions", "--fix", "differs-other", "--yes"]);
+    assert_ne!(code(&unknown), 0, "{unknown:?}");
+    std::fs::remove_file(&link).unwrap();
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(recorded)).unwrap();
 }
 
 #[test]

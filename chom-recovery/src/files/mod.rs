@@ -11,6 +11,7 @@ mod check;
 mod compare;
 mod entry;
 mod exclude;
+mod handle;
 mod mounts;
 pub mod pack;
 mod sparse;
@@ -24,6 +25,7 @@ pub use carry::carry_over;
 pub use compare::{Change, Difference, differences};
 pub use entry::{Attributes, Entry, Extent, Kind, Time, TreePath, Xattr};
 pub use exclude::Rules;
+pub(crate) use handle::{Handle, Handles, Identity, Permissions};
 pub use mounts::refuse_mounts_below;
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Parts, Procedure, Recovered,
+    Parts, Procedure, Recovered, permissions,
     proof::{STEADY, moment, pick},
     quiesce,
 };
@@ -17,7 +17,7 @@ use crate::{
     probe::all_of,
     run::{Effect, Run},
     store::pipe,
-    system::System,
+    system::{Component, System, TreeKind},
     troubleshoot::{config_cache, may_start},
 };
 
@@ -29,6 +29,10 @@ const STALE: &str = "stale-config-cache";
 /// Beginning of the names of causes that it mends by starting a service.
 const STOPPED: &str = "stopped-";
 
+/// Beginning of the names of causes that it mends by giving entries of a component their recorded owners and permissions
+/// back.
+pub(crate) const DIFFERS: &str = "differs-";
+
 /// Longest time until a service runs.
 const STARTING: Duration = Duration::from_mins(5);
 
@@ -39,7 +43,7 @@ pub struct Fix;
 /// What is to be mended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
-    /// Cause, by its name: `stopped-SERVICE` or `stale-config-cache`.
+    /// Cause, by its name: `stopped-SERVICE`, `stale-config-cache` or `differs-COMPONENT`.
     pub cause: String,
 }
 
@@ -55,7 +59,10 @@ impl Procedure for Fix {
         system.objectives.database
     }
 
-    fn check(&self, _parts: &Parts, request: &Request) -> Result<()> {
+    fn check(&self, parts: &Parts, request: &Request) -> Result<()> {
+        if let Some(name) = request.cause.strip_prefix(DIFFERS) {
+            return component(&parts.system, name).map(drop);
+        }
         if request.cause == STALE || request.cause.strip_prefix(STOPPED).is_some_and(|service| !service.is_empty()) {
             return Ok(());
         }
@@ -69,19 +76,45 @@ impl Procedure for Fix {
     async fn recover(&self, run: &Run, parts: &Parts, request: &Request) -> Result<Recovered> {
         let run = run.scope("fix");
         let began = moment(&run, "began").await?;
-        let (found, done) = match request.cause.strip_prefix(STOPPED) {
-            Some(service) => start(&run, parts, service).await?,
-            None => set_cache_aside(&run, parts).await?,
+        let cause = request.cause.as_str();
+        let mended = match (cause.strip_prefix(STOPPED), cause.strip_prefix(DIFFERS)) {
+            (Some(service), _) => start(&run, parts, service).await?,
+            (_, Some(name)) => give_permissions_back(&run, parts, name).await?,
+            _ => set_cache_aside(&run, parts).await?,
         };
         let proven = moment(&run, "proven").await?;
         let mut report = Recovered::new(self.objective(&parts.system), began, proven);
-        (report.found, report.done) = (vec![found], vec![done]);
+        (report.found, report.done) = (vec![mended.found], vec![mended.done]);
+        report.to_review = mended.to_review;
         Ok(report)
     }
 }
 
+/// What a fix did, a line each.
+pub(super) struct Mended {
+    found: String,
+    pub(super) done: String,
+    to_review: Vec<String>,
+}
+
+impl Mended {
+    fn new(found: String, done: String) -> Self {
+        Self { found, done, to_review: Vec::new() }
+    }
+}
+
+/// Finds a component whose permissions a backup records.
+fn component<'a>(system: &'a System, name: &str) -> Result<&'a Component> {
+    let of_files = || system.components.iter().filter(|c| c.kind != TreeKind::Redis);
+    of_files().find(|component| component.name == name).ok_or_else(|| {
+        let known: Vec<_> = of_files().map(|c| c.name.as_str()).collect();
+        let error = format!("no component of files is called `{}`", name.escape_debug());
+        Error::new(ErrorKind::InvalidInput, error).with("components", known.join(", "))
+    })
+}
+
 /// Starts a service that was stopped, and proves it. Undoing it stops it again.
-async fn start(run: &Run, parts: &Parts, service: &str) -> Result<(String, String)> {
+async fn start(run: &Run, parts: &Parts, service: &str) -> Result<Mended> {
     let those = run
         .decide("survey", async {
             let containers = parts.backend.service_containers(service).await?;
@@ -117,11 +150,14 @@ async fn start(run: &Run, parts: &Parts, service: &str) -> Result<(String, Strin
     if !probes.is_empty() {
         run.until_healthy(all_of("service", probes), STEADY).await?;
     }
-    Ok((format!("service `{service}` was stopped"), format!("started service `{service}`, and saw that it runs")))
+    Ok(Mended::new(
+        format!("service `{service}` was stopped"),
+        format!("started service `{service}`, and saw that it runs"),
+    ))
 }
 
 /// Gives the cached configuration another name beside it. Undoing it puts it back.
-pub(super) async fn set_cache_aside(run: &Run, parts: &Parts) -> Result<(String, String)> {
+pub(super) async fn set_cache_aside(run: &Run, parts: &Parts) -> Result<Mended> {
     let cache = run.decide("survey", config_cache(parts)).await?;
     let aside = PathBuf::from(format!("{}.{}", cache.display(), run.id()));
     let (from, to, back_from, back_to, gone) =
@@ -139,10 +175,30 @@ pub(super) async fn set_cache_aside(run: &Run, parts: &Parts) -> Result<(String,
             _ => Err(Error::new(ErrorKind::Conflict, "the cache is there again: something writes it")),
         })
         .await?;
-    Ok((
+    Ok(Mended::new(
         format!("`{}` was older than `.env`", cache.display()),
         format!("it is now `{}`, and the application reads `.env`", aside.display()),
     ))
+}
+
+/// Gives the entries of a component that differ from its newest backup their recorded owners and permissions back. Undoing it
+/// gives them those that they had.
+async fn give_permissions_back(run: &Run, parts: &Parts, name: &str) -> Result<Mended> {
+    let compared = run
+        .decide("survey", async {
+            // Asked for in here alone: a rollback works though the configuration no longer names the component.
+            let compared = permissions::look(parts, component(&parts.system, name)?).await?;
+            compared.check(name)?;
+            Ok(compared)
+        })
+        .await?;
+    let (given, left) = permissions::apply(run, &compared).await?;
+    let mut mended = Mended::new(
+        format!("component `{name}`: {} entries differed from backup {}", compared.differing.len(), compared.backup),
+        format!("gave {given} of them their recorded owners and permissions back"),
+    );
+    mended.to_review = [left, compared.remarks()].concat();
+    Ok(mended)
 }
 
 /// Renames, unless that was done: one of the two names is there.

@@ -22,8 +22,8 @@ use crate::{
 /// `Unsupported`: the Engine is elsewhere, or the path is not a mount of the container: what lies in an image comes back
 /// with it. `NotFound`: there is no such service, volume or folder. `InvalidInput`: a link leads there.
 pub(crate) async fn locate(system: &System, backend: &Arc<dyn Backend>, component: &Component) -> Result<Root> {
-    let Located { mount, below } = find(system, backend, component).await?;
-    pipe::blocking(move || Root::open(&mount)?.below(&below)).await.map_err(|e| of_component(component, e))
+    let located = find(system, backend, component).await?;
+    pipe::blocking(move || located.open()).await.map_err(|e| of_component(component, e))
 }
 
 fn of_component(component: &Component, error: Error) -> Error {
@@ -40,6 +40,11 @@ pub(super) struct Located {
 }
 
 impl Located {
+    /// Opens the folder; no link is followed below the mount.
+    pub(super) fn open(&self) -> Result<Root> {
+        Root::open(&self.mount)?.below(&self.below)
+    }
+
     /// Returns the path of the folder.
     pub(super) fn folder(&self) -> PathBuf {
         if self.below.as_os_str().is_empty() { self.mount.clone() } else { self.mount.join(&self.below) }

@@ -25,12 +25,14 @@ pub mod nginx;
 mod one_off;
 pub mod partial;
 pub mod performance;
+mod permissions;
 pub mod proof;
 pub mod quiesce;
 mod recovered;
 mod redis;
 
 pub(crate) use locate::{locate, path_on_host};
+pub(crate) use permissions::{Compared, look};
 pub use recovered::{Measured, Recovered};
 
 /// What every procedure works with: the system and its ports. Cheap to clone.

@@ -122,8 +122,8 @@ async fn recover(run: &Run, parts: &Parts, request: &Request) -> Result<Recovere
         services::stop(run, parts, &looked.to_restart, false).await?;
     }
     if looked.has_stale_cache || (replaces_settings && looked.has_cache) {
-        let (_, what) = fix::set_cache_aside(run, parts).await?;
-        done.push(format!("cached configuration: {what}"));
+        let set_aside = fix::set_cache_aside(run, parts).await?;
+        done.push(format!("cached configuration: {}", set_aside.done));
     }
     if replaces_code {
         code::replace(run, parts, &request.backup, &mut done, &mut to_review).await?;
