@@ -205,6 +205,7 @@ stacks() {
     phase "command line on the stack" on_stack chom-test cli
     # shellcheck disable=SC2046 # one word for each name
     phase "recover database on mysql" on_stack chom-test recover_database $(recoveries mysql)
+    phase "recover application on mysql" on_stack chom-test recover_application
     phase "recover performance on mysql" on_stack chom-test recover_performance
     check_stack chom-test
     stack_down chom-test
@@ -220,6 +221,7 @@ mariadb_stacks() {
       phase "recover database on $db" on_stack "$project" recover_database $(recoveries "$db")
       # Statements of MariaDB's own, as far as they differ; on 11.8 it is tried with the other parts.
       [ "$db" != mariadb-10.11 ] || phase "recover performance on $db" on_stack "$project" recover_performance
+      [ "$db" != mariadb-10.11 ] || phase "troubleshoot on $db" on_stack "$project" troubleshoot
       # On the last one: the first lane has enough to do.
       [ "$db" != mariadb-11.8 ] || phase "Python" env CHOM_TEST_STACK=1 CHOM_TEST_EXTENSION="$extension" \
         CHOM_TEST_FACTS="$root/target/sites/$project/facts.json" tests/python.sh
@@ -233,11 +235,12 @@ mariadb_stacks() {
 
 # Recoveries of what is around the database, and what comes before and after them.
 parts() {
-  local name
+  local name everywhere=''
+  # Tried on the other servers, and here as well by the full run.
+  [ "$depth" = core ] || everywhere="recover_application troubleshoot"
   if stack_up chom-test-parts mariadb-11.8 8453 --monitoring; then
     # These two first: errors in logs and failed jobs that other tests leave behind count for a quarter of an hour.
-    for name in scenarios close recover_application recover_nginx recover_partial recover_performance search_index evidence \
-      troubleshoot; do
+    for name in scenarios close recover_nginx recover_partial recover_performance search_index evidence $everywhere; do
       phase "${name//_/ }" on_stack chom-test-parts "$name"
     done
     stack_down chom-test-parts
