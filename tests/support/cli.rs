@@ -165,9 +165,10 @@ impl Bench {
         let (before, rest) = text.split_once("[[components]]").unwrap();
         let (_, after) = rest.split_once("[repository]").unwrap();
         // Names components that are no more.
+        let before: String = before.split_inclusive('\n').filter(|line| !line.starts_with("environment = ")).collect();
         let before = match before.split_once("\n[nginx]\n") {
             Some((head, rest)) => format!("{head}{}", rest.find("\n[").map_or("", |next| &rest[next..])),
-            None => before.to_owned(),
+            None => before,
         };
         std::fs::write(&path, format!("{before}\n[repository]{after}")).unwrap();
     }
