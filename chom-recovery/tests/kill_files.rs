@@ -11,11 +11,7 @@ use std::{
 use chom_recovery::{
     ErrorKind, Result, System,
     backend::{BackendExt, Container, ContainerState, Mount, MountSource},
-    catalog::{
-        BackupWriter, Capture, ComponentKind, ComponentSpec, Facts, HostId, Selector, Signer,
-        tree::{self, StoreOptions},
-    },
-    files::{Root, Rules},
+    catalog::Selector,
     procedure::{
         Parts, Procedure, Recovered, backup, drill,
         files::{self, FilesReport, Request},
@@ -31,7 +27,6 @@ use chom_recovery::{
         stack::{SimStack, Snapshot},
     },
 };
-use chrono::Utc;
 
 type Tree = BTreeMap<String, String>;
 
@@ -126,17 +121,7 @@ impl World {
         write(&folder, &backed_up);
 
         let world = Self::open(directory).await;
-        let repository = world.parts.catalog.repository();
-        let signer = Signer::load(&world.parts.system.state_dir(), &world.parts.system.id).unwrap();
-        let host = HostId::derive("a test");
-        let mut writer = BackupWriter::begin(repository, &signer, &host, &world.parts.system.id).await.unwrap();
-        let spec = ComponentSpec::new("uploads", ComponentKind::Files).unwrap();
-        let options = StoreOptions::new(Rules::none());
-        let writing = writer.component(spec).unwrap();
-        let root = Root::open(&folder).unwrap();
-        tree::store_tree(&writing, &root, &options, Arc::new(|_, _| {})).await.unwrap();
-        let now = Utc::now();
-        writer.finish(Facts::new(Capture { begin: now, point: now, end: now })).await.unwrap();
+        world.stack.back_up_tree("uploads", &folder).await.unwrap();
 
         fs::remove_dir_all(&folder).unwrap();
         write(&folder, &before());

@@ -62,8 +62,8 @@ pub(crate) async fn exchange(folders: &dyn Folders, first: (u64, u64), second: (
         }
         folders.sync().await?;
     }
-    Err(Error::new(ErrorKind::Failed, "the exchange of two volumes does not come to an end")
-        .hint("look at the volumes' folders on the Engine's host"))
+    Err(Error::new(ErrorKind::Failed, "the exchange does not come to an end")
+        .hint("look at both places on the Engine's host"))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,11 +94,11 @@ fn next_move(seen: &Seen, first: (u64, u64), second: (u64, u64)) -> Result<Move>
 
 fn strange(seen: &Seen) -> Error {
     let show = |there: &Option<(u64, u64)>| there.map_or_else(|| "nothing".into(), |(_, inode)| inode.to_string());
-    Error::new(ErrorKind::Conflict, "the contents of the two volumes are not those that were to be exchanged")
+    Error::new(ErrorKind::Conflict, "what lies in the two places is not what was to be exchanged")
         .with("inode of the first", show(&seen[0]))
         .with("inode of the second", show(&seen[1]))
         .with("inode set aside", show(&seen[2]))
-        .hint("something else changed the volumes; look at both before going on")
+        .hint("something else changed them; look at both before going on")
 }
 
 /// Where the slots of two volumes lie below the folder of all volumes.

@@ -16,7 +16,7 @@ use crate::{
         MAX_SKEW,
         entry::BackupInfo,
         hold,
-        id::{BackupId, Name},
+        id::{BackupId, Hash, Name},
         layout::{self, Belongs, Place},
         reader::{BackupReader, Second},
         repo::Repository,
@@ -172,9 +172,11 @@ impl Catalog {
                     let (catalog, permits, asked) = (catalog.clone(), permits.clone(), place.clone());
                     let opening = tokio::spawn(async move {
                         let _permit = permits.acquire_owned().await;
-                        catalog.open(&asked).await
+                        let reader = catalog.open(&asked).await?;
+                        // Not the reader: all of them are kept until the listing ends.
+                        Ok((BackupInfo::of(&reader, object.modified), reader.manifest_sha256()))
                     });
-                    manifests.push((place, object.modified, AbortOnDropHandle::new(opening)));
+                    manifests.push((place, AbortOnDropHandle::new(opening)));
                 }
                 Belongs::Backup(place, "manifest") => listing.others.push(place),
                 Belongs::Evidence(place, _) if place.system == self.system => {
@@ -191,12 +193,12 @@ impl Catalog {
         }
         let complete: BTreeSet<String> = manifests.iter().map(|(place, ..)| place.prefix()).collect();
         let mut read = futures::stream::iter(manifests)
-            .map(|(place, committed, opening)| {
+            .map(|(place, opening)| {
                 let beside = beside.remove(&place.prefix()).unwrap_or_default();
                 let (catalog, is_dead) = (catalog.clone(), beside.is_dead);
                 let reading = tokio::spawn(async move {
-                    let reader = opening.await.unwrap_or_else(|e| Err(ended(&e)))?;
-                    catalog.describe(&reader, committed, &beside).await
+                    let (info, manifest) = opening.await.unwrap_or_else(|e| Err(ended(&e)))?;
+                    catalog.complete(info, manifest, &beside).await
                 });
                 let reading = AbortOnDropHandle::new(reading);
                 async move { (place, is_dead, reading.await) }
@@ -270,10 +272,9 @@ impl Catalog {
             .hint("check `repository.url`; `--as-clone` uses it nevertheless"))
     }
 
-    async fn describe(&self, reader: &BackupReader, committed: DateTime<Utc>, beside: &Beside) -> Result<BackupInfo> {
-        let place = reader.place();
-        let mut info = BackupInfo::of(reader, committed);
-        let manifest = reader.manifest_sha256();
+    /// Adds what lies beside the manifest, whose SHA-256 is said.
+    async fn complete(&self, mut info: BackupInfo, manifest: Hash, beside: &Beside) -> Result<BackupInfo> {
+        let place = info.place.clone();
         // Oldest first. A failure takes back everything that was proven before it.
         for key in &beside.evidence {
             let record = statement::read_valid::<VerificationRecord>(&self.repository, key).await?;
@@ -285,9 +286,9 @@ impl Catalog {
             info.decoded_when_written = passed && (info.decoded_when_written || report.decoded_when_written);
             info.verified = Some(report.ended);
         }
-        info.holds = hold::read(&self.repository, place, beside.holds.iter()).await?;
+        info.holds = hold::read(&self.repository, &place, beside.holds.iter()).await?;
         if beside.is_dead {
-            info.tombstone = tombstone(&self.repository, place).await?;
+            info.tombstone = tombstone(&self.repository, &place).await?;
         }
         Ok(info)
     }

@@ -5,12 +5,23 @@
 
 use aes::{Aes128, Aes256};
 use aes_gcm::{AeadInPlace, Aes128Gcm, Aes256Gcm, Nonce, Tag};
-use base64::{Engine, engine::general_purpose::STANDARD};
+use base64::{
+    Engine, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD},
+};
 use cbc::cipher::{BlockDecryptMut, KeyIvInit, block_padding::Pkcs7};
 use hmac::{Hmac, KeyInit as _, Mac};
 use serde::Deserialize;
 use sha2::Sha256;
 use zeroize::Zeroizing;
+
+/// PHP's `base64_decode` takes what lacks padding, and passes over what is no digit.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
+);
 
 /// The value of `APP_KEY`; it prints nothing.
 pub(crate) struct Key(Zeroizing<Vec<u8>>);
@@ -29,7 +40,11 @@ impl Key {
     /// Reads a value of `APP_KEY`; says what is wrong with its form.
     pub(super) fn read(text: &str) -> Result<Self, String> {
         let bytes = match text.strip_prefix("base64:") {
-            Some(encoded) => STANDARD.decode(encoded).map_err(|_| "it is not base64".to_owned())?,
+            Some(encoded) => {
+                let digits: String =
+                    encoded.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '/')).collect();
+                LENIENT.decode(digits).map_err(|_| "it is not base64".to_owned())?
+            }
             None => text.as_bytes().to_vec(),
         };
         match bytes.len() {
@@ -108,6 +123,12 @@ mod tests {
                 assert_eq!(Key::read(other).unwrap().opens(encrypted), Some(false), "{other}");
             }
         }
+    }
+
+    #[test]
+    fn a_key_that_lost_its_padding_is_the_same_key() {
+        let (key, encrypted) = MADE[0];
+        assert_eq!(Key::read(key.trim_end_matches('=')).unwrap().opens(encrypted), Some(true));
     }
 
     #[test]

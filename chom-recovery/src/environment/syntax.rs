@@ -45,14 +45,29 @@ impl Block {
     /// Line, key and reason; never the value.
     pub(super) fn fault(&self) -> Option<String> {
         let Content::Fault { name, why } = &self.content else { return None };
-        let key = name.as_ref().map_or_else(String::new, |name| format!(", `{name}`"));
+        let name = name.as_ref().filter(|name| is_shown(name));
+        let key = name.map_or_else(String::new, |name| format!(", `{name}`"));
         Some(format!("line {}{key}: {why}", self.line))
     }
 
-    /// Names the lines for a person: by their key where there is one.
+    /// Names the lines for a person: by their key where there is one that looks like one.
     pub(super) fn label(&self) -> String {
-        self.name().map_or_else(|| format!("line {}", self.line), |name| format!("`{name}`"))
+        self.name()
+            .filter(|name| is_shown(name))
+            .map_or_else(|| format!("line {}", self.line), |name| format!("`{name}`"))
     }
+
+    /// What follows the name, whole and word by word: what a message about it may quote.
+    pub(super) fn words(&self) -> impl Iterator<Item = &str> {
+        let value = if self.is_faulty() { self.text.split_once('=').map_or("", |(_, value)| value) } else { "" };
+        let value = value.trim().trim_matches(['"', '\'']);
+        std::iter::once(value).chain(value.split_whitespace())
+    }
+}
+
+/// A line of an unquoted key may look like a name and a value.
+fn is_shown(name: &str) -> bool {
+    name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
 }
 
 /// Cuts a text into blocks; together they are the text again.
@@ -60,12 +75,17 @@ pub(super) fn blocks(text: &str) -> Vec<Block> {
     let lines: Vec<&str> = text.split_inclusive('\n').collect();
     let (mut blocks, mut at) = (Vec::new(), 0);
     while at < lines.len() {
-        let closing = is_left_open(lines[at]).then(|| lines[at + 1..].iter().position(|line| closes(line)));
-        let (taken, content) = match closing {
-            None => (1, content(lines[at])),
-            Some(Some(more)) => (more + 2, content(&lines[at..=at + 1 + more].concat())),
-            // The reader would drop all that follows, in silence.
-            Some(None) => (1, Content::Fault { name: name_of(lines[at]), why: UNCLOSED }),
+        let (taken, content) = match is_left_open(lines[at]) {
+            false => (1, content(lines[at])),
+            true => match lines[at + 1..].iter().position(|line| closes(line)) {
+                Some(more) => match content(&lines[at..=at + 1 + more].concat()) {
+                    // The quote that closes it is another's. What follows is read by itself, so that it can be kept.
+                    Content::Fault { name, why } => (1, Content::Fault { name, why }),
+                    content => (more + 2, content),
+                },
+                // The reader would drop all that follows, in silence.
+                None => (1, Content::Fault { name: name_of(lines[at]), why: UNCLOSED }),
+            },
         };
         blocks.push(Block { line: at + 1, text: lines[at..at + taken].concat(), content });
         at += taken;
@@ -74,14 +94,16 @@ pub(super) fn blocks(text: &str) -> Vec<Block> {
 }
 
 const UNCLOSED: &str = "a closing quote is missing";
+/// Some editors write it first; the reader takes it away.
+const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// A value that begins with a double quote which does not end on this line.
+/// A value that begins with a double quote which does not end on this line. Comments count, for the reader too.
 fn is_left_open(line: &str) -> bool {
-    line.contains("=\"") && !is_nothing(line) && quotes(line) <= 1
+    line.contains("=\"") && quotes(line) <= 1
 }
 
 fn closes(line: &str) -> bool {
-    line.trim_end() == "\"" || quotes(line) >= 1
+    line.trim_end_matches(['\r', '\n']) == "\"" || quotes(line) >= 1
 }
 
 /// Counts double quotes that something other than a backslash stands before.
@@ -96,6 +118,7 @@ fn is_nothing(line: &str) -> bool {
 }
 
 fn content(text: &str) -> Content {
+    let text = text.trim_start_matches(BYTE_ORDER_MARK);
     if is_nothing(text) {
         return Content::Nothing;
     }
@@ -226,7 +249,16 @@ mod tests {
             assert!(found.len() == 1 && found[0].starts_with(fault), "{text}: {found:?}");
             assert!(!found[0].contains("hunter2"), "{found:?}");
         }
-        assert_eq!(values("A=\"x\nB=c"), [("B".to_owned(), "c".to_owned())], "what follows is not lost with it");
+        let lost = [("B".to_owned(), "c".to_owned()), ("C".to_owned(), "d e".to_owned())];
+        assert_eq!(values("A=\"x\nB=c\nC=\"d e\"\n"), lost, "what follows is not lost with it");
+        assert_eq!(faults("abcD12=x y"), ["line 1: unexpected whitespace: quote the value"], "a name that may be none");
+    }
+
+    #[test]
+    fn what_is_only_strange_is_no_fault() {
+        let key = "#KEY=\"-----BEGIN\nMIIE/+\n-----END\"\nA=b\n";
+        assert_eq!((faults(key), values(key).len()), (vec![], 1), "a comment of several lines");
+        assert_eq!((faults("\u{feff}# c\nA=b"), values("\u{feff}A=b").len()), (vec![], 1));
     }
 
     proptest! {

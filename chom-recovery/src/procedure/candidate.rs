@@ -1,6 +1,10 @@
 //! Choosing the newest backup of a component that passes a test, before anything of production is replaced.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -39,7 +43,7 @@ pub(super) struct Candidate {
 pub(super) type Test = Arc<dyn Fn(PathBuf) -> BoxFuture<'static, Result<Vec<String>>> + Send + Sync>;
 
 /// Restores backups of a component beside production, one after the other, until one passes. What was restored for it is
-/// removed again.
+/// removed again; what the test `keeps`, by an undo alone.
 ///
 /// # Errors
 /// `Precondition`: none passes. `NotFound`: there is none.
@@ -49,11 +53,14 @@ pub(super) async fn choose(
     component: &Component,
     which: &Selector,
     test: Test,
+    keeps: Option<PathBuf>,
 ) -> Result<Candidate> {
     let catalog = Arc::new(Catalog::clone(&parts.catalog).holding(&component.name));
-    let ids = run.decide("backups", backups(&catalog, component, which)).await?;
+    let Choice { ids, damaged } = run.decide("backups", backups(&catalog, component, which)).await?;
     let located: Located = run.decide("place", locate::find(&parts.system, &parts.backend, component)).await?;
-    let folder = beside_of(&located, &component.name, run.id())?;
+    // Recorded, so that `runs prune` finds what a run that nobody took up again left there.
+    let beside = async { beside_of(&located, &component.name, run.id()) };
+    let folder: PathBuf = run.decide(files::CANDIDATE, beside).await?;
     let (clearing, first) = (folder.clone(), ids[0]);
     let trying = Trying {
         catalog,
@@ -71,16 +78,43 @@ pub(super) async fn choose(
         .budget(Duration::from_mins(3))
         .timeout(Duration::from_hours(1))
         .undo_text("remove what was restored for the test")
-        .undo_with(async move |_, _: Option<Candidate>| pipe::blocking(move || remove(&clearing)).await)
-        .run(async move |_| trying.all(ids).await)
+        .undo_with(async move |_, _: Option<Candidate>| {
+            pipe::blocking(move || {
+                keeps.iter().try_for_each(|kept| remove(kept))?;
+                clear(&clearing)
+            })
+            .await
+        })
+        .run(async move |_| trying.all(ids, damaged).await)
         .await
 }
 
-async fn backups(catalog: &Catalog, component: &Component, which: &Selector) -> Result<Vec<BackupId>> {
+/// Removes what was restored, also what an interrupted attempt has only half of.
+fn clear(folder: &Path) -> Result<()> {
+    if let Some(staging) = files::staging(folder) {
+        remove(&folder.with_file_name(staging))?;
+    }
+    remove(folder)
+}
+
+/// Backups to try, the newest first, and newer ones that cannot be.
+#[derive(Debug, Serialize, Deserialize)]
+struct Choice {
+    ids: Vec<BackupId>,
+    damaged: Vec<String>,
+}
+
+async fn backups(catalog: &Catalog, component: &Component, which: &Selector) -> Result<Choice> {
     if *which != Selector::Latest {
-        return Ok(vec![catalog.select(which).await?.id()]);
+        return Ok(Choice { ids: vec![catalog.select(which).await?.id()], damaged: Vec::new() });
     }
     let listing = catalog.list().await?;
+    if let Some(problem) = listing.problems.first() {
+        let what = "not all backups can be listed: a newer one than those seen may exist";
+        return Err(Error::new(ErrorKind::Incomplete, what)
+            .with("problem", &problem.message)
+            .hint("mend the store, or name a backup: `--backup ID`"));
+    }
     let usable = listing
         .backups
         .iter()
@@ -91,7 +125,14 @@ async fn backups(catalog: &Catalog, component: &Component, which: &Selector) -> 
         let what = format!("no backup holds component `{}`", component.name);
         return Err(Error::new(ErrorKind::NotFound, what).hint("chom-recovery backup list"));
     }
-    Ok(ids)
+    let damaged = listing.damaged.iter().filter(|d| d.tombstone.is_none() && d.place.id > ids[0]);
+    let damaged = damaged.map(|d| format!("backup {}: {}", d.place.id, d.error.message)).collect();
+    Ok(Choice { ids, damaged })
+}
+
+/// Another backup may do: this one is damaged, gone since it was listed, or signed by somebody else.
+fn is_of_backup(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound | ErrorKind::Denied)
 }
 
 #[derive(Clone)]
@@ -105,8 +146,7 @@ struct Trying {
 }
 
 impl Trying {
-    async fn all(&self, ids: Vec<BackupId>) -> Result<Candidate> {
-        let mut refused = Vec::new();
+    async fn all(&self, ids: Vec<BackupId>, mut refused: Vec<String>) -> Result<Candidate> {
         for backup in ids {
             let problems = self.one(backup).await;
             let differences = match &problems {
@@ -114,11 +154,11 @@ impl Trying {
                 _ => None,
             };
             let folder = self.folder.clone();
-            pipe::blocking(move || remove(&folder)).await?;
+            pipe::blocking(move || clear(&folder)).await?;
             match (problems, differences) {
                 (_, Some(differences)) => return Ok(Candidate { backup, differences: differences?, refused }),
                 (Ok(problems), None) => refused.push(format!("backup {backup}: {}", problems.join("; "))),
-                (Err(e), None) if e.kind() == ErrorKind::Corrupt => refused.push(format!("backup {backup}: {e}")),
+                (Err(e), None) if is_of_backup(&e) => refused.push(format!("backup {backup}: {e}")),
                 (Err(e), None) => return Err(e),
             }
         }
@@ -128,7 +168,7 @@ impl Trying {
 
     async fn one(&self, backup: BackupId) -> Result<Vec<String>> {
         let folder = self.folder.clone();
-        pipe::blocking(move || remove(&folder)).await?;
+        pipe::blocking(move || clear(&folder)).await?;
         let info = self.catalog.select(&Selector::Id(backup.to_string())).await?;
         let reader = self.catalog.open(&info.place).await?;
         let component = reader.component(&self.component.name).await?;

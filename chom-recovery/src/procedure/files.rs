@@ -33,7 +33,7 @@ use crate::{
 
 mod site;
 
-pub(super) use site::{FolderId, Site, beside_of, remove, stage, staging};
+pub(super) use site::{CANDIDATE, FolderId, Site, beside_of, remove, stage, staging};
 use site::{clear, id_of};
 pub(crate) use site::{kept, remove_kept};
 
@@ -152,6 +152,54 @@ pub(super) async fn put_in_place(
     request: &Request,
     broken: Option<&[String]>,
 ) -> Result<FilesReport> {
+    let beside = make_beside(run, parts, request, broken).await?;
+    let mut report = FilesReport::of(&beside);
+    let (site, component) = (beside.site.clone(), beside.component);
+    let stopped_at = moment(run, "stopping").await?;
+    report.carried = exchange(run, parts, beside).await?;
+    start_users(run, parts, &site).await?;
+    let proven_at = prove(run, parts, component, &site, stopped_at).await?;
+    report.outage_s = (proven_at - stopped_at).as_seconds_f64().max(0.0);
+    Ok(report)
+}
+
+/// A tree that is ready to take production's place, and may.
+pub(super) struct Beside<'a> {
+    pub(super) site: Site,
+    component: &'a Component,
+    backup: BackupInfo,
+    staged: Staged,
+    approval: Approval<ReplaceProductionFiles>,
+    is_broken: bool,
+}
+
+impl FilesReport {
+    /// What is known before the exchange.
+    pub(super) fn of(beside: &Beside<'_>) -> Self {
+        let Beside { site, component, backup, staged, .. } = beside;
+        Self {
+            component: component.name.clone(),
+            path: site.located.folder(),
+            kept: site.stage.clone(),
+            unpacked: staged.unpacked.clone(),
+            carried: 0,
+            troubles: staged.troubles.clone(),
+            objects_from_copy: staged.objects_from_copy,
+            guessed_aof: staged.guessed_aof.clone(),
+            restarted: site.running().into_iter().map(str::to_owned).collect(),
+            outage_s: 0.0,
+            backup: backup.clone(),
+        }
+    }
+}
+
+/// Restores the tree beside production, and asks whether it may take its place. Nobody is stopped.
+pub(super) async fn make_beside<'a>(
+    run: &Run,
+    parts: &'a Parts,
+    request: &Request,
+    broken: Option<&[String]>,
+) -> Result<Beside<'a>> {
     let component = configured(parts, &request.component)?;
     let differing = broken.unwrap_or_default();
     let site = survey(run, parts, component).await?;
@@ -176,26 +224,17 @@ pub(super) async fn put_in_place(
             },
         ))
         .await?;
-    let stopped_at = moment(run, "stopping").await?;
-    stop_users(run, parts, &site, broken.is_some()).await?;
+    Ok(Beside { site, component, backup, staged, approval, is_broken: broken.is_some() })
+}
+
+/// Stops whoever uses the folder and exchanges it. Returns how many entries were carried over. Nobody is started again.
+pub(super) async fn exchange(run: &Run, parts: &Parts, beside: Beside<'_>) -> Result<u64> {
+    let Beside { site, component, staged, approval, is_broken, .. } = beside;
+    stop_users(run, parts, &site, is_broken).await?;
     let before = prepare(run, &site).await?;
     let carried = carry(run, component, &site).await?;
     swap(run, parts, &site, (before, staged.id), approval).await?;
-    start_users(run, parts, &site).await?;
-    let proven_at = prove(run, parts, component, &site, stopped_at).await?;
-    Ok(FilesReport {
-        component: component.name.clone(),
-        path: site.located.folder(),
-        kept: site.stage.clone(),
-        unpacked: staged.unpacked,
-        carried,
-        troubles: staged.troubles,
-        objects_from_copy: staged.objects_from_copy,
-        guessed_aof: staged.guessed_aof,
-        restarted: site.running().into_iter().map(str::to_owned).collect(),
-        outage_s: (proven_at - stopped_at).as_seconds_f64().max(0.0),
-        backup,
-    })
+    Ok(carried)
 }
 
 /// Refuses a request for what cannot be put in place, before anything begins.
@@ -426,7 +465,8 @@ async fn swap(
         .await
 }
 
-async fn start_users(run: &Run, parts: &Parts, site: &Site) -> Result<()> {
+/// Starts whoever ran, as before.
+pub(super) async fn start_users(run: &Run, parts: &Parts, site: &Site) -> Result<()> {
     let (backend, users) = (parts.backend.clone(), site.users.clone());
     run.step("start-users")
         .effect(Effect::Idempotent)

@@ -1,6 +1,9 @@
 //! Fixes of troubleshooting that are safe and can be undone.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -168,7 +171,7 @@ pub(super) async fn set_cache_aside(run: &Run, parts: &Parts) -> Result<Mended> 
         .predict(|| ())
         .timeout(Duration::from_mins(1))
         .undo_text("put the cached configuration back")
-        .undo_with(async move |_, _: Option<()>| pipe::blocking(move || rename(&back_from, &back_to)).await)
+        .undo_with(async move |_, _: Option<()>| pipe::blocking(move || put_back(&back_from, &back_to)).await)
         .run(async move |_| pipe::blocking(move || rename(&from, &to)).await)
         .verify(async move |_, _| match gone.try_exists() {
             Ok(false) => Ok("the application reads `.env`"),
@@ -201,15 +204,25 @@ async fn give_permissions_back(run: &Run, parts: &Parts, name: &str) -> Result<M
     Ok(mended)
 }
 
-/// Renames, unless that was done: one of the two names is there.
-fn rename(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
+/// Renames, unless that was done, or there is nothing any more.
+fn rename(from: &Path, to: &Path) -> Result<()> {
     match (from.try_exists()?, to.try_exists()?) {
         (true, false) => Ok(std::fs::rename(from, to)?),
-        (false, true) => Ok(()),
+        (false, _) => Ok(()),
         (true, true) => Err(Error::new(
             ErrorKind::Conflict,
             format!("`{}` and `{}` are both there: something wrote one anew", from.display(), to.display()),
         )),
-        (false, false) => Err(Error::new(ErrorKind::NotFound, format!("`{}` is not there", from.display()))),
     }
+}
+
+/// Renames back. What was written anew meanwhile, as images do that cache the configuration at each start, gives way.
+fn put_back(aside: &Path, to: &Path) -> Result<()> {
+    if !aside.try_exists()? {
+        return Ok(());
+    }
+    if to.try_exists()? {
+        std::fs::rename(to, format!("{}.undone", aside.display()))?;
+    }
+    Ok(std::fs::rename(aside, to)?)
 }

@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use chrono::Utc;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -16,8 +17,12 @@ use super::{
 };
 use crate::{
     backend::{Backend, BackendExt, Condition, Container, Dependency, Mount, MountSource, RestartPolicy, Service},
-    catalog::{Catalog, Encryption, Repository},
+    catalog::{
+        BackupWriter, Capture, Catalog, ComponentKind, ComponentSpec, Encryption, Facts, HostId, Repository, Signer,
+        tree::{self, StoreOptions},
+    },
     error::Result,
+    files::{Root, Rules},
     probe::SharedProbe,
     procedure::{
         Parts,
@@ -115,6 +120,23 @@ impl SimStack {
         let system = &self.parts.system;
         let lock = EngineLock::new(self.backend.clone(), system.database.service.clone());
         Engine::new(system.state_dir()).operator("tester").approver(approver).system_lock(Arc::new(lock))
+    }
+
+    /// Backs up a folder as a component, all of it.
+    ///
+    /// # Errors
+    /// Those of its parts.
+    pub async fn back_up_tree(&self, component: &str, folder: &Path) -> Result<()> {
+        let system = &self.parts.system;
+        let signer = Signer::load(&system.state_dir(), &system.id)?;
+        let repository = self.parts.catalog.repository();
+        let mut writer = BackupWriter::begin(repository, &signer, &HostId::derive("a test"), &system.id).await?;
+        let writing = writer.component(ComponentSpec::new(component, ComponentKind::Files)?)?;
+        let options = StoreOptions::new(Rules::none());
+        tree::store_tree(&writing, &Root::open(folder)?, &options, Arc::new(|_, _| {})).await?;
+        let now = Utc::now();
+        writer.finish(Facts::new(Capture { begin: now, point: now, end: now })).await?;
+        Ok(())
     }
 
     /// Returns the folder with the application's flag and queues.

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use super::{Cause, Findings, Issue};
 use crate::{
     backend::{Backend, BackendExt, Container, ContainerState, ExecRequest},
-    environment::{Environment, LONGEST},
+    environment::{Environment, KEY, LONGEST},
     error::{Error, ErrorKind, Result},
     probe::{HealthMode, Status, logs::tail_file},
     procedure::Parts,
@@ -65,8 +65,9 @@ impl<'a> Inside<'a> {
     }
 
     async fn look(&self, findings: &mut Findings) {
+        let elsewhere = self.backend.environment(&self.container.name).await.unwrap_or_default();
         match self.environment().await {
-            Ok(environment) => judge(findings, &environment),
+            Ok(environment) => judge(findings, &environment, |name| elsewhere.get(name).is_some()),
             Err(error) => findings.unclear(format!("`.env`: {error}")),
         }
         match self.changed(CACHE).await {
@@ -130,14 +131,15 @@ fn pending_in(text: &str) -> Vec<String> {
         .collect()
 }
 
-fn judge(findings: &mut Findings, environment: &Environment) {
+fn judge(findings: &mut Findings, environment: &Environment, is_elsewhere: impl Fn(&str) -> bool) {
     let unreadable = environment.unreadable();
     if !unreadable.is_empty() {
         let cause = Cause::new("environment-unreadable", 95, "`.env` cannot be read, and nothing starts with it");
         let cause = unreadable.iter().take(8).fold(cause, Cause::seen);
         findings.add(cause.mend("chom-recovery recover application", "none"));
     }
-    let missing = environment.missing();
+    let key = (!environment.has(KEY)).then_some(KEY);
+    let missing: Vec<&str> = key.into_iter().chain(environment.gaps()).filter(|name| !is_elsewhere(name)).collect();
     if missing.is_empty() {
         findings.fine("`.env` holds what the application needs");
     } else {
@@ -152,7 +154,7 @@ fn judge(findings: &mut Findings, environment: &Environment) {
         );
     }
     match environment.key_fault() {
-        None if !missing.contains(&"APP_KEY") => findings.fine("APP_KEY has the right form"),
+        None if !missing.contains(&KEY) => findings.fine("APP_KEY has the right form"),
         None => {}
         Some(why) => findings.add(
             Cause::new("key-malformed", 93, "APP_KEY is malformed: nothing that was encrypted can be read")

@@ -21,7 +21,7 @@ mod permissions;
 mod restore;
 mod start;
 
-pub(crate) use application::{application, config_cache, environment_of, pending_migrations};
+pub(crate) use application::{CACHE, application, config_cache, environment_of, pending_migrations};
 pub(crate) use hang::hang;
 pub(crate) use permissions::permissions;
 pub(crate) use restore::{newest_failed, restore};

@@ -116,8 +116,10 @@ pub(super) fn environment(trees: &[FoundTree], application: &Container, director
         for mount in &application.mounts {
             let MountSource::HostPath(path) = &mount.source else { continue };
             let Ok(below) = Path::new(path).strip_prefix(folder) else { continue };
-            let is_named = below.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".env"));
-            if is_named && tree.include.iter().any(|rule| rule.strip_prefix('/') == below.to_str()) {
+            // A secret is handed on by the image's entrypoint.
+            let is_read = Path::new(&mount.target) == Path::new(directory).join(".env")
+                || below.file_name().is_some_and(|name| name == ".env") && mount.target.starts_with("/run/secrets/");
+            if is_read && tree.include.iter().any(|rule| rule.strip_prefix('/') == below.to_str()) {
                 return Some((tree.name.clone(), below.to_owned()));
             }
         }

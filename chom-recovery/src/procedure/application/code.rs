@@ -2,6 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use super::settings;
 use crate::{
     backend::{Backend, BackendExt, Container, Mount, MountSource, Network, OneOff, ROLE_LABEL, RUN_LABEL},
     catalog::Selector,
@@ -10,7 +11,7 @@ use crate::{
     procedure::{
         Parts,
         candidate::{self, Candidate},
-        files,
+        files, locate,
         one_off::run_to_end,
     },
     run::{Run, RunId},
@@ -25,16 +26,40 @@ const LIMIT: Duration = Duration::from_mins(4);
 /// Most faults that are kept.
 const KEPT: usize = 20;
 
+/// Lets PHP read the code; without any that is known, nothing is said.
+pub(super) async fn judge(parts: &Parts, run: RunId) -> Result<Vec<String>> {
+    let Some(component) = component(&parts.system) else { return Ok(Vec::new()) };
+    let located = locate::find(&parts.system, &parts.backend, component).await?;
+    let app = parts.backend.service_containers(&parts.system.application.service).await?.swap_remove(0);
+    faults(&*parts.backend, run, &app, &located.folder()).await
+}
+
 /// Lets PHP read every file of the code that is not a dependency's, in a container with the application's image, without a
 /// network, which cannot write. Runs nothing of the code. Returns what cannot be read, a line each.
-pub(super) async fn faults(backend: &dyn Backend, run: RunId, app: &Container, folder: &Path) -> Result<Vec<String>> {
+async fn faults(backend: &dyn Backend, run: RunId, app: &Container, folder: &Path) -> Result<Vec<String>> {
     const AT: &str = "/code";
-    let find = ["find", AT, "-path", "*/vendor", "-prune", "-o", "-path", "*/storage", "-prune", "-o", "-type", "f"];
-    let read = ["-name", "*.php", "-exec", "php", "-d", "display_errors=0", "-d", "log_errors=0", "-l", "{}", ";"];
+    // Of others, or no PHP that is run.
+    let pruned = ["*/vendor", "*/node_modules", "*/storage", "/code/tests"];
+    let find = ["find", AT].into_iter().chain(pruned.into_iter().flat_map(|path| ["-path", path, "-prune", "-o"]));
+    let read = [
+        "-type",
+        "f",
+        "-name",
+        "*.php",
+        "-exec",
+        "php",
+        "-d",
+        "display_errors=0",
+        "-d",
+        "log_errors=0",
+        "-l",
+        "{}",
+        ";",
+    ];
     let spec = OneOff {
         name: format!("{}-{ROLE}-{run}", backend.project()),
         image: app.image_id.clone(),
-        entrypoint: Some(find.iter().chain(&read).map(|word| (*word).to_owned()).collect()),
+        entrypoint: Some(find.chain(read).map(str::to_owned).collect()),
         command: Vec::new(),
         env: Vec::new(),
         user: None,
@@ -69,18 +94,18 @@ pub(super) fn component(system: &System) -> Option<&Component> {
     })
 }
 
-/// Puts the newest code in place that PHP can read.
-pub(super) async fn replace(
-    run: &Run,
-    parts: &Parts,
-    which: &Selector,
-    done: &mut Vec<String>,
-    to_review: &mut Vec<String>,
-) -> Result<()> {
+/// Code that may take production's place.
+pub(super) struct Ready<'a> {
+    pub(super) beside: files::Beside<'a>,
+    pub(super) component: &'a Component,
+    chosen: Candidate,
+}
+
+/// Restores the newest code that PHP can read beside production, and asks whether it may take its place. Nobody is stopped.
+pub(super) async fn make_ready<'a>(run: &Run, parts: &'a Parts, which: &Selector) -> Result<Ready<'a>> {
     let component = component(&parts.system).ok_or_else(|| {
         Error::new(ErrorKind::Precondition, "no component of the configuration holds the application's code")
     })?;
-    let run = run.scope("code");
     let (testing, id) = (parts.clone(), run.id());
     let test: candidate::Test = Arc::new(move |folder| {
         let parts = testing.clone();
@@ -89,7 +114,7 @@ pub(super) async fn replace(
             faults(&*parts.backend, id, &app, &folder).await
         })
     });
-    let chosen = candidate::choose(&run, parts, component, which, test).await.map_err(|e| match e.kind() {
+    let chosen = candidate::choose(run, parts, component, which, test, None).await.map_err(|e| match e.kind() {
         ErrorKind::Precondition => e.hint("deploy a release that works, or look at older backups: `--backup ID`"),
         _ => e,
     })?;
@@ -99,7 +124,23 @@ pub(super) async fn replace(
         component: component.name.clone(),
         keep_setid: false,
     };
-    let report = files::put_in_place(&run, parts, &put, Some(&differing)).await?;
+    let beside = files::make_beside(run, parts, &put, Some(&differing)).await?;
+    Ok(Ready { beside, component, chosen })
+}
+
+/// Puts the code in place. The services are stopped, and go on being so.
+pub(super) async fn put_in_place(
+    run: &Run,
+    parts: &Parts,
+    ready: Ready<'_>,
+    done: &mut Vec<String>,
+    to_review: &mut Vec<String>,
+) -> Result<()> {
+    let Ready { beside, component, chosen } = ready;
+    let (mut report, site) = (files::FilesReport::of(&beside), beside.site.clone());
+    report.carried = files::exchange(run, parts, beside).await?;
+    settings::carry_into(run, parts, component, &site).await?;
+    files::start_users(run, parts, &site).await?;
     done.push(told(component, &chosen));
     to_review.extend(chosen.refused.iter().map(|why| format!("a newer backup would not do: {why}")));
     to_review.extend(report.to_review());

@@ -10,16 +10,20 @@ use serde::{Deserialize, Serialize};
 
 use super::{code, mins, settings};
 use crate::{
-    backend::{BackendExt, Container, ContainerState, HealthCheck},
+    backend::{Container, ContainerState, HealthCheck},
+    catalog::Selector,
     error::{Error, ErrorKind, Result},
     probe::{Answer, HealthMode, HealthProbe, Status, ask, fpm::FpmProbe},
     procedure::{
-        Parts, locate,
+        Parts,
         quiesce::{self, Remembered},
     },
     run::{Effect, Run, RunId},
     troubleshoot::config_cache,
 };
+
+/// Longest time to look at the newest backup.
+const LOOKING: Duration = Duration::from_secs(20);
 
 /// What was seen of the application.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,10 +45,13 @@ pub(super) struct Looked {
     /// The environment file.
     #[serde(default)]
     pub(super) environment: settings::Seen,
+    /// What is only told, a line each: images that changed since the newest backup, what was not judged.
+    #[serde(default)]
+    pub(super) remarks: Vec<String>,
     /// The application's configuration is cached.
     #[serde(default)]
     pub(super) has_cache: bool,
-    /// The cache is older than the environment file.
+    /// It is older than the environment file, and something does not serve.
     #[serde(default)]
     pub(super) has_stale_cache: bool,
 }
@@ -82,23 +89,39 @@ async fn look(parts: &Parts, run: RunId) -> Result<Looked> {
         let what = format!("the database does not serve, and the application needs it: {}", database.health.summary);
         return Err(Error::new(ErrorKind::Precondition, what).hint("chom-recovery recover database"));
     }
-    let outside = answers.iter().filter(bad).map(|a| format!("{}: {}", a.probe, a.health.summary)).collect();
-    let code = match code::component(system) {
-        Some(component) => {
-            let located = locate::find(system, &parts.backend, component).await?;
-            let app = backend.service_containers(&system.application.service).await?.swap_remove(0);
-            code::faults(backend, run, &app, &located.folder()).await?
+    let outside: Vec<String> =
+        answers.iter().filter(bad).map(|a| format!("{}: {}", a.probe, a.health.summary)).collect();
+    let is_wrong = !(stopped.is_empty() && hung.is_empty() && outside.is_empty());
+    let mut remarks = Vec::new();
+    let code = match code::judge(parts, run).await {
+        // What nobody misses may be a fixture of a test, or for another PHP.
+        Ok(faults) if !is_wrong => {
+            remarks.extend(faults.iter().map(|fault| format!("the application serves, and yet: {fault}")));
+            Vec::new()
         }
-        None => Vec::new(),
+        Ok(faults) => faults,
+        Err(error) => {
+            remarks.push(format!("whether PHP can read the code is not known: {error}"));
+            Vec::new()
+        }
     };
-    let environment = settings::look(parts).await?;
-    let (has_cache, has_stale_cache) = cache(parts).await;
+    let mut environment = settings::look(parts, is_wrong).await;
+    remarks.append(&mut environment.remarks);
+    // The repository is not needed for anything else here, and may be out of reach.
+    let images = tokio::time::timeout(LOOKING, images(parts, &containers, &services)).await;
+    remarks.extend(images.ok().and_then(Result::ok).unwrap_or_default());
+    let (has_cache, is_older) = cache(parts).await;
+    let has_stale_cache = is_older && is_wrong;
+    if is_older && !is_wrong {
+        remarks
+            .push("the cached configuration is older than the environment file: changes in it do not count yet".into());
+    }
     let mut to_restart = before.clone();
     to_restart.retain(|one| {
         one.was_running
             && (has_stale_cache || environment.stale.contains(&one.service) || hanging.contains(&one.container))
     });
-    Ok(Looked { before, stopped, hung, to_restart, outside, code, environment, has_cache, has_stale_cache })
+    Ok(Looked { before, stopped, hung, to_restart, outside, code, environment, remarks, has_cache, has_stale_cache })
 }
 
 /// Names the containers that run and do not answer: their health check says so, or php-fpm does not answer at its own port.
@@ -116,6 +139,23 @@ async fn hung(parts: &Parts, containers: &[Container], services: &[String]) -> (
         }
     }
     (hung.keys().cloned().collect(), hung.into_values().collect())
+}
+
+/// Compares images with those of the newest backup: a release since then is a suspect.
+async fn images(parts: &Parts, containers: &[Container], services: &[String]) -> Result<Vec<String>> {
+    let newest = parts.catalog.select(&Selector::Latest).await?;
+    let reader = parts.catalog.open(&newest.place).await?;
+    let then = reader.manifest().facts.compose.as_ref().map(|compose| &compose.images);
+    let differing = containers.iter().filter(|c| services.contains(&c.service)).filter_map(|c| {
+        let was = then?.get(&c.service).filter(|was| **was != c.image_id)?;
+        Some(format!(
+            "`{}` runs image {}, and ran {was} when backup {} was taken: if that release is at fault, deploy the one before it",
+            c.name,
+            c.image_id,
+            newest.id()
+        ))
+    });
+    Ok(differing.collect())
 }
 
 /// Tells whether the configuration is cached, and whether the cache is older than what it caches. One that lies in the image

@@ -30,8 +30,6 @@ mod look;
 mod services;
 mod settings;
 
-use look::Looked;
-
 /// Name of the procedure in journals.
 pub const PROCEDURE: &str = "recover-application";
 
@@ -107,6 +105,7 @@ impl Procedure for RecoverApplication {
 
 async fn recover(run: &Run, parts: &Parts, request: &Request) -> Result<Recovered> {
     let began = run.id().time();
+    settings::learn(parts).await;
     let looked = look::step(run, parts).await?;
     let replaces_code = request.forces(Method::Code) || !looked.code.is_empty();
     let is_config_forced = request.forces(Method::Config);
@@ -115,40 +114,48 @@ async fn recover(run: &Run, parts: &Parts, request: &Request) -> Result<Recovere
     if replaces_code || replaces_settings {
         evidence::gather(run, parts).await?;
     }
-    if replaces_settings {
-        let (done, to_review) = (&mut done, &mut to_review);
-        settings::mend(run, parts, &request.backup, &looked, is_config_forced, done, to_review).await?;
+    // All that takes time, and every question, comes before the first service is stopped.
+    let (for_code, for_settings) = (run.scope("code"), run.scope("environment"));
+    let code = if replaces_code { Some(code::make_ready(&for_code, parts, &request.backup).await?) } else { None };
+    let settings = if replaces_settings {
+        settings::make_ready(&for_settings, parts, &request.backup, &looked, is_config_forced).await?
+    } else {
+        None
+    };
+    let replaces = code.is_some() || settings.is_some();
+    if replaces {
+        services::stop(run, parts, &looked.before, request.method.is_some()).await?;
     } else if !looked.to_restart.is_empty() {
         services::stop(run, parts, &looked.to_restart, false).await?;
     }
-    if looked.has_stale_cache || (replaces_settings && looked.has_cache) {
+    if looked.has_stale_cache || (settings.is_some() && looked.has_cache) {
         let set_aside = fix::set_cache_aside(run, parts).await?;
         done.push(format!("cached configuration: {}", set_aside.done));
     }
-    if replaces_code {
-        code::replace(run, parts, &request.backup, &mut done, &mut to_review).await?;
+    if let Some(settings) = settings {
+        settings::put_in_place(&for_settings, parts, settings, &mut done, &mut to_review).await?;
     }
-    if replaces_settings || !looked.to_restart.is_empty() || looked.before.iter().any(|one| !one.was_ready) {
+    if let Some(code) = code {
+        code::put_in_place(&for_code, parts, code, &mut done, &mut to_review).await?;
+    }
+    if replaces || !looked.to_restart.is_empty() || looked.before.iter().any(|one| !one.was_ready) {
         services::start(run, parts, &looked.before).await?;
         done.extend(looked.stopped.iter().map(|what| format!("started: {what}")));
         let anew: Vec<&str> = looked.to_restart.iter().map(|one| one.container.as_str()).collect();
-        done.extend((!anew.is_empty() && !replaces_settings).then(|| format!("started anew: {}", anew.join(", "))));
+        done.extend((!anew.is_empty() && !replaces).then(|| format!("started anew: {}", anew.join(", "))));
     }
     let proven_at = prove(run, parts, began).await?;
     let pending = pending(run, parts).await?;
     to_review.extend(
         pending.iter().map(|name| format!("migration `{name}` is not in the database: see the release's notes")),
     );
+    to_review.extend(looked.remarks);
     let mut report = Recovered::new(parts.system.objectives.application, began, proven_at);
-    let key = Some(looked.environment.key.clone()).filter(|line| !line.is_empty());
     report.found = [looked.stopped, looked.hung, looked.outside, looked.code, looked.environment.faults].concat();
-    report.found.extend(key);
-    report.found.extend(
-        looked.environment.stale.iter().map(|one| format!("`{one}` runs with a broken copy of the environment file")),
-    );
-    report
-        .found
-        .extend(looked.has_stale_cache.then(|| "the cached configuration is older than the environment file".into()));
+    let stale = looked.environment.stale.iter();
+    report.found.extend(stale.map(|one| format!("`{one}` runs with a broken copy of the environment file")));
+    let is_stale = looked.has_stale_cache;
+    report.found.extend(is_stale.then(|| "the cached configuration is older than the environment file".into()));
     (report.done, report.to_review) = (done, to_review);
     Ok(report)
 }

@@ -1,6 +1,6 @@
 //! One backup of one moment: the database first, then the trees of files.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
     backend::Backend,
@@ -36,8 +36,6 @@ pub(crate) struct Taking<'a> {
     pub(crate) repository: &'a Repository,
     /// What is wanted.
     pub(crate) request: &'a BackUp,
-    /// Images of the services that are backed up.
-    pub(crate) images: &'a BTreeMap<String, String>,
 }
 
 /// Takes a backup and verifies what was written. `dump` writes the database into its component, and says what it saw.
@@ -54,7 +52,7 @@ pub(crate) async fn take(
     dump: impl AsyncFnOnce(&ComponentWriter) -> Result<Facts>,
     progress: Progress,
 ) -> Result<BackupInfo> {
-    let Taking { system, backend, repository, request, images } = taking;
+    let Taking { system, backend, repository, request } = taking;
     let (with_database, trees) = chosen(system, &request.components)?;
     let mut found = Vec::new();
     for component in trees {
@@ -76,8 +74,9 @@ pub(crate) async fn take(
     };
     facts.run.clone_from(&request.run);
     facts.tags = request.tags.iter().map(|tag| tag.parse::<Name>()).collect::<Result<_>>()?;
-    facts.compose =
-        Some(ComposeFacts { project: backend.project().to_owned(), config_hash: None, images: images.clone() });
+    // Not worth a backup that is written already.
+    let images = backend.containers().await.unwrap_or_default().into_iter().map(|c| (c.service, c.image_id)).collect();
+    facts.compose = Some(ComposeFacts { project: backend.project().to_owned(), config_hash: None, images });
     // A machine that has nothing learns from it where everything belongs. It names secrets and holds none.
     let text = toml::to_string(system)
         .map_err(|e| Error::new(ErrorKind::Failed, "the configuration cannot be written as TOML").caused_by(e))?;
@@ -139,7 +138,7 @@ async fn write(
     dump: impl AsyncFnOnce(&ComponentWriter) -> Result<Facts>,
     progress: Progress,
 ) -> Result<(Facts, Vec<(PathBuf, KnownParts)>)> {
-    let Taking { system, backend, repository, request, .. } = taking;
+    let Taking { system, backend, repository, request } = taking;
     let begin = repository.ids().now();
     let mut facts = Facts::new(Capture { begin, point: begin, end: begin });
     if with_database {

@@ -41,11 +41,19 @@ pub(in crate::procedure) struct Site {
 pub(crate) fn kept(run: &RunSummary) -> Vec<PathBuf> {
     let surveys = run.decisions.iter().filter(|(name, _)| name.ends_with("/survey")).map(|(_, site)| site);
     let sites = surveys.filter_map(|site| serde_json::from_value::<Site>(site.clone()).ok());
-    sites.flat_map(|site| left_beside(&site)).collect()
+    let candidates = run.decisions.iter().filter(|(name, _)| name.ends_with(&format!("/{CANDIDATE}")));
+    let candidates = candidates.filter_map(|(_, folder)| serde_json::from_value::<PathBuf>(folder.clone()).ok());
+    let mut kept: Vec<PathBuf> =
+        sites.map(|site| site.stage).chain(candidates).flat_map(|stage| left_beside(&stage)).collect();
+    kept.sort();
+    kept.dedup();
+    kept
 }
 
-fn left_beside(site: &Site) -> Vec<PathBuf> {
-    let stage = &site.stage;
+/// Name of the decision where a backup is restored only to be tried.
+pub(in crate::procedure) const CANDIDATE: &str = "candidate-folder";
+
+fn left_beside(stage: &Path) -> Vec<PathBuf> {
     let Some(folder) = stage.parent() else { return Vec::new() };
     // Its name ends in that of the run, and all others begin with it.
     let is_of_run = |path: &PathBuf| path.to_string_lossy().starts_with(&*stage.to_string_lossy());

@@ -185,7 +185,7 @@ async fn mend_configuration(run: &Run, parts: &Parts, request: &Request, done: &
         _ => Ok(Vec::new()),
     });
     let chosen =
-        candidate::choose(&run, parts, component, &request.backup, test).await.map_err(|e| match e.kind() {
+        candidate::choose(&run, parts, component, &request.backup, test, None).await.map_err(|e| match e.kind() {
             ErrorKind::Precondition => {
                 e.hint("mend the file that nginx names, or look at older backups: `--backup ID`")
             }
@@ -215,7 +215,7 @@ async fn mend_certificates(run: &Run, parts: &Parts, request: &Request, done: &m
         Ok(certificate::problems(&files, &servers))
     });
     let chosen =
-        candidate::choose(&run, parts, component, &request.backup, test).await.map_err(|e| match e.kind() {
+        candidate::choose(&run, parts, component, &request.backup, test, None).await.map_err(|e| match e.kind() {
             ErrorKind::Precondition | ErrorKind::NotFound => e.of_kind(ErrorKind::Precondition).hint(BY_HAND),
             _ => e,
         })?;

@@ -304,14 +304,7 @@ impl DatabaseOps for MySqlOps {
     }
 
     async fn back_up(&self, production: &Production, request: &BackUp, progress: Progress) -> Result<BackupInfo> {
-        let images = [(self.system.database.service.clone(), production.image_id.clone())].into();
-        let taking = Taking {
-            system: &self.system,
-            backend: &self.backend,
-            repository: &self.repository,
-            request,
-            images: &images,
-        };
+        let taking = Taking { system: &self.system, backend: &self.backend, repository: &self.repository, request };
         let told = progress.clone();
         let dump = async |component: &ComponentWriter| {
             let reached = self.production(&production.container).await?;

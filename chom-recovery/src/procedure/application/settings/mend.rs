@@ -1,0 +1,356 @@
+//! Mending the environment file with a backup's, and putting it in place.
+
+use std::{
+    fs::{Metadata, OpenOptions},
+    io::Write,
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{CLOSED, Proof, Seen, key_proof, place, read_below, read_text};
+use crate::{
+    catalog::{BackupId, Selector},
+    environment::{Change, Environment, Extent, How, KEY},
+    error::{Error, ErrorKind, Result},
+    files::Root,
+    procedure::{
+        Parts,
+        application::{look::Looked, mins},
+        candidate::{self, Candidate},
+        files::{self, FolderId, ReplaceProductionFiles, Site},
+        locate, quiesce,
+    },
+    run::{Approval, Effect, Observed, Run, Undo},
+    store::pipe,
+    system::{Component, EnvironmentFile},
+    troubleshoot::CACHE,
+};
+
+/// A mended file beside production's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Mended {
+    /// Production's, and the mended one.
+    ids: (FolderId, FolderId),
+    /// Length and time of the change of the one that was mended: nobody may have changed it since.
+    seen: (u64, i64, i64),
+    changes: Vec<Change>,
+}
+
+impl Mended {
+    /// What a plan shows.
+    fn expected() -> Self {
+        let change = Change { what: "what is broken".into(), how: How::Set };
+        Self { ids: ((0, 0), (0, 0)), seen: (0, 0, 0), changes: vec![change] }
+    }
+}
+
+/// A mended file that may take production's place.
+pub(in crate::procedure::application) struct Ready {
+    site: Site,
+    mended: Mended,
+    approval: Approval<ReplaceProductionFiles>,
+    backup: BackupId,
+    others: Vec<String>,
+    refused: Vec<String>,
+    is_forced: bool,
+}
+
+/// Mends the file beside production with the newest backup's that will do, and asks whether it may take its place. Nobody is
+/// stopped. `None`: nothing differs.
+pub(in crate::procedure::application) async fn make_ready(
+    run: &Run,
+    parts: &Parts,
+    which: &Selector,
+    looked: &Looked,
+    is_forced: bool,
+) -> Result<Option<Ready>> {
+    let (file, component) = parts.system.environment_file().ok_or_else(|| {
+        Error::new(ErrorKind::Precondition, "no environment file is configured").hint("set `application.environment`")
+    })?;
+    let site = survey(run, parts, file, component, looked).await?;
+    let others = run.decide("others", others(parts, &site)).await?;
+    let Candidate { backup, refused, .. } =
+        choose(run, parts, which, (file, component), (&site, &looked.environment)).await?;
+    let extent = if is_forced { Extent::All } else { Extent::Broken(looked.environment.wanted.clone()) };
+    let mended = write(run, &site, backup, extent, looked.environment.has_key).await?;
+    if mended.changes.is_empty() {
+        clear(run, &[good(&site), site.stage.clone()]).await?;
+        return Ok(None);
+    }
+    let approval = run
+        .approve::<ReplaceProductionFiles>(&format!(
+            "change the environment file `{}` of project `{}` on {} with that of backup {backup}: {}; what it holds now is kept",
+            site.located.folder().display(),
+            parts.backend.project(),
+            parts.backend.engine_address(),
+            told(&mended.changes),
+        ))
+        .await?;
+    Ok(Some(Ready { site, mended, approval, backup, others, refused, is_forced }))
+}
+
+fn told(changes: &[Change]) -> String {
+    changes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Puts the mended file in place. The services are stopped.
+pub(in crate::procedure::application) async fn put_in_place(
+    run: &Run,
+    parts: &Parts,
+    ready: Ready,
+    done: &mut Vec<String>,
+    to_review: &mut Vec<String>,
+) -> Result<()> {
+    let Ready { site, mended, approval, backup, others, refused, is_forced } = ready;
+    done.push(format!("environment file, with backup {backup}: {}", told(&mended.changes)));
+    if !is_forced {
+        let lost = mended.changes.iter().filter(|change| change.how == How::Removed);
+        to_review.extend(
+            lost.map(|change| format!("{} of the environment file is not in that backup: set it anew", change.what)),
+        );
+    }
+    exchange(run, parts, &site, mended, approval).await?;
+    clear(run, &[good(&site)]).await?;
+    to_review.extend(refused.iter().map(|why| format!("a newer backup would not do: {why}")));
+    to_review.extend(
+        others.iter().map(|service| format!("`{service}` reads the environment file too: restart it when it may be")),
+    );
+    to_review.push(format!("`{}` holds the environment file as it was: `runs prune` removes it", site.stage.display()));
+    Ok(())
+}
+
+async fn clear(run: &Run, those: &[PathBuf]) -> Result<()> {
+    let those = those.to_vec();
+    run.step("clear")
+        .effect(Effect::Idempotent)
+        .undo(Undo::Unnecessary("what it removes is only a copy"))
+        .input(&those)
+        .predict(|| ())
+        .timeout(mins(1))
+        .run(async move |_| pipe::blocking(move || those.iter().try_for_each(|path| files::remove(path))).await)
+        .await
+}
+
+async fn survey(
+    run: &Run,
+    parts: &Parts,
+    file: &EnvironmentFile,
+    component: &Component,
+    looked: &Looked,
+) -> Result<Site> {
+    run.decide("survey", async {
+        let located = place(parts, file, component).await?;
+        let stage = files::stage(&located, STAGED, &run.id().to_string())?;
+        Ok(Site { located, stage, aof: None, users: looked.before.clone() })
+    })
+    .await
+}
+
+/// Names services that mount the file and go on with the old one.
+async fn others(parts: &Parts, site: &Site) -> Result<Vec<String>> {
+    let ours = parts.system.writers();
+    let mut others = locate::users(&*parts.backend, &site.located.folder()).await?;
+    others.retain(|service| !ours.contains(&service.as_str()));
+    Ok(others)
+}
+
+/// In the name of what lies beside production: no component may be called that.
+const STAGED: &str = "ENVIRONMENT";
+
+/// Chooses the newest backup whose file will do, and keeps that beside production.
+async fn choose(
+    run: &Run,
+    parts: &Parts,
+    which: &Selector,
+    (file, component): (&EnvironmentFile, &Component),
+    (site, seen): (&Site, &Seen),
+) -> Result<Candidate> {
+    let (testing, file, good, keeps) = (parts.clone(), file.clone(), good(site), good(site));
+    let (wanted, has_key) = (seen.wanted.clone(), seen.has_key);
+    let test: candidate::Test = Arc::new(move |folder| {
+        let (parts, file, good, wanted) = (testing.clone(), file.clone(), good.clone(), wanted.clone());
+        Box::pin(async move {
+            let path = file.path.clone();
+            let read = pipe::blocking(move || read_below(&Root::open(&folder)?, &path)).await;
+            let (text, meta) = match read {
+                Err(e) if e.kind() == ErrorKind::NotFound => return Ok(vec!["it holds no environment file".into()]),
+                read => read?,
+            };
+            let environment = Environment::read(&text);
+            let mut faults = environment.faults(has_key);
+            let lacks = wanted.iter().filter(|name| *name != KEY && !environment.has(name));
+            faults.extend(lacks.map(|name| format!("`{name}` is missing or empty")));
+            if let Proof::Closed = key_proof(&parts.system, &parts, &file, &environment, has_key).await {
+                faults.push(CLOSED.into());
+            }
+            if faults.is_empty() {
+                pipe::blocking(move || put(&good, &text, &meta)).await?;
+            }
+            Ok(faults)
+        })
+    });
+    candidate::choose(run, parts, component, which, test, Some(keeps)).await
+}
+
+/// Where the backup's file lies until it was used. `runs prune` finds it, whatever happens.
+fn good(site: &Site) -> PathBuf {
+    site.beside("good")
+}
+
+/// Writes a new file with the owner and mode of another.
+fn put(path: &Path, text: &str, like: &Metadata) -> Result<()> {
+    files::remove(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let own = file.metadata()?;
+    if (like.uid(), like.gid()) != (own.uid(), own.gid()) {
+        fchown(&file, Some(like.uid()), Some(like.gid()))?;
+    }
+    file.set_permissions(std::fs::Permissions::from_mode(like.mode() & 0o777))?;
+    file.write_all(text.as_bytes())?;
+    Ok(file.sync_all()?)
+}
+
+/// Writes the mended file beside production's.
+async fn write(run: &Run, site: &Site, backup: BackupId, extent: Extent, has_key: bool) -> Result<Mended> {
+    let (writing, clearing) = (site.clone(), site.clone());
+    run.step("mend")
+        .effect(Effect::Idempotent)
+        .input(&(backup, &site.stage, &extent))
+        .predict(Mended::expected)
+        .timeout(mins(1))
+        .undo_text("remove the mended file")
+        .undo_with(async move |_, mended: Option<Mended>| {
+            pipe::blocking(move || {
+                let there = match id_of(&clearing.stage) {
+                    Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+                    there => there?,
+                };
+                // Without an output no exchange ever began. After one that was never taken back, production's own lies there.
+                let is_ours = mended.is_none_or(|mended| mended.ids.1 == there);
+                if is_ours { files::remove(&clearing.stage) } else { Ok(()) }
+            })
+            .await
+        })
+        .run(async move |_| pipe::blocking(move || write_mended(&writing, &extent, has_key)).await)
+        .await
+}
+
+fn write_mended(site: &Site, extent: &Extent, has_key: bool) -> Result<Mended> {
+    let opened = site.opened()?;
+    let (theirs, kept) = read_text(&good(site))?;
+    // One that is gone is made empty, so that there is something to exchange; an attempt before this may have made it.
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&opened.path) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e.into()),
+        _ => {}
+    }
+    let (text, meta) = read_text(&opened.path)?;
+    let extent = if text.is_empty() { &Extent::All } else { extent };
+    let (text, changes) = Environment::read(&text).mended(&Environment::read(&theirs), extent);
+    let left = Environment::read(&text).faults(has_key);
+    if !left.is_empty() {
+        let what = format!("the mended file still would not do: {}", left.join("; "));
+        return Err(
+            Error::new(ErrorKind::Precondition, what).hint("`--method config` takes the whole file of the backup")
+        );
+    }
+    put(&site.stage, &text, if meta.len() == 0 { &kept } else { &meta })?;
+    Ok(Mended { ids: ((meta.dev(), meta.ino()), id_of(&site.stage)?), seen: version(&meta), changes })
+}
+
+fn version(meta: &Metadata) -> (u64, i64, i64) {
+    (meta.len(), meta.mtime(), meta.mtime_nsec())
+}
+
+fn id_of(path: &Path) -> Result<FolderId> {
+    let meta = std::fs::symlink_metadata(path)?;
+    Ok((meta.dev(), meta.ino()))
+}
+
+async fn exchange(
+    run: &Run,
+    parts: &Parts,
+    site: &Site,
+    mended: Mended,
+    approval: Approval<ReplaceProductionFiles>,
+) -> Result<()> {
+    let Mended { ids: (before, after), seen, .. } = mended;
+    let (making, looking, undoing, proving) = (site.clone(), site.clone(), site.clone(), site.clone());
+    let (backend, stopping, grace) =
+        (parts.backend.clone(), parts.backend.clone(), parts.system.application.stop_grace);
+    run.step("exchange")
+        .effect(Effect::Destructive)
+        .approved(approval)
+        .input(&(before, after))
+        .predict(|| ())
+        .budget(Duration::from_secs(10))
+        .timeout(mins(1))
+        .undo_text("stop the services and exchange the files back: the old one is in place again, the other is kept")
+        .undo_with(async move |_, _: Option<()>| {
+            quiesce::stop(&*stopping, &undoing.users, grace).await?;
+            quiesce::prove_stopped(&*stopping, &undoing.users).await?;
+            undoing.take_back(before, after).await
+        })
+        .reconcile(async move |_| {
+            Ok(match looking.seen().await? {
+                [here, beside, None] if here == Some(before) && beside == Some(after) => Observed::NotApplied,
+                [here, beside, None] if here == Some(after) && beside == Some(before) => Observed::Applied(()),
+                _ => Observed::Partial("the files are neither as before nor as after the exchange".into()),
+            })
+        })
+        .derive(async move |_| Ok(()))
+        .run(async move |_| {
+            // Somebody's deployment may have started them since.
+            quiesce::prove_stopped(&*backend, &making.users).await?;
+            let opened = making.opened()?;
+            if version(&std::fs::symlink_metadata(&opened.path)?) != seen {
+                let what = format!("`{}` was changed since it was mended", making.located.folder().display());
+                return Err(Error::new(ErrorKind::Conflict, what).hint("roll back, and recover again"));
+            }
+            making.exchange(before, after).await
+        })
+        .verify(async move |_, _| match proving.seen().await? {
+            [here, _, None] if here == Some(after) => Ok("the mended file is in place"),
+            _ => Err(Error::new(ErrorKind::Conflict, "something else is in production's place than was put there")),
+        })
+        .await
+}
+
+/// Gives code that was put in place the environment file that production had, where one component holds both, and takes a
+/// cached configuration out of it: that of the backup counts for nothing.
+pub(in crate::procedure::application) async fn carry_into(
+    run: &Run,
+    parts: &Parts,
+    code: &Component,
+    site: &Site,
+) -> Result<()> {
+    let file = parts.system.environment_file().filter(|(_, component)| component.name == code.name);
+    let (file, site) = (file.map(|(file, _)| file.path.clone()), site.clone());
+    run.step("settings-as-they-were")
+        .effect(Effect::Idempotent)
+        .undo(Undo::Unnecessary("it goes with the tree that was put in place"))
+        .input(&file)
+        .predict(|| ())
+        .timeout(mins(1))
+        .run(async move |_| {
+            pipe::blocking(move || {
+                let here = Root::open(&site.located.mount)?.below(&site.located.below)?;
+                files::remove(&here.path_by_descriptor().join(CACHE))?;
+                let Some(file) = file else { return Ok(()) };
+                let (text, meta) = match read_below(&Root::open(&site.stage)?, &file) {
+                    Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+                    found => found?,
+                };
+                let folder = here.below(file.parent().unwrap_or(Path::new("")))?.path_by_descriptor();
+                let name = file.file_name().unwrap_or_default();
+                let new = folder.join(format!(".{}.new", name.to_string_lossy().trim_start_matches('.')));
+                put(&new, &text, &meta)?;
+                Ok(std::fs::rename(&new, folder.join(name))?)
+            })
+            .await
+        })
+        .await
+}
