@@ -75,17 +75,16 @@ pub(super) fn blocks(text: &str) -> Vec<Block> {
     let lines: Vec<&str> = text.split_inclusive('\n').collect();
     let (mut blocks, mut at) = (Vec::new(), 0);
     while at < lines.len() {
-        let (taken, content) = match is_left_open(lines[at]) {
-            false => (1, content(lines[at])),
-            true => match lines[at + 1..].iter().position(|line| closes(line)) {
-                Some(more) => match content(&lines[at..=at + 1 + more].concat()) {
-                    // The quote that closes it is another's. What follows is read by itself, so that it can be kept.
-                    Content::Fault { name, why } => (1, Content::Fault { name, why }),
-                    content => (more + 2, content),
-                },
-                // The reader would drop all that follows, in silence.
-                None => (1, Content::Fault { name: name_of(lines[at]), why: UNCLOSED }),
+        let closing = is_left_open(lines[at]).then(|| lines[at + 1..].iter().position(|line| closes(line)));
+        let (taken, content) = match closing {
+            None => (1, content(lines[at])),
+            Some(Some(more)) => match content(&lines[at..=at + 1 + more].concat()) {
+                // The quote that closes it is another's. What follows is read by itself, so that it can be kept.
+                Content::Fault { name, why } => (1, Content::Fault { name, why }),
+                content => (more + 2, content),
             },
+            // The reader would drop all that follows, in silence.
+            Some(None) => (1, Content::Fault { name: name_of(lines[at]), why: UNCLOSED }),
         };
         blocks.push(Block { line: at + 1, text: lines[at..at + taken].concat(), content });
         at += taken;

@@ -181,7 +181,7 @@ impl FilesReport {
             component: component.name.clone(),
             path: site.located.folder(),
             kept: site.stage.clone(),
-            unpacked: staged.unpacked.clone(),
+            unpacked: staged.unpacked,
             carried: 0,
             troubles: staged.troubles.clone(),
             objects_from_copy: staged.objects_from_copy,
