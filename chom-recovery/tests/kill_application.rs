@@ -18,11 +18,11 @@ use chom_recovery::{
     },
     run::{
         AlwaysYes, Engine, NewRun, Run, RunId,
-        summary::{self, RunStatus, RunSummary},
+        summary::{RunStatus, RunSummary},
     },
     system::{Component, EnvironmentFile, Maintenance, TreeKind},
     testing::{
-        kill::{Crash, Kills, Promises, TakenUp, kill_matrix, take_up},
+        kill::{self, Crash, Kills, Promises, TakenUp, kill_matrix, take_up, undone_in_the_end},
         stack::{SimStack, Snapshot},
     },
 };
@@ -119,8 +119,7 @@ fn looked(directory: &Path) -> Snapshot {
 }
 
 fn newest(directory: &Path) -> Option<(RunId, RunSummary)> {
-    let runs = summary::list(&directory.join("state")).unwrap();
-    runs.into_iter().filter_map(|(id, run)| Some((id, run.ok()?))).next_back()
+    kill::newest(&directory.join("state"))
 }
 
 /// Files and folders beside the component, with what is in the files.
@@ -185,17 +184,8 @@ fn an_environment_file_whose_mending_is_killed_anywhere_can_be_put_back_as_it_wa
     fn work(directory: &Path) {
         block_on(async {
             let world = World::open(directory).await;
-            let engine = world.engine();
-            let id = if let Some((id, _)) = newest(directory) {
-                id
-            } else {
-                let run = engine.start(new_run()).await.unwrap();
-                run.execute(recover(run.clone(), world.parts.clone())).await.unwrap();
-                run.id()
-            };
-            if newest(directory).unwrap().1.status != RunStatus::RolledBack {
-                engine.roll_back(id, "a test", |run| recover(run, world.parts.clone())).await.unwrap();
-            }
+            let procedure = |run| recover(run, world.parts.clone());
+            undone_in_the_end(&world.engine(), &directory.join("state"), new_run(), procedure).await.unwrap();
         });
     }
     fn as_before(directory: &Path) {

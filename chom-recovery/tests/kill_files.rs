@@ -19,11 +19,11 @@ use chom_recovery::{
     },
     run::{
         AlwaysYes, Engine, NewRun, Run, RunId,
-        summary::{self, RunStatus, RunSummary},
+        summary::{RunStatus, RunSummary},
     },
     system::{Component, TreeKind},
     testing::{
-        kill::{Crash, Kills, Promises, TakenUp, kill_matrix, take_up},
+        kill::{self, Crash, Kills, Promises, TakenUp, kill_matrix, take_up, undone_in_the_end},
         stack::{SimStack, Snapshot},
     },
 };
@@ -156,8 +156,7 @@ fn looked(directory: &Path) -> Snapshot {
 }
 
 fn newest(directory: &Path) -> Option<(RunId, RunSummary)> {
-    let runs = summary::list(&directory.join("state")).unwrap();
-    runs.into_iter().filter_map(|(id, run)| Some((id, run.ok()?))).next_back()
+    kill::newest(&directory.join("state"))
 }
 
 /// Folders that lie beside the site.
@@ -218,17 +217,8 @@ fn files_whose_restore_is_killed_anywhere_can_be_put_back_as_they_were() {
     fn work(directory: &Path) {
         block_on(async {
             let world = World::open(directory).await;
-            let engine = world.engine();
-            let id = if let Some((id, _)) = newest(directory) {
-                id
-            } else {
-                let run = engine.start(new_run()).await.unwrap();
-                run.execute(restore(run.clone(), world.parts.clone())).await.unwrap();
-                run.id()
-            };
-            if newest(directory).unwrap().1.status != RunStatus::RolledBack {
-                engine.roll_back(id, "a test", |run| restore(run, world.parts.clone())).await.unwrap();
-            }
+            let procedure = |run| restore(run, world.parts.clone());
+            undone_in_the_end(&world.engine(), &directory.join("state"), new_run(), procedure).await.unwrap();
         });
     }
     fn as_before(directory: &Path) {
@@ -324,18 +314,13 @@ fn permissions_whose_fix_is_killed_anywhere_can_be_put_back_as_they_were() {
         block_on(async {
             let world = World::open(directory).await;
             let engine = world.engine();
-            let id = if let Some((id, _)) = newest(directory) {
-                id
-            } else {
+            if newest(directory).is_none() {
                 let run = engine.start(new_fix()).await.unwrap();
                 run.execute(mend(run.clone(), world.parts.clone())).await.unwrap();
-                run.id()
-            };
-            if newest(directory).unwrap().1.status != RunStatus::RolledBack {
-                // Neither the backup nor the configuration of the component is needed for it.
-                let parts = world.stack.parts.clone();
-                engine.roll_back(id, "a test", |run| mend(run, parts)).await.unwrap();
             }
+            // Neither the backup nor the configuration of the component is needed for it.
+            let undo = |run| mend(run, world.stack.parts.clone());
+            undone_in_the_end(&engine, &directory.join("state"), new_fix(), undo).await.unwrap();
         });
     }
     fn as_before(directory: &Path) {

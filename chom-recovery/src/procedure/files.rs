@@ -230,7 +230,7 @@ pub(super) async fn make_beside<'a>(
 /// Stops whoever uses the folder and exchanges it. Returns how many entries were carried over. Nobody is started again.
 pub(super) async fn exchange(run: &Run, parts: &Parts, beside: Beside<'_>) -> Result<u64> {
     let Beside { site, component, staged, approval, is_broken, .. } = beside;
-    stop_users(run, parts, &site, is_broken).await?;
+    quiesce::stop_step(run, parts, "stop-users", &site.users, !is_broken).await?;
     let before = prepare(run, &site).await?;
     let carried = carry(run, component, &site).await?;
     swap(run, parts, &site, (before, staged.id), approval).await?;
@@ -352,26 +352,6 @@ async fn restore_beside(
             Ok(Staged { id, unpacked, troubles, objects_from_copy: reader.objects_from_copy(), guessed_aof })
         })
         .await
-}
-
-async fn stop_users(run: &Run, parts: &Parts, site: &Site, were_broken: bool) -> Result<()> {
-    let grace = parts.system.application.stop_grace;
-    let (stopping, starting, proving) = (parts.backend.clone(), parts.backend.clone(), parts.backend.clone());
-    let (to_stop, mut to_start, to_prove) = (site.users.clone(), site.users.clone(), site.users.clone());
-    // One that still ran on what it had read before cannot start on what is broken.
-    to_start.iter_mut().for_each(|user| user.was_ready &= !were_broken);
-    run.step("stop-users")
-        .effect(Effect::Idempotent)
-        .input(&site.users)
-        .predict(|| 0)
-        .budget(mins(2))
-        .timeout(grace * 4 + mins(2))
-        .undo_text("start the services that ran, with their restart policies")
-        .undo_with(async move |_, _: Option<u32>| quiesce::start_again(&starting, &to_start, mins(5)).await)
-        .run(async move |_| quiesce::stop(&*stopping, &to_stop, grace).await)
-        .verify(async move |_, _| quiesce::prove_stopped(&*proving, &to_prove).await)
-        .await
-        .map(drop)
 }
 
 /// Makes sure that there is a folder to exchange, and tells which.

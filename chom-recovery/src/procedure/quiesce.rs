@@ -4,9 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use super::Parts;
 use crate::{
     backend::{Backend, BackendExt, ContainerState, RestartPolicy},
     error::{Error, ErrorKind, Result},
+    run::{Effect, Run},
 };
 
 /// How long a service that did not serve before is waited for when it is put back.
@@ -48,6 +50,33 @@ pub(in crate::procedure) async fn remember(backend: &dyn Backend, services: &[St
     }
     found.sort_by(|a, b| (&a.service, &a.container).cmp(&(&b.service, &b.container)));
     Ok(found)
+}
+
+/// The step in which services are stopped, proven, and started again by an undo. Where they were not `usable`, as with files
+/// that do not work, one that still ran on what it had read before need not serve then.
+pub(in crate::procedure) async fn stop_step(
+    run: &Run,
+    parts: &Parts,
+    name: &str,
+    those: &[Remembered],
+    usable: bool,
+) -> Result<()> {
+    let grace = parts.system.application.stop_grace;
+    let (stopping, starting, proving) = (parts.backend.clone(), parts.backend.clone(), parts.backend.clone());
+    let (to_stop, mut to_start, to_prove) = (those.to_vec(), those.to_vec(), those.to_vec());
+    to_start.iter_mut().for_each(|one| one.was_ready &= usable);
+    run.step(name)
+        .effect(Effect::Idempotent)
+        .input(&those)
+        .predict(|| 0)
+        .budget(Duration::from_mins(2))
+        .timeout(grace * 4 + Duration::from_mins(2))
+        .undo_text("start the services that ran, with their restart policies")
+        .undo_with(async move |_, _: Option<u32>| start_again(&starting, &to_start, Duration::from_mins(5)).await)
+        .run(async move |_| stop(&*stopping, &to_stop, grace).await)
+        .verify(async move |_, _| prove_stopped(&*proving, &to_prove).await)
+        .await
+        .map(drop)
 }
 
 /// Keeps the Engine from starting them again, then stops them, workers before those they depend on.

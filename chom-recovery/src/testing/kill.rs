@@ -18,7 +18,10 @@ use std::{
 
 use crate::{
     error::{ErrorKind, Result},
-    run::{Engine, NewRun, Run, RunId, Verdict, Word, failpoint, summary},
+    run::{
+        Engine, NewRun, Run, RunId, Verdict, Word, failpoint,
+        summary::{self, RunStatus, RunSummary},
+    },
 };
 
 const TEST: &str = "CHOM_KILL_TEST";
@@ -207,6 +210,39 @@ pub enum TakenUp {
     Run(Run),
     /// An earlier process finished it.
     Finished(RunId),
+}
+
+/// Returns the newest run below a state directory.
+pub fn newest(state: &Path) -> Option<(RunId, RunSummary)> {
+    let runs = summary::list(state).ok()?;
+    runs.into_iter().filter_map(|(id, run)| Some((id, run.ok()?))).next_back()
+}
+
+/// Runs a procedure and rolls it back, or goes on with the rollback of a run that was killed.
+///
+/// # Errors
+/// Those of the procedure and of the rollback.
+pub async fn undone_in_the_end<T, F>(
+    engine: &Engine,
+    state: &Path,
+    new: NewRun,
+    procedure: impl Fn(Run) -> F,
+) -> Result<()>
+where
+    F: Future<Output = Result<T>>,
+{
+    let id = match newest(state) {
+        Some((id, _)) => id,
+        None => {
+            let run = engine.start(new).await?;
+            run.execute(procedure(run.clone())).await?;
+            run.id()
+        }
+    };
+    if newest(state).is_none_or(|(_, run)| run.status != RunStatus::RolledBack) {
+        engine.roll_back(id, "a test", procedure).await?;
+    }
+    Ok(())
 }
 
 /// Resumes the newest run of the engine's directory, or starts one where none has effects yet.

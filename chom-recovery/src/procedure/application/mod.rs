@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Parts, Procedure, Recovered, evidence, fix,
     proof::{STEADY, is_outer, moment, pick},
+    quiesce,
 };
 use crate::{
     catalog::Selector,
@@ -124,9 +125,9 @@ async fn recover(run: &Run, parts: &Parts, request: &Request) -> Result<Recovere
     };
     let replaces = code.is_some() || settings.is_some();
     if replaces {
-        services::stop(run, parts, &looked.before, request.method.is_some()).await?;
+        quiesce::stop_step(run, parts, "stop", &looked.before, request.method.is_some()).await?;
     } else if !looked.to_restart.is_empty() {
-        services::stop(run, parts, &looked.to_restart, false).await?;
+        quiesce::stop_step(run, parts, "stop", &looked.to_restart, false).await?;
     }
     if looked.has_stale_cache || (settings.is_some() && looked.has_cache) {
         let set_aside = fix::set_cache_aside(run, parts).await?;

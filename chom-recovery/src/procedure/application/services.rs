@@ -1,4 +1,4 @@
-//! Stopping and starting the application's services.
+//! Starting the application's services.
 
 use super::mins;
 use crate::{
@@ -9,26 +9,6 @@ use crate::{
     },
     run::{Effect, Run},
 };
-
-/// Stops services. Where they were not `usable`, nothing need serve once that is undone.
-pub(super) async fn stop(run: &Run, parts: &Parts, those: &[Remembered], usable: bool) -> Result<()> {
-    let grace = parts.system.application.stop_grace;
-    let (stopping, starting, proving) = (parts.backend.clone(), parts.backend.clone(), parts.backend.clone());
-    let (to_stop, mut to_start, to_prove) = (those.to_vec(), those.to_vec(), those.to_vec());
-    to_start.iter_mut().for_each(|one| one.was_ready &= usable);
-    run.step("stop")
-        .effect(Effect::Idempotent)
-        .input(&those)
-        .predict(|| 0)
-        .budget(mins(1))
-        .timeout(grace * 4 + mins(2))
-        .undo_text("start the services that ran, with their restart policies")
-        .undo_with(async move |_, _: Option<u32>| quiesce::start_again(&starting, &to_start, mins(5)).await)
-        .run(async move |_| quiesce::stop(&*stopping, &to_stop, grace).await)
-        .verify(async move |_, _| quiesce::prove_stopped(&*proving, &to_prove).await)
-        .await
-        .map(drop)
-}
 
 /// Starts everything, those first that others depend on.
 pub(super) async fn start(run: &Run, parts: &Parts, before: &[Remembered]) -> Result<()> {
