@@ -41,21 +41,7 @@ async fn faults(backend: &dyn Backend, run: RunId, app: &Container, folder: &Pat
     // Of others, or no PHP that is run.
     let pruned = ["*/vendor", "*/node_modules", "*/storage", "/code/tests"];
     let find = ["find", AT].into_iter().chain(pruned.into_iter().flat_map(|path| ["-path", path, "-prune", "-o"]));
-    let read = [
-        "-type",
-        "f",
-        "-name",
-        "*.php",
-        "-exec",
-        "php",
-        "-d",
-        "display_errors=0",
-        "-d",
-        "log_errors=0",
-        "-l",
-        "{}",
-        ";",
-    ];
+    let read = "-type f -name *.php -exec php -d display_errors=0 -d log_errors=0 -l {} ;".split(' ');
     let spec = OneOff {
         name: format!("{}-{ROLE}-{run}", backend.project()),
         image: app.image_id.clone(),
@@ -96,8 +82,8 @@ pub(super) fn component(system: &System) -> Option<&Component> {
 
 /// Code that may take production's place.
 pub(super) struct Ready<'a> {
-    pub(super) beside: files::Beside<'a>,
-    pub(super) component: &'a Component,
+    beside: files::Beside<'a>,
+    component: &'a Component,
     chosen: Candidate,
 }
 

@@ -1,9 +1,6 @@
 //! What is wrong with the application: nothing is changed.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -80,7 +77,7 @@ async fn look(parts: &Parts, run: RunId) -> Result<Looked> {
             format!("`{}` was {}{code}", c.name, format!("{:?}", c.state).to_lowercase())
         });
     let stopped: Vec<String> = stopped.collect();
-    let (hanging, hung) = hung(parts, &containers, &services).await;
+    let hung = hung(parts, &containers, &services).await;
     let mut probes = parts.application.probes(HealthMode::Monitoring, None);
     probes.retain(|probe| probe.name().starts_with("http-") || probe.name() == "mysql");
     let answers: Vec<Answer> = join_all(probes.iter().map(|probe| ask(probe, Duration::from_secs(15)))).await;
@@ -119,13 +116,14 @@ async fn look(parts: &Parts, run: RunId) -> Result<Looked> {
     let mut to_restart = before.clone();
     to_restart.retain(|one| {
         one.was_running
-            && (has_stale_cache || environment.stale.contains(&one.service) || hanging.contains(&one.container))
+            && (has_stale_cache || environment.stale.contains(&one.service) || hung.contains_key(&one.container))
     });
+    let hung = hung.into_values().collect();
     Ok(Looked { before, stopped, hung, to_restart, outside, code, environment, remarks, has_cache, has_stale_cache })
 }
 
-/// Names the containers that run and do not answer: their health check says so, or php-fpm does not answer at its own port.
-async fn hung(parts: &Parts, containers: &[Container], services: &[String]) -> (BTreeSet<String>, Vec<String>) {
+/// Finds the containers that run and do not answer, with a line about each: their health check says so, or php-fpm does not answer at its own port.
+async fn hung(parts: &Parts, containers: &[Container], services: &[String]) -> BTreeMap<String, String> {
     let ours = || containers.iter().filter(|c| services.contains(&c.service) && c.state == ContainerState::Running);
     let mut hung: BTreeMap<String, String> = ours()
         .filter(|c| c.health == HealthCheck::Unhealthy)
@@ -138,7 +136,7 @@ async fn hung(parts: &Parts, containers: &[Container], services: &[String]) -> (
             hung.extend(of_fpm.map(|c| (c.name.clone(), format!("`{}` runs, and {}", c.name, health.summary))));
         }
     }
-    (hung.keys().cloned().collect(), hung.into_values().collect())
+    hung
 }
 
 /// Compares images with those of the newest backup: a release since then is a suspect.

@@ -10,6 +10,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -24,6 +25,7 @@ use crate::{
     probe::{SharedProbe, all_of, code::CodeProbe},
     run::{Effect, Run, Wait},
     system::System,
+    troubleshoot::pending_migrations,
 };
 
 mod code;
@@ -65,11 +67,6 @@ pub struct Request {
 }
 
 impl Request {
-    /// Asks for what is broken to be replaced with the newest that works.
-    pub fn newest() -> Self {
-        Self { backup: Selector::Latest, method: None }
-    }
-
     fn forces(&self, what: Method) -> bool {
         self.method.is_some_and(|method| method == what || method == Method::Both)
     }
@@ -162,11 +159,7 @@ async fn recover(run: &Run, parts: &Parts, request: &Request) -> Result<Recovere
 }
 
 /// Proves it: users are served, services run, and the application boots and logs in to its database.
-async fn prove(
-    run: &Run,
-    parts: &Parts,
-    began: chrono::DateTime<chrono::Utc>,
-) -> Result<chrono::DateTime<chrono::Utc>> {
+async fn prove(run: &Run, parts: &Parts, began: DateTime<Utc>) -> Result<DateTime<Utc>> {
     let services = parts.system.writers();
     let proof = || {
         pick(parts, began, |name| {
@@ -198,6 +191,6 @@ async fn pending(run: &Run, parts: &Parts) -> Result<Vec<String>> {
         .effect(Effect::Observe)
         .predict(Vec::new)
         .timeout(mins(1))
-        .run(async move |_| Ok(crate::troubleshoot::pending_migrations(&parts).await.unwrap_or_default()))
+        .run(async move |_| Ok(pending_migrations(&parts).await.unwrap_or_default()))
         .await
 }
