@@ -107,6 +107,12 @@ pub(super) fn backups(host: &HostId, system: &SystemId) -> String {
     format!("{host}/{system}/b/")
 }
 
+/// Tells whether a prefix is that of the parts and indexes of a backup, which are most of a repository's objects.
+pub(super) fn holds_parts(prefix: &str) -> bool {
+    let mut words = prefix.split('/').skip(2);
+    matches!((words.next(), words.nth(1), words.next(), words.next()), (Some("b"), Some("p"), Some(""), None))
+}
+
 /// What a key of a repository belongs to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Belongs<'a> {
@@ -194,6 +200,10 @@ mod tests {
         assert_eq!(belongs(&place().evidence(place().id)), Belongs::Evidence(place(), place().id));
         assert_eq!(belongs(&place().hold(place().id)), Belongs::Hold(place(), place().id));
         assert_eq!(belongs(&place().tombstone()), Belongs::Tombstone(place()));
+        assert!(holds_parts(&format!("{}p/", place().prefix())));
+        for other in ["", "p/", "h/chom/b/p/", "h/chom/v/x/p/", "h/chom/b/x/p", "h/chom/b/x/p/db/", &place().prefix()] {
+            assert!(!holds_parts(other), "{other}");
+        }
         let tombstone = place().tombstone();
         for other in [
             "chom-repo.json",

@@ -160,7 +160,7 @@ fn plan(
 /// Tombstones of the system, with their time by the store's clock. What a stranger put there does not count.
 async fn dead(catalog: &Catalog) -> Result<BTreeMap<Place, DateTime<Utc>>> {
     let mut dead = BTreeMap::new();
-    let mut listed = catalog.repository().store().list("").await?;
+    let mut listed = catalog.repository().store().list_except("", layout::holds_parts).await?;
     while let Some(object) = listed.try_next().await? {
         if let Belongs::Tombstone(place) = layout::belongs(&object.key)
             && place.system == *catalog.system()

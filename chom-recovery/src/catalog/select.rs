@@ -156,7 +156,7 @@ impl Catalog {
         let permits = Arc::new(Semaphore::new(READS));
         let mut manifests = Vec::new();
         let mut beside: BTreeMap<String, Beside> = BTreeMap::new();
-        let mut listed = self.repository.store().list("").await?;
+        let mut listed = self.repository.store().list_except("", layout::holds_parts).await?;
         while let Some(item) = listed.next().await {
             let object = match item {
                 Ok(object) => object,
@@ -300,7 +300,7 @@ impl Catalog {
 /// Those of listing the store.
 pub async fn systems(repository: &Repository) -> Result<BTreeSet<SystemId>> {
     let mut systems = BTreeSet::new();
-    let mut listed = repository.store().list("").await?;
+    let mut listed = repository.store().list_except("", layout::holds_parts).await?;
     while let Some(object) = listed.next().await.transpose()? {
         if let Belongs::Backup(place, "manifest") = layout::belongs(&object.key) {
             systems.insert(place.system);

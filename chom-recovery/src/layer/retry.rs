@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::{
     error::{Error, ErrorKind, Result},
-    store::{BackupStore, Key, ObjectInfo, Version, check_range},
+    store::{BackupStore, Key, ObjectInfo, Skip, Version, check_range},
     stream::ByteStream,
 };
 
@@ -180,6 +180,7 @@ impl Download {
 struct Listing {
     inner: Arc<dyn BackupStore>,
     prefix: String,
+    skip: Skip,
     last: Option<Key>,
     items: Option<BoxStream<'static, Result<ObjectInfo>>>,
     attempts: Attempts,
@@ -190,7 +191,7 @@ impl Listing {
     async fn next(&mut self) -> Option<(Result<ObjectInfo>, bool)> {
         loop {
             let error = match &mut self.items {
-                None => match self.inner.list(&self.prefix).await {
+                None => match self.inner.list_except(&self.prefix, self.skip).await {
                     Ok(items) => {
                         self.items = Some(items);
                         continue;
@@ -251,10 +252,15 @@ impl BackupStore for RetryStore {
     }
 
     async fn list(&self, prefix: &str) -> Result<BoxStream<'static, Result<ObjectInfo>>> {
-        let items = self.repeat(|| self.inner.list(prefix)).await?;
+        self.list_except(prefix, |_| false).await
+    }
+
+    async fn list_except(&self, prefix: &str, skip: Skip) -> Result<BoxStream<'static, Result<ObjectInfo>>> {
+        let items = self.repeat(|| self.inner.list_except(prefix, skip)).await?;
         let listing = Listing {
             inner: self.inner.clone(),
             prefix: prefix.to_owned(),
+            skip,
             last: None,
             items: Some(items),
             attempts: Attempts::new(self.policy),

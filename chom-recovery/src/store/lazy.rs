@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use tokio::sync::OnceCell;
 
-use super::{BackupStore, Key, ObjectInfo, Version, pipe};
+use super::{BackupStore, Key, ObjectInfo, Skip, Version, pipe};
 use crate::{error::Result, stream::ByteStream};
 
 type Open = Arc<dyn Fn() -> Result<Arc<dyn BackupStore>> + Send + Sync>;
@@ -59,6 +59,10 @@ impl BackupStore for LazyStore {
 
     async fn list(&self, prefix: &str) -> Result<BoxStream<'static, Result<ObjectInfo>>> {
         self.opened().await?.list(prefix).await
+    }
+
+    async fn list_except(&self, prefix: &str, skip: Skip) -> Result<BoxStream<'static, Result<ObjectInfo>>> {
+        self.opened().await?.list_except(prefix, skip).await
     }
 
     async fn delete(&self, key: &Key) -> Result<()> {

@@ -29,7 +29,7 @@ use tokio::sync::mpsc;
 use crate::{
     error::{Error, ErrorKind, Result},
     store::{
-        BackupStore, Key, ObjectInfo, Version, check_prefix, check_range,
+        BackupStore, Key, ObjectInfo, Skip, Version, check_prefix, check_range,
         pipe::{self, Input},
     },
     stream::ByteStream,
@@ -452,10 +452,14 @@ impl BackupStore for LocalStore {
     }
 
     async fn list(&self, prefix: &str) -> Result<BoxStream<'static, Result<ObjectInfo>>> {
+        self.list_except(prefix, |_| false).await
+    }
+
+    async fn list_except(&self, prefix: &str, skip: Skip) -> Result<BoxStream<'static, Result<ObjectInfo>>> {
         check_prefix(prefix)?;
         let (inner, prefix) = (self.inner.clone(), prefix.to_owned());
         let (sender, receiver) = mpsc::channel(256);
-        let walking = tokio::task::spawn_blocking(move || walk::objects(&inner, &prefix, &sender));
+        let walking = tokio::task::spawn_blocking(move || walk::objects(&inner, &prefix, skip, &sender));
         Ok(walk::stream(receiver, walking))
     }
 

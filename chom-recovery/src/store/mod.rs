@@ -8,7 +8,7 @@ use std::{fmt, ops::Range, str::FromStr, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures::stream::BoxStream;
+use futures::{StreamExt, stream::BoxStream};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -30,6 +30,9 @@ mod url;
 pub mod stores {}
 
 use url::StoreUrl;
+
+/// Tells by a prefix of keys, which ends at a `/`, that nothing below it is asked for.
+pub type Skip = fn(&str) -> bool;
 
 /// Immutable objects.
 #[async_trait]
@@ -56,6 +59,20 @@ pub trait BackupStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// An entry that cannot be read is an error item, never left out.
     async fn list(&self, prefix: &str) -> Result<BoxStream<'static, Result<ObjectInfo>>>;
+
+    /// Lists as [`BackupStore::list`] does, but nothing below the folders that `skip` names by their prefixes, which end at
+    /// a `/`. Where folders are walked through, those are not entered.
+    async fn list_except(&self, prefix: &str, skip: Skip) -> Result<BoxStream<'static, Result<ObjectInfo>>> {
+        let below = prefix.len();
+        let listed = self.list(prefix).await?.filter(move |item| {
+            let is_skipped = item.as_ref().is_ok_and(|object| {
+                let key = object.key.as_str();
+                key.match_indices('/').any(|(at, _)| at >= below && skip(&key[..=at]))
+            });
+            std::future::ready(!is_skipped)
+        });
+        Ok(listed.boxed())
+    }
 
     /// Deletes an object; an absent one is success.
     async fn delete(&self, key: &Key) -> Result<()>;

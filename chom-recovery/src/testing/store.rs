@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt, future::join_all};
 
 use crate::{
     error::{Error, ErrorKind, Result},
-    store::{BackupStore, Key},
+    store::{BackupStore, Key, Skip},
     stream::{self, ByteStream},
 };
 
@@ -164,6 +164,19 @@ pub async fn listing_is_complete_and_in_order_of_keys(store: &dyn BackupStore) {
     assert_eq!(names(store, &format!("{folder}/a/")).await, ["1/x", "10", "2"]);
     let everything: Vec<_> = store.list("").await.expect("list").try_collect().await.expect("list item");
     assert!(everything.iter().any(|i| i.key.as_str() == format!("{folder}/a-b") && i.length == 3));
+    let except = async |prefix: String, skip: Skip| -> Vec<String> {
+        let listed = store.list_except(&prefix, skip).await.expect("list");
+        let keys = listed.map_ok(|object| object.key.as_str().replacen(&format!("{folder}/"), "", 1));
+        keys.try_collect().await.expect("list item")
+    };
+    let without_a = ["B", "_", "a-b", "a-b.c/d", "a.b", "a0", "b", "b0/x"];
+    assert_eq!(except(format!("{folder}/"), |prefix| prefix.ends_with("/a/")).await, without_a);
+    assert_eq!(
+        except(format!("{folder}/a/"), |prefix| prefix.ends_with("/a/")).await,
+        ["a/1/x", "a/10", "a/2"],
+        "asked for"
+    );
+    assert_eq!(except(format!("{folder}/a/"), |prefix| prefix.ends_with("/a/1/")).await, ["a/10", "a/2"]);
     for bad in [folder.as_str(), "/", "../"] {
         assert_eq!(kind(store.list(bad).await.map(|_| ())), ErrorKind::InvalidInput, "{bad}");
     }

@@ -13,7 +13,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use super::{Inner, TEMPORARY, info_of, open_directory, time_of};
 use crate::{
     error::{Error, ErrorKind, Result},
-    store::{Key, ObjectInfo},
+    store::{Key, ObjectInfo, Skip},
 };
 
 /// What the walk met.
@@ -25,8 +25,8 @@ enum Met<'a> {
 /// Ends the walk early.
 struct Stop;
 
-/// Sends every object below a prefix; an entry that cannot be read is an error item.
-pub(super) fn objects(inner: &Inner, prefix: &str, out: &mpsc::Sender<Result<ObjectInfo>>) {
+/// Sends every object below a prefix but those that are skipped; an entry that cannot be read is an error item.
+pub(super) fn objects(inner: &Inner, prefix: &str, skip: Skip, out: &mpsc::Sender<Result<ObjectInfo>>) {
     let mut visit = |met: Met<'_>| {
         let item = match met {
             Met::File { name, .. } if name.starts_with(TEMPORARY) => return Ok(()),
@@ -41,7 +41,7 @@ pub(super) fn objects(inner: &Inner, prefix: &str, out: &mpsc::Sender<Result<Obj
     };
     match inner.directory(prefix) {
         Ok(Some(directory)) => {
-            let _ = walk(&directory, prefix, &mut visit);
+            let _ = walk(&directory, prefix, skip, &mut visit);
         }
         Ok(None) => {}
         Err(error) => {
@@ -74,7 +74,7 @@ pub(super) fn sweep(inner: &Inner, before: DateTime<Utc>) -> Result<u64> {
     let mut gone = 0;
     let mut first_error = None;
     let root = open_directory(&inner.root, ".").map_err(io::Error::from)?;
-    let _ = walk(&root, "", &mut |met| {
+    let _ = walk(&root, "", |_| false, &mut |met| {
         match met {
             Met::File { directory, name, stat, .. } if name.starts_with(TEMPORARY) && time_of(&stat) <= before => {
                 match rustix::fs::unlinkat(directory, &name, AtFlags::empty()) {
@@ -97,35 +97,46 @@ fn unreadable(path: &str, error: Errno) -> Error {
     Error::from(io::Error::from(error)).during(format!("cannot list `{path}` in the store"))
 }
 
-fn walk(directory: &OwnedFd, prefix: &str, visit: &mut impl FnMut(Met<'_>) -> Result<(), Stop>) -> Result<(), Stop> {
+fn walk(
+    directory: &OwnedFd,
+    prefix: &str,
+    skip: Skip,
+    visit: &mut impl FnMut(Met<'_>) -> Result<(), Stop>,
+) -> Result<(), Stop> {
     let entries = match entries(directory) {
         Ok(entries) => entries,
         Err(error) => return visit(Met::Unreadable { path: prefix.to_owned(), error }),
     };
-    for (name, entry) in entries {
-        let name = name.trim_end_matches('/').to_owned();
-        let path = format!("{prefix}{name}");
-        match entry {
-            Err(Errno::NOENT) => {}
-            Err(error) => visit(Met::Unreadable { path, error })?,
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-                if path.parse::<Key>().is_err() {
-                    continue;
-                }
-                match open_directory(directory, &name) {
-                    Ok(inner) => walk(&inner, &format!("{path}/"), visit)?,
-                    Err(Errno::NOENT) => {}
-                    Err(error) => visit(Met::Unreadable { path, error })?,
-                }
-            }
-            Ok(stat) => visit(Met::File { directory, path, name, stat })?,
+    for entry in entries {
+        let path = format!("{prefix}{}", entry.name);
+        match entry.is {
+            Is::Folder if path.parse::<Key>().is_err() || skip(&format!("{path}/")) => {}
+            Is::Folder => match open_directory(directory, &entry.name) {
+                Ok(inner) => walk(&inner, &format!("{path}/"), skip, visit)?,
+                Err(Errno::NOENT) => {}
+                Err(error) => visit(Met::Unreadable { path, error })?,
+            },
+            Is::File(stat) => visit(Met::File { directory, path, name: entry.name, stat })?,
+            Is::Unreadable(error) => visit(Met::Unreadable { path, error })?,
         }
     }
     Ok(())
 }
 
-/// Reads a folder. Folders sort with a `/` behind their name, which makes the order of the walk the order of keys.
-fn entries(directory: &OwnedFd) -> rustix::io::Result<Vec<(String, rustix::io::Result<Stat>)>> {
+struct Entry {
+    name: String,
+    is: Is,
+}
+
+enum Is {
+    Folder,
+    /// Whatever is no folder.
+    File(Stat),
+    Unreadable(Errno),
+}
+
+/// Reads a folder, in the order of keys: a folder's keys go on with a `/` behind its name.
+fn entries(directory: &OwnedFd) -> rustix::io::Result<Vec<Entry>> {
     let mut found = Vec::new();
     for entry in Dir::read_from(directory)? {
         let entry = entry?;
@@ -133,10 +144,26 @@ fn entries(directory: &OwnedFd) -> rustix::io::Result<Vec<(String, rustix::io::R
         if name == "." || name == ".." {
             continue;
         }
-        let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW);
-        let is_directory = stat.as_ref().is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Directory);
-        found.push((if is_directory { format!("{name}/") } else { name.to_owned() }, stat));
+        let is = match entry.file_type() {
+            // A filesystem that says so saves a question for each folder.
+            FileType::Directory => Is::Folder,
+            _ => match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => Is::Folder,
+                Ok(stat) => Is::File(stat),
+                Err(Errno::NOENT) => continue,
+                Err(error) => Is::Unreadable(error),
+            },
+        };
+        found.push(Entry { name: name.to_owned(), is });
     }
-    found.sort_by(|a, b| a.0.cmp(&b.0));
+    found.sort_by(|a, b| a.in_keys().cmp(b.in_keys()));
     Ok(found)
+}
+
+impl Entry {
+    /// Its bytes in the keys that it begins.
+    fn in_keys(&self) -> impl Iterator<Item = u8> {
+        let slash = matches!(self.is, Is::Folder).then_some(b'/');
+        self.name.bytes().chain(slash)
+    }
 }

@@ -20,7 +20,7 @@ use openssh_sftp_client_lowlevel::{FileAttrs, FileType};
 
 use crate::{
     error::{Error, ErrorKind, Result},
-    store::{BackupStore, Key, ObjectInfo, Version, check_prefix, check_range},
+    store::{BackupStore, Key, ObjectInfo, Skip, Version, check_prefix, check_range},
     stream::ByteStream,
     system::SftpSettings,
 };
@@ -285,10 +285,14 @@ impl BackupStore for SftpStore {
     }
 
     async fn list(&self, prefix: &str) -> Result<BoxStream<'static, Result<ObjectInfo>>> {
+        self.list_except(prefix, |_| false).await
+    }
+
+    async fn list_except(&self, prefix: &str, skip: Skip) -> Result<BoxStream<'static, Result<ObjectInfo>>> {
         check_prefix(prefix)?;
         let session = self.inner.session().await?;
         self.inner.check_root(&session).await?;
-        Ok(walk::objects(self.inner.clone(), session, prefix))
+        Ok(walk::objects(self.inner.clone(), session, prefix, skip))
     }
 
     async fn delete(&self, key: &Key) -> Result<()> {

@@ -9,7 +9,7 @@ use openssh_sftp_client_lowlevel::{FileAttrs, FileType};
 use super::{Inner, TEMPORARY, error::Failure, info_of, modified, session::Session};
 use crate::{
     error::{Error, Result},
-    store::{Key, ObjectInfo},
+    store::{Key, ObjectInfo, Skip},
 };
 
 /// A file or a folder that the walk has met and not looked into yet. Paths are relative to the store; those of folders
@@ -24,6 +24,7 @@ struct Walk {
     inner: Arc<Inner>,
     session: Arc<Session>,
     left: Vec<VecDeque<Entry>>,
+    skip: Skip,
 }
 
 fn failed(path: &str, failure: Failure) -> Error {
@@ -69,7 +70,7 @@ impl Walk {
             };
             match entry.path.strip_suffix('/') {
                 None => return Ok(Some(entry)),
-                Some(name) if name.parse::<Key>().is_ok() => {
+                Some(name) if name.parse::<Key>().is_ok() && !(self.skip)(&entry.path) => {
                     let below = entries(&self.inner, &self.session, &entry.path).await?;
                     self.left.push(below);
                 }
@@ -84,17 +85,18 @@ fn is_temporary(path: &str) -> bool {
     path.rsplit('/').next().is_some_and(|name| name.starts_with(TEMPORARY))
 }
 
-/// Streams every object below a prefix. An entry that is no regular file is an error item; a folder that cannot be
+/// Streams every object below a prefix but those that are skipped. An entry that is no regular file is an error item; a folder that cannot be
 /// read ends the stream with an error.
 pub(super) fn objects(
     inner: Arc<Inner>,
     session: Arc<Session>,
     prefix: &str,
+    skip: Skip,
 ) -> BoxStream<'static, Result<ObjectInfo>> {
     let first = Entry { path: prefix.to_owned(), attributes: FileAttrs::new() };
     let begin = async move {
         let left = vec![entries(&inner, &session, &first.path).await?];
-        Ok::<_, Error>(Walk { inner, session, left })
+        Ok::<_, Error>(Walk { inner, session, left, skip })
     };
     futures::stream::once(begin)
         .flat_map(|walk| match walk {
@@ -125,7 +127,7 @@ async fn step(walk: Option<Walk>) -> Option<(Result<ObjectInfo>, Option<Walk>)> 
 /// Removes temporary files that were not written to after a time.
 pub(super) async fn sweep(inner: &Arc<Inner>, session: &Arc<Session>, before: DateTime<Utc>) -> Result<u64> {
     let left = vec![entries(inner, session, "").await?];
-    let mut walk = Walk { inner: inner.clone(), session: session.clone(), left };
+    let mut walk = Walk { inner: inner.clone(), session: session.clone(), left, skip: |_| false };
     let own_clock = inner.clock.lock().await.clone();
     let mut gone = 0;
     while let Some(entry) = walk.next().await? {
