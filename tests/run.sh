@@ -205,10 +205,18 @@ stacks() {
     phase "command line on the stack" on_stack chom-test cli
     # shellcheck disable=SC2046 # one word for each name
     phase "recover database on mysql" on_stack chom-test recover_database $(recoveries mysql)
-    phase "recover application on mysql" on_stack chom-test recover_application
-    phase "recover performance on mysql" on_stack chom-test recover_performance
-    check_stack chom-test
     stack_down chom-test
+  fi
+}
+
+# After the servers without a stack: databases alone take less time than whole systems.
+containers_and_more() {
+  containers
+  if stack_up chom-test-more mysql 8454; then
+    phase "recover application on mysql" on_stack chom-test-more recover_application
+    phase "recover performance on mysql" on_stack chom-test-more recover_performance
+    check_stack chom-test-more
+    stack_down chom-test-more
   fi
 }
 
@@ -263,7 +271,7 @@ if [ "$quick" = no ] && [ -s "$logs/executables" ]; then
   wait "$images" || { rc=$?; tail -n 20 "$logs/images.log" >&2; exit "$rc"; }
   # Other Engines need root, as the tests with a second machine do: without it they say that they are skipped.
   [ ! -e "$logs/engines" ] || engines=$(cat "$logs/engines")
-  lane containers
+  lane containers_and_more
   lane stacks
   lane mariadb_stacks
   lane parts
