@@ -33,6 +33,7 @@ pub use command::{Exec, ExecOutput, ExecRequest, ExecResult, LogLine, LogRequest
 pub use container::{
     Container, ContainerEnvironment, ContainerState, HealthCheck, RestartPolicy, Signal, StopOutcome, Usage,
 };
+pub(crate) use own::Connection;
 pub use own::{Endpoint, Network, OneOff, OneOffFile};
 pub use project::{Condition, Dependency, Engine, ModelSource, Mount, MountSource, Project, Service};
 pub use volume::{Place, Volume, VolumeContent, VolumeIdentity};

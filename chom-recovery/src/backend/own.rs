@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use tokio::io::{AsyncRead, AsyncWrite};
+
 use super::{Labels, Mount};
 use crate::secret::Secret;
 
@@ -60,6 +62,14 @@ pub enum Network {
     Isolated,
 }
 
+/// Both ways of a connection.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
+
+/// A connection, however it was made.
+pub(crate) type Connection = Box<dyn Duplex>;
+
 /// An address that can be dialled while this value lives.
 pub struct Endpoint {
     /// Host name or address.
@@ -67,12 +77,29 @@ pub struct Endpoint {
     /// Port.
     pub port: u16,
     _guard: Option<Box<dyn Send + Sync>>,
+    /// Where no address leads there.
+    connect: Option<Box<dyn Fn() -> Connection + Send + Sync>>,
 }
 
 impl Endpoint {
     /// Makes an endpoint; `guard` keeps a tunnel open until it is dropped.
     pub fn new(host: impl Into<String>, port: u16, guard: Option<Box<dyn Send + Sync>>) -> Self {
-        Self { host: host.into(), port, _guard: guard }
+        Self { host: host.into(), port, _guard: guard, connect: None }
+    }
+
+    /// Makes an endpoint of a simulated server, which lies within this process.
+    #[cfg(feature = "testing")]
+    pub(crate) fn within_process(
+        host: &str,
+        port: u16,
+        connect: impl Fn() -> Connection + Send + Sync + 'static,
+    ) -> Self {
+        Self { connect: Some(Box::new(connect)), ..Self::new(host, port, None) }
+    }
+
+    /// Connects to what lies within this process; `None`: it has to be dialled.
+    pub(crate) fn connect_within(&self) -> Option<Connection> {
+        self.connect.as_ref().map(|connect| connect())
     }
 }
 

@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 
 use super::{Class, Health};
 use crate::{
-    backend::{Backend, Container, ContainerState, Endpoint},
+    backend::{Backend, Connection, Container, ContainerState, Endpoint},
     error::{Error, ErrorKind},
 };
 
@@ -67,9 +67,12 @@ pub(crate) fn engine(error: &Error) -> Health {
         .fact("error", error.kind())
 }
 
-/// Opens a TCP connection and says what it means when that fails.
-pub(crate) async fn dial(endpoint: &Endpoint) -> Result<TcpStream, Health> {
-    dial_host(&endpoint.host, endpoint.port).await
+/// Connects to an endpoint and says what it means when that fails.
+pub(crate) async fn dial(endpoint: &Endpoint) -> Result<Connection, Health> {
+    match endpoint.connect_within() {
+        Some(connection) => Ok(connection),
+        None => Ok(Box::new(dial_host(&endpoint.host, endpoint.port).await?)),
+    }
 }
 
 /// Opens a TCP connection and says what it means when that fails.

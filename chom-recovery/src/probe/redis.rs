@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
-use redis::{AsyncConnectionConfig, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, ServerErrorKind};
+use redis::{AsyncConnectionConfig, RedisConnectionInfo, ServerErrorKind, aio::MultiplexedConnection};
 
 use super::{
     Class, Health, HealthProbe,
@@ -89,7 +89,7 @@ pub(crate) async fn stops_writes(session: &mut Session) -> Option<bool> {
 
 /// A connection with the endpoint that keeps it reachable.
 pub(crate) struct Session {
-    connection: redis::aio::MultiplexedConnection,
+    connection: MultiplexedConnection,
     _endpoint: Endpoint,
 }
 
@@ -97,8 +97,7 @@ impl Session {
     /// Connects and logs in; the error is already the probe's answer.
     pub(crate) async fn open(redis: &Redis, backend: &Arc<dyn Backend>) -> Result<Self, Health> {
         let endpoint = net::reach(backend, &redis.service, redis.port, redis.address.as_deref()).await?;
-        // A connection of our own tells a closed port from a server that does not speak.
-        drop(net::dial(&endpoint).await?);
+        let connection = net::dial(&endpoint).await?;
         let mut settings = RedisConnectionInfo::default().set_db(i64::from(redis.database)).set_skip_set_lib_name();
         if let Some(source) = &redis.password {
             let password = source
@@ -107,15 +106,14 @@ impl Session {
                 .map_err(|e| Health::inconclusive(format!("no password for redis: {e}")).class(Class::Secret))?;
             settings = settings.set_password(password.expose());
         }
-        let client = ConnectionAddr::Tcp(endpoint.host.clone(), endpoint.port)
-            .into_connection_info()
-            .map(|info| info.set_redis_settings(settings))
-            .and_then(redis::Client::open)
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(ANSWER_TIMEOUT));
+        let greeting = MultiplexedConnection::new_with_config(&settings, connection, config);
+        let (connection, driver) = tokio::time::timeout(CONNECT_TIMEOUT, greeting)
+            .await
+            .map_err(|_| Health::down("redis: it does not answer").class(Class::Stalled))?
             .map_err(|e| failure(&e))?;
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(ANSWER_TIMEOUT));
-        let connection = client.get_multiplexed_async_connection_with_config(&config).await.map_err(|e| failure(&e))?;
+        // It ends with the connection.
+        tokio::spawn(driver);
         Ok(Self { connection, _endpoint: endpoint })
     }
 
