@@ -21,19 +21,15 @@ use chom_recovery::{
         Parts,
         database::{self, DatabaseReport, Extent, Request},
     },
-    run::{AlwaysYes, Approver, NewRun, Run, RunId, failpoint, summary::RunStatus, summary::RunSummary},
+    run::{NewRun, Run, RunId, failpoint, summary::RunStatus, summary::RunSummary},
     system::System,
     testing::{
-        kill::{TakenUp, take_up},
+        kill::{block_on, done_in_the_end, yes},
         sim::{Fault, Op},
         stack::{SimStack, VOLUME},
     },
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
-fn yes() -> Arc<dyn Approver> {
-    Arc::new(AlwaysYes { by: "tester".into() })
-}
 
 fn request() -> Request {
     Request { backup: Selector::Latest, extent: Extent::Recover, incident_began: None }
@@ -47,11 +43,6 @@ async fn recover(run: Run, parts: Parts) -> Result<DatabaseReport> {
     database::recover(&run, &parts, &request()).await
 }
 
-/// Runs on one thread whose clock stands still while there is work and leaps over every wait.
-fn block_on<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(work)
-}
-
 async fn system() -> (tempfile::TempDir, SimStack) {
     let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let stack = SimStack::create(directory.path()).await.unwrap();
@@ -60,10 +51,7 @@ async fn system() -> (tempfile::TempDir, SimStack) {
 
 /// Starts a run or takes up the newest, and runs it as far as it goes.
 async fn go_on(stack: &SimStack) -> Result<()> {
-    match take_up(&stack.engine(yes()), new_run()).await? {
-        TakenUp::Finished(_) => Ok(()),
-        TakenUp::Run(run) => run.execute(recover(run.clone(), stack.parts.clone())).await.map(drop),
-    }
+    done_in_the_end(&stack.engine(yes()), new_run(), |run| recover(run, stack.parts.clone())).await.map(drop)
 }
 
 /// Production has what it had, or all of the backup; in the second case what it had is kept.

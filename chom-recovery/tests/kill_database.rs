@@ -13,22 +13,18 @@ use chom_recovery::{
     },
     report::unresolved,
     run::{
-        AlwaysYes, Approver, AskWith, Basis, NewRun, OutputSource, Plan, Question, Reply, Run, RunId, Undo, Verdict,
+        Approver, AskWith, Basis, NewRun, OutputSource, Plan, Question, Reply, Run, RunId, Undo, Verdict,
         Word,
         summary::{self, RunStatus, RunSummary, StepStatus},
     },
     testing::{
         application::SimApplication,
         database::damage,
-        kill::{Crash, Kills, Promises, TakenUp, kill_matrix, take_up},
+        kill::{self, Crash, Kills, Promises, assert_killed_at, block_on, done_in_the_end, kill_matrix, yes},
         sim::{Fault, Op},
         stack::{SERVER, SimStack, Snapshot, VOLUME},
     },
 };
-
-fn yes() -> Arc<dyn Approver> {
-    Arc::new(AlwaysYes { by: "tester".into() })
-}
 
 fn request() -> Request {
     Request { backup: Selector::Latest, extent: Extent::Recover, incident_began: None }
@@ -43,32 +39,20 @@ async fn recover(run: Run, parts: Parts) -> Result<DatabaseReport> {
     database::recover(&run, &parts, &request).await
 }
 
-/// Runs on one thread whose clock stands still while there is work and leaps over every wait.
-fn block_on<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(work)
-}
-
 async fn open(directory: &Path) -> SimStack {
     SimStack::open(directory, "state").await.unwrap()
 }
 
 fn newest(directory: &Path) -> Option<(RunId, RunSummary)> {
-    let runs = summary::list(&directory.join("state")).unwrap();
-    runs.into_iter().filter_map(|(id, run)| Some((id, run.ok()?))).next_back()
+    kill::newest(&directory.join("state"))
 }
 
-/// Makes the system and keeps what it looked like.
 fn begin(directory: &Path) {
-    block_on(async {
-        let stack = SimStack::create(directory).await.unwrap();
-        let looks = stack.snapshot().await.unwrap();
-        std::fs::write(directory.join("looked"), serde_json::to_vec(&looks).unwrap()).unwrap();
-    });
+    block_on(async { SimStack::create(directory).await.unwrap().keep_looks().await.unwrap() });
 }
 
-/// What the system looked like then.
 fn looked(directory: &Path) -> Snapshot {
-    serde_json::from_slice(&std::fs::read(directory.join("looked")).unwrap()).unwrap()
+    SimStack::looked(directory).unwrap()
 }
 
 /// Name of the volume beside production's, when there is one.
@@ -151,13 +135,9 @@ fn of_volume(snapshot: &Snapshot, volume: &str) -> BTreeMap<String, Vec<u8>> {
 fn go_on(directory: &Path) {
     block_on(async {
         let stack = open(directory).await;
-        match take_up(&stack.engine(yes()), new_run()).await.unwrap() {
-            TakenUp::Finished(_) => {}
-            TakenUp::Run(run) => {
-                let report = run.execute(recover(run.clone(), stack.parts.clone())).await.unwrap();
-                assert_eq!(report.restored.unwrap().held.count(), 2);
-            }
-        }
+        let procedure = |run| recover(run, stack.parts.clone());
+        let report = done_in_the_end(&stack.engine(yes()), new_run(), procedure).await.unwrap();
+        assert!(report.is_none_or(|report| report.restored.unwrap().held.count() == 2));
     });
 }
 
@@ -168,9 +148,7 @@ fn a_recovery_killed_anywhere_goes_on_and_ends_with_the_backup_in_place() {
         Kills::Once,
         &Promises { begin: &begin, work: &go_on, always: &always, at_end: &recovered },
     );
-    for place in ["before sync", "body ended", "after exchange", "after put tables/users", "before put accounts"] {
-        assert!(places.iter().any(|p| p == place), "{place} is not among {places:?}");
-    }
+    assert_killed_at(&places, &["before sync", "body ended", "after exchange", "after put tables/users", "before put accounts"]);
 }
 
 /// What there was before is there again, and beside it nothing but the candidate's volume.
@@ -223,9 +201,7 @@ fn a_recovery_killed_anywhere_rolls_back_to_what_was_before_however_often_it_tak
         Kills::Once,
         &Promises { begin: &begin, work: &work, always: &always, at_end: &as_before },
     );
-    for place in ["after undo_intent", "undo ended", "after forget held jobs"] {
-        assert!(places.iter().any(|p| p == place), "{place} is not among {places:?}");
-    }
+    assert_killed_at(&places, &["after undo_intent", "undo ended", "after forget held jobs"]);
 }
 
 /// Makes a system in a folder of its own.
@@ -610,9 +586,7 @@ fn a_restore_behind_maintenance_mode_killed_anywhere_goes_on_and_leaves_it_on() 
         block_on(async {
             let stack = open(directory).await;
             let new = NewRun::new("shop", database::PROCEDURE, &restore()).unwrap();
-            if let TakenUp::Run(run) = take_up(&stack.engine(yes()), new).await.unwrap() {
-                run.execute(recover(run.clone(), stack.parts.clone())).await.unwrap();
-            }
+            done_in_the_end(&stack.engine(yes()), new, |run| recover(run, stack.parts.clone())).await.unwrap();
         });
     }
     fn at_end(directory: &Path) {
@@ -630,7 +604,7 @@ fn a_restore_behind_maintenance_mode_killed_anywhere_goes_on_and_leaves_it_on() 
         Kills::Once,
         &Promises { begin: &begin_in_maintenance, work: &work, always: &always, at_end: &at_end },
     );
-    assert!(places.iter().any(|p| p == "after exchange"), "{places:?}");
+    assert_killed_at(&places, &["after exchange"]);
 }
 
 #[tokio::test(start_paused = true)]

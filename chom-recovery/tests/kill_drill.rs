@@ -19,7 +19,7 @@ use chom_recovery::{
     },
     stream,
     testing::{
-        kill::{Crash, Kills, Promises, kill_matrix},
+        kill::{Crash, Kills, Promises, assert_killed_at, block_on, kill_matrix},
         sim::{Fault, Op},
         stack::{SimStack, Snapshot, VOLUME},
     },
@@ -45,10 +45,6 @@ async fn run_whole(stack: &SimStack) -> (RunId, chom_recovery::Result<DrillRepor
     (run.id(), rehearse(run.clone(), stack).await)
 }
 
-fn block_on<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap().block_on(work)
-}
-
 async fn open(directory: &Path) -> SimStack {
     SimStack::open(directory, "state").await.unwrap()
 }
@@ -62,7 +58,7 @@ async fn looks(stack: &SimStack) -> Snapshot {
 }
 
 fn looked(directory: &Path) -> Snapshot {
-    serde_json::from_slice(&std::fs::read(directory.join("looked")).unwrap()).unwrap()
+    SimStack::looked(directory).unwrap()
 }
 
 async fn nothing_is_left(stack: &SimStack) {
@@ -76,8 +72,7 @@ fn a_drill_killed_anywhere_touches_nothing_and_the_next_one_cleans_up() {
     let begin = |directory: &Path| {
         block_on(async {
             let stack = SimStack::create(directory).await.unwrap();
-            let looks = looks(&stack).await;
-            std::fs::write(directory.join("looked"), serde_json::to_vec(&looks).unwrap()).unwrap();
+            stack.keep_looks().await.unwrap();
         });
     };
     let work = |directory: &Path| {
@@ -104,9 +99,7 @@ fn a_drill_killed_anywhere_touches_nothing_and_the_next_one_cleans_up() {
         Kills::Once,
         &Promises { begin: &begin, work: &work, always: &always, at_end: &at_end },
     );
-    for place in ["before sync", "body ended", "after put tables/users", "before an effect"] {
-        assert!(places.iter().any(|p| p == place), "{place} is not among {places:?}");
-    }
+    assert_killed_at(&places, &["before sync", "body ended", "after put tables/users", "before an effect"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,18 +12,20 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::{
     database::{change, put, text},
+    php,
     sim::SimBackend,
+    web,
 };
 use crate::{
     backend::BackendExt,
     error::{Error, ErrorKind, Result},
-    probe::{Class, Health, HealthMode, HealthProbe, SharedProbe, evidence::EvidenceManifest},
+    probe::{Class, Health, HealthMode, HealthProbe, SharedProbe, evidence::EvidenceManifest, redis::RedisProbe},
     procedure::{
         application_ops::ApplicationOps,
         database::jobs::{HeldJobs, HeldKey},
         maintenance::{MaintenanceRecord, Method},
     },
-    system::System,
+    system::{Maintenance, System},
 };
 
 const DOWN: &str = "down";
@@ -75,17 +77,33 @@ impl SimApplication {
             Asks::Container(service) => Health::down(format!("`{service}` does not run")),
             Asks::Database => self.database.check().await,
             Asks::Disk => Health::healthy("there is space"),
-            Asks::Outside => {
-                let application = &self.system.application;
-                let runs =
-                    self.is_running(&application.service).await? && self.is_running(&application.web_service).await?;
-                match (runs, self.is_down()) {
-                    (false, _) => Health::down("502"),
-                    (true, true) => Health::down("503").class(Class::Maintenance),
-                    (true, false) => self.database.check().await,
-                }
-            }
+            Asks::Outside => self.from_outside().await?,
         })
+    }
+
+    /// What users get.
+    async fn from_outside(&self) -> Result<Health> {
+        let application = &self.system.application;
+        if !self.is_running(&application.web_service).await? {
+            return Ok(Health::down("nobody answers").class(Class::Unreachable));
+        }
+        let web = self.backend.service_containers(&application.web_service).await?.swap_remove(0);
+        if let Some(refusal) = web::refusal(&self.backend.path_in(&web, "/"))? {
+            return Ok(refusal);
+        }
+        if !self.is_running(&application.service).await? {
+            return Ok(Health::down("502").class(Class::Upstream));
+        }
+        if self.is_down() {
+            return Ok(Health::down("503").class(Class::Maintenance));
+        }
+        if let Maintenance::Laravel { directory, .. } = &application.maintenance {
+            let app = self.backend.service_containers(&application.service).await?.swap_remove(0);
+            if let Some(fault) = php::fault(&self.backend.path_in(&app, directory))? {
+                return Ok(Health::down(format!("500: {fault}")).class(Class::Application));
+            }
+        }
+        Ok(self.database.check().await)
     }
 }
 
@@ -119,12 +137,17 @@ impl HealthProbe for SimProbe {
 impl ApplicationOps for SimApplication {
     fn probes(&self, _mode: HealthMode, _since: Option<DateTime<Utc>>) -> Vec<SharedProbe> {
         let application = &self.system.application;
-        let services = [&application.service, &application.web_service].into_iter().chain(&application.workers);
+        let redis = self.system.redis.as_ref();
+        let services = [&application.service, &application.web_service]
+            .into_iter()
+            .chain(&application.workers)
+            .chain(redis.map(|redis| &redis.service));
         let containers = services.map(|s| (format!("container-{s}"), Asks::Container(s.clone())));
         let others = [("mysql", Asks::Database), ("disk", Asks::Disk), ("http-health", Asks::Outside)];
         containers
             .chain(others.map(|(name, asks)| (name.to_owned(), asks)))
             .map(|(name, asks)| Arc::new(SimProbe { name, asks, application: self.clone() }) as SharedProbe)
+            .chain(redis.map(|redis| Arc::new(RedisProbe::new(redis.clone(), self.backend.clone())) as SharedProbe))
             .collect()
     }
 

@@ -11,15 +11,16 @@ use std::{
     path::Path,
     process::{Command, Stdio},
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 
 use crate::{
     error::{ErrorKind, Result},
+    procedure::{Parts, Procedure, Recovered},
     run::{
-        Engine, NewRun, Run, RunId, Verdict, Word, failpoint,
+        AlwaysYes, Approver, Engine, NewRun, Run, RunId, Verdict, Word, failpoint,
         summary::{self, RunStatus, RunSummary},
     },
 };
@@ -203,6 +204,38 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Fails unless these are among the places where a process was killed.
+///
+/// # Panics
+/// One of them is not.
+pub fn assert_killed_at(places: &[String], wanted: &[&str]) {
+    for place in wanted {
+        assert!(places.iter().any(|p| p == place), "{place} is not among {places:?}");
+    }
+}
+
+/// Works on one thread whose clock stands still while there is work, and leaps over every wait.
+///
+/// # Panics
+/// No such thread can be made.
+pub fn block_on<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    runtime.expect("a runtime").block_on(work)
+}
+
+/// Answers every question with yes.
+pub fn yes() -> Arc<dyn Approver> {
+    Arc::new(AlwaysYes { by: "tester".into() })
+}
+
+/// Does what a run of a procedure was asked for.
+///
+/// # Errors
+/// Those of the procedure.
+pub async fn recover(procedure: impl Procedure, run: Run, parts: Parts) -> Result<Recovered> {
+    procedure.recover(&run, &parts, &run.request()?).await
+}
+
 /// What [`take_up`] found.
 #[derive(Debug)]
 pub enum TakenUp {
@@ -218,19 +251,33 @@ pub fn newest(state: &Path) -> Option<(RunId, RunSummary)> {
     runs.into_iter().filter_map(|(id, run)| Some((id, run.ok()?))).next_back()
 }
 
+/// Runs a procedure to its end, or goes on with the run that was killed. `None`: an earlier process has ended it.
+///
+/// # Errors
+/// Those of the procedure.
+pub async fn done_in_the_end<T, F>(
+    engine: &Engine,
+    new: NewRun,
+    procedure: impl FnOnce(Run) -> F,
+) -> Result<Option<T>>
+where
+    F: Future<Output = Result<T>>,
+{
+    match take_up(engine, new).await? {
+        TakenUp::Finished(_) => Ok(None),
+        TakenUp::Run(run) => run.execute(procedure(run.clone())).await.map(Some),
+    }
+}
+
 /// Runs a procedure and rolls it back, or goes on with the rollback of a run that was killed.
 ///
 /// # Errors
 /// Those of the procedure and of the rollback.
-pub async fn undone_in_the_end<T, F>(
-    engine: &Engine,
-    state: &Path,
-    new: NewRun,
-    procedure: impl Fn(Run) -> F,
-) -> Result<()>
+pub async fn undone_in_the_end<T, F>(engine: &Engine, new: NewRun, procedure: impl Fn(Run) -> F) -> Result<()>
 where
     F: Future<Output = Result<T>>,
 {
+    let state = engine.state_dir();
     let id = match newest(state) {
         Some((id, _)) => id,
         None => {
@@ -247,10 +294,8 @@ where
 
 /// Resumes the newest run of the engine's directory, or starts one where none has effects yet.
 pub async fn take_up(engine: &Engine, new: NewRun) -> Result<TakenUp> {
-    let newest =
-        summary::list(engine.state_dir())?.into_iter().filter_map(|(id, run)| Some((id, run.ok()?))).next_back();
-    match newest {
-        Some((id, run)) if run.status == summary::RunStatus::Succeeded => Ok(TakenUp::Finished(id)),
+    match newest(engine.state_dir()) {
+        Some((id, run)) if run.status == RunStatus::Succeeded => Ok(TakenUp::Finished(id)),
         Some((id, _)) => engine.resume(id).await.map(TakenUp::Run),
         None => engine.start(new).await.map(TakenUp::Run),
     }

@@ -3,9 +3,12 @@
 pub mod application;
 pub mod backend;
 pub mod database;
+pub mod kill;
+pub mod php;
+pub mod redis;
 pub mod sim;
 pub mod stack;
 pub mod store;
-
-pub mod kill;
+pub mod tree;
+pub mod web;
 pub mod world;

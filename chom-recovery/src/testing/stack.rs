@@ -13,7 +13,10 @@ use serde::{Deserialize, Serialize};
 use super::{
     application::SimApplication,
     database::{Data, IMAGE, SimDatabase, files},
+    php,
+    redis::{self, SimRedis},
     sim::{Moment, Op, SimBackend},
+    web,
 };
 use crate::{
     backend::{Backend, BackendExt, Condition, Container, Dependency, Mount, MountSource, RestartPolicy, Service},
@@ -46,6 +49,8 @@ pub struct SimStack {
     directory: PathBuf,
     /// What runs.
     pub backend: Arc<SimBackend>,
+    /// Redis in it.
+    pub redis: SimRedis,
     /// What procedures work with.
     pub parts: Parts,
 }
@@ -86,6 +91,14 @@ impl SimStack {
     /// # Errors
     /// Those of its parts.
     pub async fn open(directory: &Path, state: &str) -> Result<Self> {
+        Self::open_with(directory, state, |_| {}).await
+    }
+
+    /// As [`SimStack::open`], with a configuration that a test adds to.
+    ///
+    /// # Errors
+    /// Those of its parts.
+    pub async fn open_with(directory: &Path, state: &str, configure: impl FnOnce(&mut System)) -> Result<Self> {
         let backend = Arc::new(SimBackend::open(&directory.join("world"))?);
         backend.watch(|moment| {
             failpoint::hit(match moment {
@@ -102,17 +115,21 @@ impl SimStack {
             url(directory),
         ))?;
         system.state_dir = Some(directory.join(state));
+        configure(&mut system);
         let system = Arc::new(system);
         let store = store::open_later(&system.repository.store());
         let repository = Repository::open_with(store, &system.repository)
             .await
             .unwrap_or_else(|why| Repository::absent(&system.repository.url, why));
         let catalog = Arc::new(Catalog::new(&repository, &system.id));
+        php::register(&backend);
+        web::register(&backend);
+        let redis = SimRedis::register(&system, &backend, &directory.join("redis"));
         let database = Arc::new(SimDatabase::new(system.clone(), backend.clone(), repository));
         let ready: SharedProbe = database.ready();
         let application = SimApplication::new(system.clone(), backend.clone(), ready, directory.join("application"));
         let parts = Parts { system, backend: backend.clone(), database, application: Arc::new(application), catalog };
-        Ok(Self { directory: directory.to_owned(), backend, parts })
+        Ok(Self { directory: directory.to_owned(), backend, redis, parts })
     }
 
     /// Makes an engine for its runs, with the lock that other hosts see.
@@ -183,6 +200,39 @@ impl SimStack {
     }
 }
 
+/// Where [`SimStack::keep_looks`] writes.
+const LOOKED: &str = "looked";
+
+/// What a test compares with what it looked like before.
+impl SimStack {
+    /// As [`SimStack::snapshot`], without the lock that a killed run leaves.
+    ///
+    /// # Errors
+    /// Those of looking.
+    pub async fn looks(&self) -> Result<Snapshot> {
+        let mut looks = self.snapshot().await?;
+        looks.containers.retain(|name, _| !name.ends_with("-recovery-lock"));
+        Ok(looks)
+    }
+
+    /// Writes down what it looks like, for [`SimStack::looked`].
+    ///
+    /// # Errors
+    /// Those of looking and of writing.
+    pub async fn keep_looks(&self) -> Result<()> {
+        let looks = serde_json::to_vec(&self.looks().await?).map_err(std::io::Error::from)?;
+        Ok(fs::write(self.directory.join(LOOKED), looks)?)
+    }
+
+    /// Reads what the system in a folder looked like.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub fn looked(directory: &Path) -> Result<Snapshot> {
+        Ok(serde_json::from_slice(&fs::read(directory.join(LOOKED))?).map_err(std::io::Error::from)?)
+    }
+}
+
 /// What a system looks like.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
@@ -222,9 +272,10 @@ fn services() -> Vec<Service> {
     let data = Mount { source: MountSource::Volume(VOLUME.into()), target: DATA_DIR.into(), read_only: false };
     vec![
         service("mysql", IMAGE, &[], vec![data]),
-        service("app", "php", &["mysql"], Vec::new()),
-        service("nginx", "web", &["app"], Vec::new()),
-        service("queue", "php", &["mysql"], Vec::new()),
-        service("scheduler", "php", &["mysql"], Vec::new()),
+        service("redis", redis::IMAGE, &[], Vec::new()),
+        service("app", php::IMAGE, &["mysql"], Vec::new()),
+        service("nginx", web::IMAGE, &["app"], Vec::new()),
+        service("queue", php::IMAGE, &["mysql"], Vec::new()),
+        service("scheduler", php::IMAGE, &["mysql"], Vec::new()),
     ]
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::{FutureExt, StreamExt, stream};
 
 use super::{
-    Op, SimBackend, SimCommand, add_replica, image_id, new_id,
+    IN_FLIGHT, Op, Port, SimBackend, SimCommand, add_replica, image_id, new_id,
     state::{Record, pack, unpack},
 };
 use crate::{
@@ -115,9 +115,9 @@ impl Backend for SimBackend {
         .await
     }
 
-    async fn signal(&self, container: &str, _signal: Signal) -> Result<()> {
-        self.act(Op::Signal, container, || match self.record(container)?.container.state {
-            ContainerState::Running => Ok(()),
+    async fn signal(&self, container: &str, signal: Signal) -> Result<()> {
+        self.act(Op::Signal, container, || match self.record(container)? {
+            record if record.container.state == ContainerState::Running => self.tell(&record, signal),
             _ => Err(Error::new(ErrorKind::Conflict, format!("container `{container}` is not running"))),
         })
         .await
@@ -177,9 +177,8 @@ impl Backend for SimBackend {
             None => Bytes::new(),
         };
         let files = self.world.files_of(&record.container.name);
-        let result =
-            run(SimCommand { container: record.container, argv: request.argv, user: request.user, stdin, files })
-                .await?;
+        let (argv, user, world) = (request.argv, request.user, self.world.clone());
+        let result = run(SimCommand { container: record.container, argv, user, stdin, files, world }).await?;
         let mut items: Vec<Result<ExecOutput>> = Vec::new();
         items.extend(result.stdout.chunks(PIECE).map(|piece| Ok(ExecOutput::Stdout(Bytes::copy_from_slice(piece)))));
         items.extend(result.stderr.chunks(PIECE).map(|piece| Ok(ExecOutput::Stderr(Bytes::copy_from_slice(piece)))));
@@ -424,10 +423,17 @@ impl Backend for SimBackend {
     async fn endpoint(&self, container: &str, port: u16) -> Result<Endpoint> {
         self.look(Op::Endpoint, container, || {
             let record = self.record(container)?;
-            let known = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
             let known = known.get(&(record.container.name, port)).cloned();
             match (record.container.state, known) {
-                (ContainerState::Running, Some((host, port))) => Ok(Endpoint::new(host, port, None)),
+                (ContainerState::Running, Some(Port::Address(host, port))) => Ok(Endpoint::new(host, port, None)),
+                (ContainerState::Running, Some(Port::Server(serve))) => {
+                    Ok(Endpoint::within_process(container, port, move || {
+                        let (client, server) = tokio::io::duplex(IN_FLIGHT);
+                        serve(server);
+                        Box::new(client)
+                    }))
+                }
                 (ContainerState::Running, None) => Err(Error::new(
                     ErrorKind::Precondition,
                     format!("no address is registered for port {port} of container `{container}`"),

@@ -13,6 +13,7 @@ use std::{
 use bytes::Bytes;
 use chrono::Utc;
 use futures::{FutureExt, future::BoxFuture};
+use tokio::io::DuplexStream;
 
 mod backend;
 mod fault;
@@ -27,7 +28,7 @@ use state::{Record, World, append, read_lines};
 use crate::{
     backend::{
         Container, ContainerState, ExecResult, HealthCheck, LogLine, MountSource, Place, RUN_LABEL, RestartPolicy,
-        Service, StopOutcome, Usage, Volume, compose,
+        Service, Signal, StopOutcome, Usage, Volume, compose,
     },
     error::{Error, ErrorKind, Result},
 };
@@ -43,23 +44,47 @@ pub struct SimCommand {
     pub user: Option<String>,
     /// All of its input.
     pub stdin: Bytes,
-    /// The container's own files; volumes are at [`SimBackend::volume_folder`].
+    /// The container's own files; those of mounts are at [`SimCommand::path`].
     pub files: PathBuf,
+    world: World,
 }
 
-/// A start of a container, as the closure that stands for its program sees it.
+impl SimCommand {
+    /// Returns where a path of the container lies on this host.
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.world.path_in(&self.container, path)
+    }
+}
+
+/// A start of a container or a signal to it, as the closure that stands for its program sees it.
 #[derive(Debug, Clone)]
 pub struct SimStart {
     /// The container.
     pub container: Container,
     /// Entry point and arguments.
     pub argv: Vec<String>,
-    /// The container's own files; volumes are at [`SimBackend::volume_folder`].
+    /// The container's own files; those of mounts are at [`SimStart::path`].
     pub files: PathBuf,
+    world: World,
     printed: Vec<LogLine>,
 }
 
 impl SimStart {
+    fn of(world: &World, record: &Record) -> Self {
+        Self {
+            container: record.container.clone(),
+            argv: record.argv.clone(),
+            files: world.files_of(&record.container.name),
+            world: world.clone(),
+            printed: Vec::new(),
+        }
+    }
+
+    /// Returns where a path of the container lies on this host.
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.world.path_in(&self.container, path)
+    }
+
     /// Prints a line.
     pub fn print(&mut self, text: impl Into<String>, is_stderr: bool) {
         self.printed.push(LogLine { at: Some(Utc::now()), is_stderr, text: text.into() });
@@ -77,6 +102,18 @@ pub enum SimLife {
 
 type CommandFn = Arc<dyn Fn(SimCommand) -> BoxFuture<'static, Result<ExecResult>> + Send + Sync>;
 type ProgramFn = Arc<dyn Fn(&mut SimStart) -> SimLife + Send + Sync>;
+type SignalFn = Arc<dyn Fn(&mut SimStart, Signal) + Send + Sync>;
+type ServerFn = Arc<dyn Fn(DuplexStream) + Send + Sync>;
+
+/// Where a container's port leads.
+#[derive(Clone)]
+enum Port {
+    Address(String, u16),
+    Server(ServerFn),
+}
+
+/// Bytes between a client and a server in this process that wait for the other side.
+const IN_FLIGHT: usize = 64 << 10;
 
 /// The simulated backend.
 ///
@@ -101,7 +138,8 @@ pub struct SimBackend {
     faults: Faults,
     commands: Mutex<HashMap<String, CommandFn>>,
     programs: Mutex<HashMap<String, ProgramFn>>,
-    addresses: Mutex<HashMap<(String, u16), (String, u16)>>,
+    signals: Mutex<HashMap<String, SignalFn>>,
+    ports: Mutex<HashMap<(String, u16), Port>>,
 }
 
 impl fmt::Debug for SimBackend {
@@ -141,7 +179,7 @@ impl SimBackend {
 
     /// Opens a world that was made before, by this process or another.
     ///
-    /// Faults, commands, programs and addresses are not part of the world: register them again.
+    /// Faults, commands, programs, signals and ports are not part of the world: register them again.
     ///
     /// # Errors
     /// `NotFound`: there is none.
@@ -153,7 +191,8 @@ impl SimBackend {
             faults: Faults::default(),
             commands: Mutex::default(),
             programs: Mutex::default(),
-            addresses: Mutex::default(),
+            signals: Mutex::default(),
+            ports: Mutex::default(),
         })
     }
 
@@ -191,10 +230,24 @@ impl SimBackend {
         self.programs.lock().unwrap_or_else(PoisonError::into_inner).insert(image.into(), Arc::new(run));
     }
 
+    /// Says what running containers of an image do when they get a signal; without it they take no notice.
+    pub fn signals(&self, image: &str, run: impl Fn(&mut SimStart, Signal) + Send + Sync + 'static) {
+        self.signals.lock().unwrap_or_else(PoisonError::into_inner).insert(image.into(), Arc::new(run));
+    }
+
     /// Says where a container's port can be dialled.
     pub fn address(&self, container: &str, port: u16, host: &str, at: u16) {
-        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        addresses.insert((container.into(), port), (host.into(), at));
+        self.lead(container, port, Port::Address(host.into(), at));
+    }
+
+    /// Says what answers at a container's port, once for each connection. No byte leaves this process, so that it goes
+    /// together with a clock that stands still.
+    pub fn server(&self, container: &str, port: u16, serve: impl Fn(DuplexStream) + Send + Sync + 'static) {
+        self.lead(container, port, Port::Server(Arc::new(serve)));
+    }
+
+    fn lead(&self, container: &str, port: u16, to: Port) {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner).insert((container.into(), port), to);
     }
 
     /// Appends a line to a container's log.
@@ -210,6 +263,14 @@ impl SimBackend {
         let mut record = self.record(container)?;
         change(&mut record.container);
         self.world.put(&record)
+    }
+
+    /// Returns the containers of a service as something outside would see them: it is no call.
+    ///
+    /// # Errors
+    /// `NotFound`: it has none.
+    pub fn containers_of(&self, service: &str) -> Result<Vec<Container>> {
+        Ok(self.of_service(service)?.into_iter().map(|record| record.container).collect())
     }
 
     /// Says what a container uses.
@@ -232,6 +293,11 @@ impl SimBackend {
     /// Returns the folder with a volume's content; after an exchange it is another content.
     pub fn volume_folder(&self, volume: &str) -> PathBuf {
         self.world.content_of(volume)
+    }
+
+    /// Returns where a path of a container lies on this host: in a mount, or among the container's own files.
+    pub fn path_in(&self, container: &Container, path: &str) -> PathBuf {
+        self.world.path_in(container, path)
     }
 
     /// Returns all calls so far, those of killed processes included.
@@ -328,21 +394,15 @@ impl SimBackend {
                 self.existing_volume(volume)?;
             }
         }
-        let program = self.programs.lock().unwrap_or_else(PoisonError::into_inner).get(&container.image).cloned();
+        let program = of_image(&self.programs, &container.image);
         let has_check =
             self.world.project()?.services.iter().any(|s| s.name == container.service && s.has_health_check);
         let healthy = if has_check { HealthCheck::Healthy } else { HealthCheck::Absent };
         (container.started_at, container.finished_at, container.exit_code) = (Some(Utc::now()), None, None);
-        let mut start = SimStart {
-            container: container.clone(),
-            argv: record.argv.clone(),
-            files: self.world.files_of(&container.name),
-            printed: Vec::new(),
-        };
+        let mut start = SimStart::of(&self.world, &record);
         let life = program.map_or(SimLife::Runs(healthy), |program| program(&mut start));
-        for line in &start.printed {
-            self.world.append_log(&container.name, line)?;
-        }
+        self.print(&start)?;
+        let container = &mut record.container;
         match life {
             SimLife::Runs(health) => (container.state, container.health) = (ContainerState::Running, health),
             SimLife::Ends(code) => {
@@ -352,6 +412,18 @@ impl SimBackend {
         }
         self.world.put(&record)?;
         Ok(record)
+    }
+
+    fn print(&self, start: &SimStart) -> Result<()> {
+        start.printed.iter().try_for_each(|line| self.world.append_log(&start.container.name, line))
+    }
+
+    /// Gives a running container a signal.
+    fn tell(&self, record: &Record, signal: Signal) -> Result<()> {
+        let Some(run) = of_image(&self.signals, &record.container.image) else { return Ok(()) };
+        let mut start = SimStart::of(&self.world, record);
+        run(&mut start, signal);
+        self.print(&start)
     }
 
     fn halt(&self, mut record: Record) -> Result<StopOutcome> {
@@ -397,15 +469,7 @@ impl SimBackend {
             }
             Place::Container(name) => {
                 let record = self.record(name)?;
-                for mount in &record.container.mounts {
-                    if let MountSource::Volume(volume) = &mount.source
-                        && let Some(rest) = path.strip_prefix(&mount.target)
-                        && (rest.is_empty() || rest.starts_with('/'))
-                    {
-                        return Ok((self.world.content_of(volume), rest.to_owned()));
-                    }
-                }
-                Ok((self.world.files_of(&record.container.name), path.to_owned()))
+                Ok(self.world.place_in(&record.container, path))
             }
         }
     }
@@ -456,6 +520,12 @@ fn add_replica(world: &World, project: &str, service: &Service, number: u32) -> 
 
 fn new_id() -> String {
     hex::encode(rand::random::<[u8; 32]>())
+}
+
+/// Finds what was said of an image, which a container may name by its id.
+fn of_image<T: Clone>(said: &Mutex<HashMap<String, T>>, image: &str) -> Option<T> {
+    let said = said.lock().unwrap_or_else(PoisonError::into_inner);
+    said.iter().find(|(name, _)| *name == image || image_id(name) == image).map(|(_, said)| said.clone())
 }
 
 fn image_id(image: &str) -> String {

@@ -11,7 +11,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    backend::{Container, Labels, LogLine, Project, Usage, Volume, exchange::CONTENT},
+    backend::{Container, Labels, LogLine, MountSource, Project, Usage, Volume, exchange::CONTENT},
     error::{Error, ErrorKind, Result},
 };
 
@@ -58,6 +58,29 @@ impl World {
     /// Folder with the content of a volume.
     pub(super) fn content_of(&self, volume: &str) -> PathBuf {
         self.volumes().join(volume).join(CONTENT)
+    }
+
+    /// The folder that a path of a container lies in, and the path from there: the nearest mount that covers it, or the
+    /// container's own files.
+    pub(super) fn place_in(&self, container: &Container, path: &str) -> (PathBuf, String) {
+        let covering = container.mounts.iter().filter_map(|mount| {
+            let rest = path.strip_prefix(&mount.target).filter(|rest| rest.is_empty() || rest.starts_with('/'))?;
+            match &mount.source {
+                MountSource::Volume(volume) => Some((mount, self.content_of(volume), rest)),
+                MountSource::HostPath(folder) => Some((mount, folder.into(), rest)),
+                MountSource::Tmpfs => None,
+            }
+        });
+        match covering.max_by_key(|(mount, ..)| mount.target.len()) {
+            Some((_, folder, rest)) => (folder, rest.to_owned()),
+            None => (self.files_of(&container.name), path.to_owned()),
+        }
+    }
+
+    /// Where a path of a container lies on this host.
+    pub(super) fn path_in(&self, container: &Container, path: &str) -> PathBuf {
+        let (folder, rest) = self.place_in(container, path);
+        folder.join(rest.trim_start_matches('/'))
     }
 
     pub(super) fn volumes(&self) -> PathBuf {
