@@ -344,7 +344,9 @@ pub(in crate::procedure::application) async fn carry_into(
                     Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
                     found => found?,
                 };
-                let folder = here.below(file.parent().unwrap_or(Path::new("")))?.path_by_descriptor();
+                // Its path is good as long as it is open.
+                let above = here.below(file.parent().unwrap_or(Path::new("")))?;
+                let folder = above.path_by_descriptor();
                 let name = file.file_name().unwrap_or_default();
                 let new = folder.join(format!(".{}.new", name.to_string_lossy().trim_start_matches('.')));
                 put(&new, &text, &meta)?;
