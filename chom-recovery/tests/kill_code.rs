@@ -33,8 +33,10 @@ const FOLDER: &str = "/var/www/html";
 const CACHE: &str = "bootstrap/cache/config.php";
 /// Settings of the backup: they can be used, and are not those of today.
 const OLD: &str = "APP_KEY=0123456789abcdef\nAPP_ENV=production\nDB_HOST=mysql\nDB_DATABASE=shop\nDB_USERNAME=old\n";
-const NOW: &str = "APP_KEY=0123456789abcdef\nAPP_ENV=production\nNEW=1\nDB_HOST=mysql\nDB_DATABASE=shop\nDB_USERNAME=shop\n";
-const BROKEN: &str = "APP_KEY=0123456789abcdef\nAPP_ENV=production\nNEW=1\nDB_HOST=my sql\nDB_DATABASE=shop\nDB_USERNAME=shop\n";
+const NOW: &str =
+    "APP_KEY=0123456789abcdef\nAPP_ENV=production\nNEW=1\nDB_HOST=mysql\nDB_DATABASE=shop\nDB_USERNAME=shop\n";
+const BROKEN: &str =
+    "APP_KEY=0123456789abcdef\nAPP_ENV=production\nNEW=1\nDB_HOST=my sql\nDB_DATABASE=shop\nDB_USERNAME=shop\n";
 /// Of the environment file: not that of the backup's.
 const MODE: u32 = 0o640;
 
@@ -124,7 +126,9 @@ fn work(directory: &Path) {
     block_on(async {
         let stack = open(directory).await;
         let report = done_in_the_end(&stack.engine(yes()), new_run(), |run| recover(run, &stack)).await.unwrap();
-        assert!(report.is_none_or(|report| report.found.iter().any(|line| line.contains("Errors parsing app/Shop.php"))));
+        assert!(
+            report.is_none_or(|report| report.found.iter().any(|line| line.contains("Errors parsing app/Shop.php")))
+        );
     });
 }
 

@@ -13,8 +13,7 @@ use chom_recovery::{
     },
     report::unresolved,
     run::{
-        Approver, AskWith, Basis, NewRun, OutputSource, Plan, Question, Reply, Run, RunId, Undo, Verdict,
-        Word,
+        Approver, AskWith, Basis, NewRun, OutputSource, Plan, Question, Reply, Run, RunId, Undo, Verdict, Word,
         summary::{self, RunStatus, RunSummary, StepStatus},
     },
     testing::{
@@ -148,7 +147,10 @@ fn a_recovery_killed_anywhere_goes_on_and_ends_with_the_backup_in_place() {
         Kills::Once,
         &Promises { begin: &begin, work: &go_on, always: &always, at_end: &recovered },
     );
-    assert_killed_at(&places, &["before sync", "body ended", "after exchange", "after put tables/users", "before put accounts"]);
+    assert_killed_at(
+        &places,
+        &["before sync", "body ended", "after exchange", "after put tables/users", "before put accounts"],
+    );
 }
 
 /// What there was before is there again, and beside it nothing but the candidate's volume.

@@ -105,7 +105,10 @@ fn beside(directory: &Path) -> Vec<PathBuf> {
 fn always(directory: &Path, crash: &Crash) {
     let production = tree::read(&uploads(directory)).unwrap();
     if production == restored() {
-        assert!(beside(directory).iter().any(|path| tree::read(path).unwrap() == before()), "{crash:?}: the old files are gone");
+        assert!(
+            beside(directory).iter().any(|path| tree::read(path).unwrap() == before()),
+            "{crash:?}: the old files are gone"
+        );
     } else {
         assert_eq!(production, before(), "{crash:?}");
     }
@@ -128,7 +131,11 @@ fn in_place(directory: &Path) {
     let kept = beside(directory);
     assert_eq!(kept.iter().map(|path| tree::read(path).unwrap()).collect::<Vec<_>>(), [before()], "{kept:?}");
     block_on(async {
-        assert_eq!(open(directory).await.looks().await.unwrap(), SimStack::looked(directory).unwrap(), "everybody runs as before");
+        assert_eq!(
+            open(directory).await.looks().await.unwrap(),
+            SimStack::looked(directory).unwrap(),
+            "everybody runs as before"
+        );
     });
 }
 
@@ -139,7 +146,10 @@ fn files_whose_restore_is_killed_anywhere_end_up_whole_and_in_place() {
         Kills::Once,
         &Promises { begin: &begin, work: &work, always: &always, at_end: &in_place },
     );
-    assert_killed_at(&places, &["before sync", "body ended", "before folders are exchanged", "after folders are exchanged"]);
+    assert_killed_at(
+        &places,
+        &["before sync", "body ended", "before folders are exchanged", "after folders are exchanged"],
+    );
 }
 
 #[test]

@@ -235,8 +235,10 @@ async fn a_silent_redis_is_not_stopped_until_somebody_has_approved_what_it_may_l
     SimStack::create(directory.path()).await.unwrap();
     let stack = open(directory.path()).await;
     stack.redis.hang("redis").unwrap();
-    let (run, before) =
-        (stack.engine(std::sync::Arc::new(AskLater)).start(new_run(Fault::Silent)).await.unwrap(), container(&stack).await);
+    let (run, before) = (
+        stack.engine(std::sync::Arc::new(AskLater)).start(new_run(Fault::Silent)).await.unwrap(),
+        container(&stack).await,
+    );
     let waits = run.execute(recover(run.clone(), &stack)).await.unwrap_err();
     assert_eq!(waits.kind(), ErrorKind::NeedsConfirmation, "{waits}");
     assert_eq!(container(&stack).await, before);

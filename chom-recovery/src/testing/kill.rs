@@ -255,11 +255,7 @@ pub fn newest(state: &Path) -> Option<(RunId, RunSummary)> {
 ///
 /// # Errors
 /// Those of the procedure.
-pub async fn done_in_the_end<T, F>(
-    engine: &Engine,
-    new: NewRun,
-    procedure: impl FnOnce(Run) -> F,
-) -> Result<Option<T>>
+pub async fn done_in_the_end<T, F>(engine: &Engine, new: NewRun, procedure: impl FnOnce(Run) -> F) -> Result<Option<T>>
 where
     F: Future<Output = Result<T>>,
 {

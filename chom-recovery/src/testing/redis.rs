@@ -204,7 +204,9 @@ impl SimRedis {
             ["LINDEX", key, "0"] => bulk(state.memory.jobs.first().filter(|_| key == queue).map(String::as_str)),
             ["ZRANGE", ..] => array(&[]),
             ["ZCARD" | "ZCOUNT", ..] => number(0),
-            ["SET" | "DEL", ..] if state.source.is_some() => error("READONLY You can't write against a read only replica."),
+            ["SET" | "DEL", ..] if state.source.is_some() => {
+                error("READONLY You can't write against a read only replica.")
+            }
             ["SET" | "DEL", ..] if state.cannot_save => error("MISCONF Redis is configured to save RDB snapshots"),
             ["SET", key, value, ..] => {
                 self.effect("SET", |state| drop(state.memory.strings.insert(key.into(), value.into())))?;
@@ -275,11 +277,7 @@ fn info(state: &State) -> String {
         format!("role:{}", if state.source.is_some() { "slave" } else { "master" }),
     ];
     if let Some((host, port)) = &state.source {
-        lines.extend([
-            format!("master_host:{host}"),
-            format!("master_port:{port}"),
-            "master_link_status:down".into(),
-        ]);
+        lines.extend([format!("master_host:{host}"), format!("master_port:{port}"), "master_link_status:down".into()]);
     }
     if keys > 0 {
         lines.push(format!("db0:keys={keys},expires=0,avg_ttl=0"));
