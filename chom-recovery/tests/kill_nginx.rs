@@ -38,6 +38,13 @@ fn folder(directory: &Path) -> PathBuf {
     directory.join("site/nginx")
 }
 
+/// Where the web server has its certificates, in its container.
+const CERTIFICATES: &str = "/etc/certificates";
+
+fn certificates(directory: &Path) -> PathBuf {
+    directory.join("site/certificates")
+}
+
 fn good() -> Tree {
     tree(&[(web::CONFIGURATION, "server {\n    listen 80;\n}\n")])
 }
@@ -46,27 +53,36 @@ fn broken() -> Tree {
     tree(&[(web::CONFIGURATION, "server {\n    listen 80\n}\n"), ("since.conf", "# newer than the backup\n")])
 }
 
-async fn open(directory: &Path) -> SimStack {
-    let component = Component {
-        name: "web".into(),
-        kind: TreeKind::Config,
+fn component(name: &str, kind: TreeKind, path: &str) -> Component {
+    Component {
+        name: name.into(),
+        kind,
         service: Some("nginx".into()),
-        path: Some(web::FOLDER.into()),
+        path: Some(path.into()),
         volume: None,
         include: Vec::new(),
         exclude: Vec::new(),
-    };
-    SimStack::open_with(directory, "state", |system| system.components.push(component)).await.unwrap()
+    }
 }
 
-/// A system whose web server has its configuration in a folder of the host.
+async fn open(directory: &Path) -> SimStack {
+    let components = [
+        component("web", TreeKind::Config, web::FOLDER),
+        component("certificates", TreeKind::Certificates, CERTIFICATES),
+    ];
+    SimStack::open_with(directory, "state", |system| system.components.extend(components)).await.unwrap()
+}
+
+/// A system whose web server has its configuration and its certificates in folders of the host.
 async fn create(directory: &Path) -> SimStack {
     SimStack::create(directory).await.unwrap();
-    let (stack, folder) = (open(directory).await, folder(directory));
-    fs::create_dir_all(&folder).unwrap();
-    let source = MountSource::HostPath(folder.to_str().unwrap().into());
-    let mount = Mount { source, target: web::FOLDER.into(), read_only: true };
-    stack.backend.change(WEB, |c| c.mounts.push(mount)).unwrap();
+    let stack = open(directory).await;
+    for (folder, target) in [(folder(directory), web::FOLDER), (certificates(directory), CERTIFICATES)] {
+        fs::create_dir_all(&folder).unwrap();
+        let source = MountSource::HostPath(folder.to_str().unwrap().into());
+        let mount = Mount { source, target: target.into(), read_only: true };
+        stack.backend.change(WEB, |c| c.mounts.push(mount)).unwrap();
+    }
     stack
 }
 
@@ -111,16 +127,21 @@ fn others(mut looks: Snapshot) -> Snapshot {
     looks
 }
 
+/// A folder has all that it had or all of the backup, and then what it had is kept.
+fn assert_is_one_of(folder: &Path, before: &Tree, restored: &Tree, crash: &Crash) {
+    let found = tree::read(folder).unwrap();
+    if found == *restored {
+        let is_kept = |path: &PathBuf| path.is_dir() && tree::read(path).unwrap() == *before;
+        assert!(tree::beside(folder).unwrap().iter().any(is_kept), "{crash:?}: the old files are gone");
+    } else {
+        assert_eq!(found, *before, "{crash:?}");
+    }
+}
+
 /// The configuration is all that it was or all of the backup's, and what it was is kept. Nobody but the web server is touched,
 /// which runs on what it can read.
 fn always(directory: &Path, crash: &Crash) {
-    let found = tree::read(&folder(directory)).unwrap();
-    if found == good() {
-        let is_kept = |path: &PathBuf| path.is_dir() && tree::read(path).unwrap() == broken();
-        assert!(tree::beside(&folder(directory)).unwrap().iter().any(is_kept), "{crash:?}: the old files are gone");
-    } else {
-        assert_eq!(found, broken(), "{crash:?}");
-    }
+    assert_is_one_of(&folder(directory), &broken(), &good(), crash);
     block_on(async {
         let stack = open(directory).await;
         let looks = stack.looks().await.unwrap();
@@ -176,7 +197,10 @@ fn a_configuration_whose_replacement_is_killed_anywhere_can_be_put_back_as_it_wa
         assert_eq!(tree::read(&folder(directory)).unwrap(), broken());
         for path in tree::beside(&folder(directory)).unwrap() {
             let name = path.to_str().unwrap();
-            assert!(name.ends_with(".undone") || name.ends_with(".served"), "{name}");
+            assert!(
+                path == certificates(directory) || name.ends_with(".undone") || name.ends_with(".served"),
+                "{name}"
+            );
         }
         block_on(async {
             let stack = open(directory).await;
@@ -209,17 +233,23 @@ fn certificate(from: i64, to: i64) -> Tree {
     tree(&[("tls.crt", &certificate.pem()), ("tls.key", &key.serialize_pem())])
 }
 
-const WITH_CERTIFICATE: &str = "server {\n    listen 443 ssl;\n    ssl_certificate /etc/nginx/tls.crt;\n    \
-                                ssl_certificate_key /etc/nginx/tls.key;\n}\n";
+/// A configuration with a certificate; `end` ends one of its directives.
+fn with_certificate(end: &str) -> Tree {
+    let text = format!(
+        "server {{\n    listen 443 ssl{end}\n    ssl_certificate {CERTIFICATES}/tls.crt;\n    \
+         ssl_certificate_key {CERTIFICATES}/tls.key;\n}}\n"
+    );
+    tree(&[(web::CONFIGURATION, &text)])
+}
 
 /// The certificate was renewed after the web server had read the old one, which has ended.
 fn begin_stale(directory: &Path) {
     block_on(async {
-        let (stack, folder) = (create(directory).await, folder(directory));
-        tree::write(&folder, &tree(&[(web::CONFIGURATION, WITH_CERTIFICATE)])).unwrap();
-        tree::write(&folder, &certificate(-90, -1)).unwrap();
+        let (stack, certificates) = (create(directory).await, certificates(directory));
+        tree::write(&folder(directory), &with_certificate(";")).unwrap();
+        tree::write(&certificates, &certificate(-90, -1)).unwrap();
         restart(&stack).await.unwrap();
-        tree::write(&folder, &certificate(-1, 90)).unwrap();
+        tree::write(&certificates, &certificate(-1, 90)).unwrap();
         stack.keep_looks().await.unwrap();
         fs::write(directory.join("server"), serde_json::to_vec(&server(&stack).await).unwrap()).unwrap();
     });
@@ -243,11 +273,11 @@ fn a_web_server_that_is_told_to_read_its_files_again_never_ends_wherever_that_is
     }
     fn at_end(directory: &Path) {
         assert_eq!(status(directory), RunStatus::Succeeded);
-        always(directory, &Crash { at: 0, place: "none".into() });
+        always(directory, &Crash { at: 0, place: "the end".into() });
         block_on(async {
             let stack = open(directory).await;
             let served = stack.backend.path_in(&server(&stack).await, "/loaded/certificate");
-            assert_eq!(fs::read(served).unwrap(), fs::read(folder(directory).join("tls.crt")).unwrap());
+            assert_eq!(fs::read(served).unwrap(), fs::read(certificates(directory).join("tls.crt")).unwrap());
             assert!(stack.backend.calls().unwrap().iter().any(|call| call.op == Op::Signal && call.applied));
         });
     }
@@ -257,4 +287,58 @@ fn a_web_server_that_is_told_to_read_its_files_again_never_ends_wherever_that_is
         &Promises { begin: &begin_stale, work: &work, always: &always, at_end: &at_end },
     );
     assert_killed_at(&places, &["body ended", "before put certificate", "after put certificate"]);
+}
+
+/// A configuration that is broken hides that the key is of another certificate.
+fn begin_both(directory: &Path) {
+    block_on(async {
+        let stack = create(directory).await;
+        let (folder, certificates) = (folder(directory), certificates(directory));
+        tree::write(&folder, &with_certificate(";")).unwrap();
+        tree::write(&certificates, &certificate(-1, 90)).unwrap();
+        stack.back_up_tree("web", &folder).await.unwrap();
+        stack.back_up_tree("certificates", &certificates).await.unwrap();
+        tree::write(&directory.join("backed-up"), &tree::read(&certificates).unwrap()).unwrap();
+        tree::write(&folder, &with_certificate("")).unwrap();
+        let other = certificate(-1, 90).remove("tls.key").unwrap();
+        tree::write(&certificates, &tree(&[("tls.key", &other)])).unwrap();
+        tree::write(&directory.join("bad"), &tree::read(&certificates).unwrap()).unwrap();
+        restart(&stack).await.unwrap_err();
+        stack.keep_looks().await.unwrap();
+    });
+}
+
+#[test]
+fn a_configuration_and_certificates_that_are_both_bad_are_both_replaced_wherever_that_is_killed() {
+    fn work(directory: &Path) {
+        block_on(async {
+            let stack = open(directory).await;
+            let report = done_in_the_end(&stack.engine(yes()), new_run(), |run| recover(run, &stack)).await.unwrap();
+            assert!(report.is_none_or(|report| report.done.len() == 3), "two folders and a start");
+        });
+    }
+    fn always(directory: &Path, crash: &Crash) {
+        let read = |name: &str| tree::read(&directory.join(name)).unwrap();
+        assert_is_one_of(&folder(directory), &with_certificate(""), &with_certificate(";"), crash);
+        assert_is_one_of(&certificates(directory), &read("bad"), &read("backed-up"), crash);
+        block_on(async {
+            let stack = open(directory).await;
+            if server(&stack).await.state == ContainerState::Running {
+                assert_eq!(tree::read(&folder(directory)).unwrap(), with_certificate(";"), "{crash:?}");
+                assert_eq!(tree::read(&certificates(directory)).unwrap(), read("backed-up"), "{crash:?}");
+            }
+        });
+    }
+    fn at_end(directory: &Path) {
+        assert_eq!(status(directory), RunStatus::Succeeded);
+        always(directory, &Crash { at: 0, place: "the end".into() });
+        block_on(async { assert!(server(&open(directory).await).await.is_ready()) });
+    }
+    let places = kill_matrix(
+        "a_configuration_and_certificates_that_are_both_bad_are_both_replaced_wherever_that_is_killed",
+        Kills::Once,
+        &Promises { begin: &begin_both, work: &work, always: &always, at_end: &at_end },
+    );
+    let exchanges = places.iter().filter(|place| *place == "after folders are exchanged").count();
+    assert_eq!(exchanges, 2, "{places:?}");
 }
