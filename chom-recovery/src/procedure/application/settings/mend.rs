@@ -338,7 +338,7 @@ pub(in crate::procedure::application) async fn carry_into(
         .run(async move |_| {
             pipe::blocking(move || {
                 let here = Root::open(&site.located.mount)?.below(&site.located.below)?;
-                files::remove(&here.path_by_descriptor().join(CACHE))?;
+                remove_cache(&here)?;
                 let Some(file) = file else { return Ok(()) };
                 let (text, meta) = match read_below(&Root::open(&site.stage)?, &file) {
                     Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
@@ -355,4 +355,42 @@ pub(in crate::procedure::application) async fn carry_into(
             .await
         })
         .await
+}
+
+/// Removes the cached configuration. Where a link leads to it, it lies elsewhere and came from no backup.
+fn remove_cache(code: &Root) -> Result<()> {
+    let cache = Path::new(CACHE);
+    match code.below(cache.parent().unwrap_or(Path::new(""))) {
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => Ok(()),
+        folder => {
+            let folder = folder?;
+            files::remove(&folder.path_by_descriptor().join(cache.file_name().unwrap_or_default()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_that_a_link_leads_to_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let (code, shared) = (folder.path().join("code"), folder.path().join("shared"));
+        let put = |below: &Path| {
+            std::fs::create_dir_all(below.join("cache")).unwrap();
+            std::fs::write(below.join("cache/config.php"), "<?php").unwrap();
+        };
+        put(&shared);
+        std::fs::create_dir(&code).unwrap();
+        std::os::unix::fs::symlink(&shared, code.join("bootstrap")).unwrap();
+        remove_cache(&Root::open(&code).unwrap()).unwrap();
+        assert!(shared.join("cache/config.php").exists());
+        std::fs::remove_file(code.join("bootstrap")).unwrap();
+        put(&code.join("bootstrap"));
+        for _ in 0..2 {
+            remove_cache(&Root::open(&code).unwrap()).unwrap();
+            assert!(!code.join(CACHE).exists());
+        }
+    }
 }
