@@ -134,6 +134,8 @@ impl Recovery {
             format!("{project}_"),
             format!("{project}-candidate-"),
             format!("{project}-drill-"),
+            format!("{project}-code-test-"),
+            format!("{project}-nginx-test-"),
             format!("{project}-recovery-lock"),
         ];
         let is_ours = |labels: &Labels, name: &str| {
