@@ -77,12 +77,12 @@ impl SimApplication {
             Asks::Container(service) => Health::down(format!("`{service}` does not run")),
             Asks::Database => self.database.check().await,
             Asks::Disk => Health::healthy("there is space"),
-            Asks::Outside => self.from_outside().await?,
+            Asks::Outside => self.seen_outside().await?,
         })
     }
 
     /// What users get.
-    async fn from_outside(&self) -> Result<Health> {
+    async fn seen_outside(&self) -> Result<Health> {
         let application = &self.system.application;
         if !self.is_running(&application.web_service).await? {
             return Ok(Health::down("nobody answers").class(Class::Unreachable));
