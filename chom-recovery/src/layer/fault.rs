@@ -16,7 +16,7 @@ use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 
 use crate::{
     error::{Error, ErrorKind, Result},
-    store::{BackupStore, Key, ObjectInfo, Version},
+    store::{BackupStore, Key, ObjectInfo, Skip, Version},
     stream::{self, ByteStream},
 };
 
@@ -189,8 +189,12 @@ impl BackupStore for FaultyStore {
     }
 
     async fn list(&self, prefix: &str) -> Result<BoxStream<'static, Result<ObjectInfo>>> {
+        self.list_except(prefix, |_| false).await
+    }
+
+    async fn list_except(&self, prefix: &str, skip: Skip) -> Result<BoxStream<'static, Result<ObjectInfo>>> {
         let fault = self.begin(StoreOp::List).await?;
-        let items = answer(fault, self.inner.list(prefix).await)?;
+        let items = answer(fault, self.inner.list_except(prefix, skip).await)?;
         Ok(match fault {
             Some(Fault::ListsOnly(entries)) => items.take(entries).boxed(),
             Some(Fault::Stale(missing)) => {
