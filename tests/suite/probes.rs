@@ -184,6 +184,26 @@ async fn tables_that_should_be_there_are_missed_by_name() {
 }
 
 #[tokio::test]
+async fn rows_of_our_own_are_taken_and_a_server_that_is_read_only_is_told_by_its_setting() {
+    let name = "rows_of_our_own_are_taken_and_a_server_that_is_read_only_is_told_by_its_setting";
+    let Some(bench) = Bench::open(name).await else { return };
+    let health = bench.mysql().await;
+    assert_is(&health, Status::Healthy, Class::Ok);
+    assert!(health.facts["scratch_write"].starts_with("taken, read back and dropped in "), "{health:#?}");
+    let program = if bench.stack.db == "mysql" { "mysql" } else { "mariadb" };
+    let switch = |value: u8| {
+        let sql = format!("SET GLOBAL read_only = {value}");
+        let script = format!("MYSQL_PWD=$(cat /run/secrets/db_root_password) {program} --user=root -e '{sql}'");
+        chaos::shell(&bench.stack, "mysql", &script);
+    };
+    switch(1);
+    let health = bench.mysql().await;
+    switch(0);
+    assert_is(&health, Status::Down, Class::ReadOnly);
+    assert!(health.summary.contains("(read_only = ON)"), "{health:#?}");
+}
+
+#[tokio::test]
 async fn maintenance_is_seen_from_outside_and_prior_state_is_kept() {
     let Some(bench) = Bench::open("maintenance_is_seen_from_outside_and_prior_state_is_kept").await else { return };
     let (system, backend) = (&bench.system, bench.backend.as_ref());

@@ -20,6 +20,7 @@ pub mod load;
 mod login;
 mod objects;
 mod quote;
+mod scratch;
 mod server;
 mod session;
 pub mod sqlfile;
@@ -38,6 +39,8 @@ pub use objects::{
     Account, Column, Event, Objects, Plugin, Routine, Schema, Sequence, Setting, Table, TableData, Tablespace, Text,
     Trigger, View,
 };
+pub use scratch::ScratchWrite;
+pub(crate) use scratch::read_only;
 pub use server::{Client, Replica, Server, TableSize};
 
 /// Schemas that belong to the server; they are never dumped as data.

@@ -18,6 +18,8 @@ pub(super) enum Role {
     Read,
     /// Recreates objects and rows on a candidate exactly as they were.
     Load,
+    /// Writes rows that nobody else sees, and drops them.
+    Scratch,
 }
 
 /// Settings of every session; those that a server does not know are left out.
@@ -164,7 +166,7 @@ impl Session {
 
     async fn pin(&mut self, role: Role) -> Result<()> {
         let mode = match role {
-            Role::Read => READ_MODE,
+            Role::Read | Role::Scratch => READ_MODE,
             Role::Load => LOAD_MODE,
         };
         let wanted: Vec<_> = PINNED.iter().chain(if role == Role::Load { LOADING } else { &[] }).collect();
@@ -333,7 +335,11 @@ pub(super) fn server_code(error: &Error) -> Option<u16> {
 fn from_driver(error: DriverFailure) -> Error {
     match error {
         DriverFailure::Server(server) => {
-            let (kind, hint) = classify(server.code);
+            let (kind, hint) = match classify(server.code) {
+                // The code only says that a file was not written; why, the system's own number does.
+                (_, _) if says_no_space(server.code, &server.message) => (ErrorKind::NoSpace, None),
+                classified => classified,
+            };
             let error = Error::new(kind, server.message).with(CODE, server.code);
             match hint {
                 Some(hint) => error.hint(hint),
@@ -352,6 +358,12 @@ fn from_driver(error: DriverFailure) -> Error {
         }
         other => Error::new(ErrorKind::Failed, other.to_string()).during("database driver"),
     }
+}
+
+/// Errors of files carry the number of the system's error in their text: 28 is `ENOSPC`, 122 `EDQUOT`.
+fn says_no_space(code: u16, message: &str) -> bool {
+    let is_of_file = matches!(code, 3 | 1004 | 1026 | 1030 | 1878);
+    is_of_file && ["28", "122"].iter().any(|number| message.split(|c: char| !c.is_ascii_digit()).any(|n| n == *number))
 }
 
 fn classify(code: u16) -> (ErrorKind, Option<&'static str>) {
@@ -398,6 +410,18 @@ mod tests {
         assert_eq!(from_driver(DriverFailure::Io(IoError::Io(refused))).kind(), ErrorKind::Unreachable);
         let cut = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
         assert_eq!(from_driver(DriverFailure::Io(IoError::Io(cut))).kind(), ErrorKind::Unreachable);
+    }
+
+    #[test]
+    fn a_file_that_was_not_written_for_want_of_room_is_no_space() {
+        let of = |code: u16, message: &str| {
+            let error = mysql_async::ServerError { code, message: message.into(), state: "HY000".into() };
+            from_driver(DriverFailure::Server(error)).kind()
+        };
+        assert_eq!(of(3, "Error writing file '/tmp/x' (OS errno 28 - No space left on device)"), ErrorKind::NoSpace);
+        assert_eq!(of(1030, "Got error 28 from storage engine"), ErrorKind::NoSpace);
+        assert_eq!(of(1030, "Got error 168 from storage engine"), ErrorKind::Failed);
+        assert_eq!(of(1064, "near '28'"), ErrorKind::Failed);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! A server that answers is not yet *the* server: images run a temporary one during their first start. It is asked
 //! over TCP, with credentials, and more than once, each time with a new connection: the same identity must answer,
-//! and its uptime must have grown.
+//! and its uptime must have grown. Then rows of our own are written to a temporary table, read back and dropped.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,11 +13,11 @@ use std::{
 use async_trait::async_trait;
 use chrono::{DateTime, NaiveDateTime, Utc};
 
-use super::{Class, Health, HealthProbe, net};
+use super::{Class, Health, HealthProbe, Status, net};
 use crate::{
     backend::{Backend, Endpoint},
     error::{Error, ErrorKind},
-    mysql::{CheckReport, Login, Server, ServerInfo},
+    mysql::{self, CheckReport, Login, ScratchWrite, Server, ServerInfo},
     system::Database,
 };
 
@@ -25,6 +25,8 @@ use crate::{
 const BETWEEN: Duration = Duration::from_millis(1_100);
 /// Longest time of one look.
 const LOOK: Duration = Duration::from_secs(8);
+/// How long the server may take to take rows of our own.
+const WRITE: Duration = Duration::from_secs(5);
 
 /// Tables that must be there: schema to names.
 pub type ExpectedTables = BTreeMap<String, BTreeSet<String>>;
@@ -75,7 +77,8 @@ impl MysqlProbe {
             return Err(health);
         }
         let sight = session.sight().await.map_err(|e| failure(&e))?;
-        Ok(judge(&seen[seen.len() - 1], &sight, &self.expected))
+        let health = judge(&seen[seen.len() - 1], &sight, &self.expected);
+        Ok(session.with_write(health, &sight).await)
     }
 }
 
@@ -86,7 +89,7 @@ impl HealthProbe for MysqlProbe {
     }
 
     async fn check(&self) -> Health {
-        net::bounded(net::WHOLE + (LOOK + BETWEEN) * self.looks, async {
+        net::bounded(net::WHOLE + (LOOK + BETWEEN) * self.looks + WRITE, async {
             self.ask().await.unwrap_or_else(|failure| failure)
         })
         .await
@@ -249,10 +252,51 @@ impl Session {
             tables,
             clients: self.server.clients().await.ok().map(|c| c.len()),
             max_connections: variables.get("max_connections").and_then(|v| v.parse().ok()),
+            read_only: mysql::read_only(&variables),
             replication,
         })
     }
+
+    /// Adds what became of rows of our own. What was found to be down already is not tried to write to.
+    async fn with_write(&self, health: Health, sight: &Sight) -> Health {
+        let Some(schema) = sight.tables.keys().next().filter(|_| health.status < Status::Down) else { return health };
+        judge_write(health, &self.server.scratch_write(schema, WRITE).await)
+    }
 }
+
+/// Judges a server by what became of rows of our own; `health` is what else was seen of it.
+fn judge_write(health: Health, written: &Result<ScratchWrite, Error>) -> Health {
+    let error = match written {
+        Ok(ScratchWrite::Taken { ms }) => {
+            return health.fact(WRITTEN, format!("taken, read back and dropped in {ms} ms"));
+        }
+        Ok(ScratchWrite::NotTried(why)) => return health.fact(WRITTEN, format!("not tried: {why}")),
+        Ok(ScratchWrite::ReadOnly(why)) => {
+            let verdict = Health::down(format!("the server takes no rows: {why}")).class(Class::ReadOnly);
+            return over(health, verdict).fact(WRITTEN, format!("refused: {why}"));
+        }
+        Err(error) => error,
+    };
+    let verdict = match error.kind() {
+        ErrorKind::NoSpace => {
+            Health::down(format!("the server finds no room for rows: {error}")).class(Class::FullDisk)
+        }
+        ErrorKind::Timeout => Health::down(format!("{error}: it may wait for room on its disk")).class(Class::Stalled),
+        _ => failure(error),
+    };
+    over(health, verdict).fact(WRITTEN, format!("failed: {error}"))
+}
+
+/// Puts a verdict over an answer, whose facts stay.
+fn over(health: Health, verdict: Health) -> Health {
+    let mut facts = health.facts;
+    facts.remove(super::CLASS);
+    facts.extend(verdict.facts);
+    Health { facts, ..verdict }
+}
+
+/// Name of the fact that says what became of rows of our own.
+const WRITTEN: &str = "scratch_write";
 
 /// What the server shows of itself, beyond its identity.
 #[derive(Debug, Clone)]
@@ -260,6 +304,8 @@ struct Sight {
     tables: ExpectedTables,
     clients: Option<usize>,
     max_connections: Option<usize>,
+    /// Settings by which it refuses writes.
+    read_only: Vec<String>,
     replication: Replication,
 }
 
@@ -323,9 +369,10 @@ fn judge(info: &ServerInfo, sight: &Sight, expected: &ExpectedTables) -> Health 
         let some = missing.iter().take(5).cloned().collect::<Vec<_>>().join(", ");
         Health::down(format!("{} tables that should be there are not: {some}", missing.len()))
             .class(Class::MissingTables)
-    } else if info.read_only && !is_replica {
-        Health::down("the server is read-only: the application cannot write").class(Class::ReadOnly)
-    } else if info.read_only {
+    } else if !sight.read_only.is_empty() && !is_replica {
+        let by = sight.read_only.join(", ");
+        Health::down(format!("the server is read-only ({by}): the application cannot write")).class(Class::ReadOnly)
+    } else if !sight.read_only.is_empty() {
         Health::degraded("the server is a read-only replica").class(Class::ReadOnly)
     } else if let Replication::Broken(why) = &sight.replication {
         Health::degraded(format!("replication has stopped: {}", net::short(why, 200))).class(Class::Stale)
@@ -361,10 +408,7 @@ fn judge(info: &ServerInfo, sight: &Sight, expected: &ExpectedTables) -> Health 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        mysql::{Flavour, TableProblem, Version},
-        probe::Status,
-    };
+    use crate::mysql::{Flavour, TableProblem, Version};
 
     fn info(uuid: Option<&str>, uptime_seconds: u64) -> ServerInfo {
         ServerInfo {
@@ -396,7 +440,28 @@ mod tests {
             tables: if names.is_empty() { BTreeMap::new() } else { tables(names) },
             clients: Some(3),
             max_connections: Some(150),
+            read_only: vec![],
             replication: Replication::NotConfigured,
+        }
+    }
+
+    #[test]
+    fn rows_of_our_own_tell_a_full_disk_from_a_server_that_refuses_and_from_a_missing_privilege() {
+        let well = || Health::healthy("answers").class(Class::Ok).fact("tables", 3);
+        let refused = || Ok(ScratchWrite::ReadOnly("InnoDB is in read only mode.".into()));
+        let cases = [
+            (Ok(ScratchWrite::Taken { ms: 7 }), Status::Healthy, Class::Ok),
+            (Ok(ScratchWrite::NotTried("no privilege".into())), Status::Healthy, Class::Ok),
+            (refused(), Status::Down, Class::ReadOnly),
+            (Err(Error::new(ErrorKind::NoSpace, "full")), Status::Down, Class::FullDisk),
+            (Err(Error::new(ErrorKind::Timeout, "late")), Status::Down, Class::Stalled),
+            (Err(Error::new(ErrorKind::Corrupt, "others")), Status::Down, Class::Corrupt),
+        ];
+        for (written, status, class) in cases {
+            let health = judge_write(well(), &written);
+            assert_eq!((health.status, health.class_of()), (status, Some(class)), "{written:?}");
+            assert_eq!(health.facts["tables"], "3", "what else was seen stays");
+            assert!(health.facts.contains_key(WRITTEN), "{health:?}");
         }
     }
 
@@ -425,10 +490,12 @@ mod tests {
     #[test]
     fn writes_replication_and_connections_are_judged() {
         let expected = ExpectedTables::new();
-        let read_only = ServerInfo { read_only: true, ..info(Some("a"), 10) };
-        assert_eq!(judge(&read_only, &sight(&["t"]), &expected).status, Status::Down);
-        let replica = Sight { replication: Replication::Runs { seconds_behind: Some(0) }, ..sight(&["t"]) };
-        assert_eq!(judge(&read_only, &replica, &expected).status, Status::Degraded);
+        let read_only = Sight { read_only: vec!["super_read_only = ON".into()], ..sight(&["t"]) };
+        let health = judge(&info(Some("a"), 10), &read_only, &expected);
+        assert_eq!((health.status, health.class_of()), (Status::Down, Some(Class::ReadOnly)));
+        assert!(health.summary.contains("super_read_only = ON"), "{health:?}");
+        let replica = Sight { replication: Replication::Runs { seconds_behind: Some(0) }, ..read_only };
+        assert_eq!(judge(&info(Some("a"), 10), &replica, &expected).status, Status::Degraded);
         let broken = Sight { replication: Replication::Broken("1062".into()), ..sight(&["t"]) };
         assert_eq!(judge(&info(Some("a"), 10), &broken, &expected).status, Status::Degraded);
         let crowded = Sight { clients: Some(135), ..sight(&["t"]) };
