@@ -16,7 +16,7 @@ use crate::{
         PruneReport, Repository, RowsProbe, Selector, Signer, VerifyReport, verify,
     },
     error::{Error, ErrorKind, Result},
-    probe::{HealthMode, HealthReport, run_suite, silent, suite},
+    probe::{HealthMode, HealthReport, run_suite, silent, suite_against},
     procedure::{
         Parts, Recovered,
         application_ops::StackApplication,
@@ -42,6 +42,7 @@ mod copying;
 mod files;
 mod gathering;
 mod keeping;
+mod latency;
 mod leftovers;
 mod legacy;
 mod metrics;
@@ -248,9 +249,18 @@ impl Recovery {
 
     // ---- health ------------------------------------------------------------------------------------------------
 
-    /// Asks every probe of a mode, at once, under the configured deadline.
+    /// Asks every probe of a mode, at once, under the configured deadline, and remembers how long the HTTP checks took where
+    /// all is well: [`LatencyHistory`](crate::probe::latency::LatencyHistory).
     pub async fn health(&self, mode: HealthMode) -> HealthReport {
-        let mut probes = suite(&self.system, &self.backend, Some(&self.store), mode);
+        let report = self.look(mode).await;
+        self.remember_latency(&report).await;
+        report
+    }
+
+    /// Asks every probe of a mode, and remembers nothing.
+    async fn look(&self, mode: HealthMode) -> HealthReport {
+        let history = self.latency_history().await;
+        let mut probes = suite_against(&self.system, &self.backend, Some(&self.store), mode.into(), history.as_ref());
         if mode != HealthMode::PostRecovery {
             let limit = self.system.limits.health_deadline;
             let late = || Error::new(ErrorKind::Timeout, format!("no answer within {} s", limit.as_secs()));
@@ -274,9 +284,9 @@ impl Recovery {
         run_suite(mode, probes, self.system.limits.health_deadline).await
     }
 
-    /// Says what is wrong and which procedure mends it, most probable first.
+    /// Says what is wrong and which procedure mends it, most probable first. Writes nothing.
     pub async fn diagnose(&self) -> (HealthReport, Vec<Diagnosis>) {
-        let report = self.health(HealthMode::Full).await;
+        let report = self.look(HealthMode::Full).await;
         let found = diagnose(&report);
         (report, found)
     }

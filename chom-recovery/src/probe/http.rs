@@ -11,7 +11,8 @@ use reqwest::{
 use tokio::time::Instant;
 
 use super::{
-    Class, Health, HealthProbe,
+    Class, Health, HealthProbe, Status,
+    latency::LatencyBaseline,
     net::{CONNECT_TIMEOUT, short},
     tls,
 };
@@ -21,23 +22,70 @@ use crate::system::HttpCheck;
 const BODY_LIMIT: usize = 1 << 20;
 /// Longest time for the whole answer.
 const TOTAL: Duration = Duration::from_secs(20);
+/// An answer that is slower than usual is asked for again, so that a single one is not taken for the rule.
+const AGAIN: usize = 2;
+
+/// Name of the fact that holds how long an answer took, in milliseconds.
+pub(crate) const MILLISECONDS: &str = "milliseconds";
+/// Name of the fact that holds what 95 of 100 answers took at most while all was well, in milliseconds.
+pub(crate) const BASELINE: &str = "baseline_p95_ms";
+/// Name of the fact that says why there is no baseline.
+pub(crate) const NO_BASELINE: &str = "no_baseline";
 
 /// Asks a URL with GET. Redirects are answers, not followed; proxies of the environment are not used.
 #[derive(Debug)]
 pub struct HttpProbe {
     name: String,
     check: HttpCheck,
+    baseline: Option<LatencyBaseline>,
 }
 
 impl HttpProbe {
     /// Makes the probe `http-<name>`.
     pub fn new(check: HttpCheck) -> Self {
-        Self { name: format!("http-{}", check.name), check }
+        Self { name: format!("http-{}", check.name), check, baseline: None }
+    }
+
+    /// Holds answers against what is usual, too: markedly slower ones are degraded, also under the check's `slow_after`.
+    #[must_use]
+    pub fn against(mut self, baseline: LatencyBaseline) -> Self {
+        self.baseline = Some(baseline);
+        self
     }
 
     async fn ask(&self) -> Result<Health, Health> {
         let answer = fetch(&self.check).await?;
-        Ok(judge(&self.check, &answer))
+        let health = judge(&self.check, &answer);
+        let Some(baseline) = self.baseline else { return Ok(health) };
+        let Some(p95) = baseline.p95_ms else {
+            let (has, needed) = (baseline.measurements, LatencyBaseline::NEEDED);
+            return Ok(health.fact(NO_BASELINE, format!("{has} of {needed} measurements were remembered")));
+        };
+        let health = health.fact(BASELINE, format!("{p95:.0}"));
+        if health.status > Status::Healthy || !self.is_slower_than_usual(&baseline, answer.took).await {
+            return Ok(health);
+        }
+        let took = answer.took.as_millis();
+        let slower = Health::degraded(format!(
+            "status {} after {took} ms, and as slow when asked again: usually 95 of 100 take up to {p95:.0} ms",
+            answer.status
+        ));
+        Ok(Health { facts: health.facts, ..slower }.class(Class::Slow))
+    }
+
+    /// Tells whether an answer took markedly longer than usual, and more of them do.
+    async fn is_slower_than_usual(&self, baseline: &LatencyBaseline, took: Duration) -> bool {
+        let mut took = Some(took);
+        for left in (0..=AGAIN).rev() {
+            if !took.is_some_and(|took| baseline.is_exceeded_by(took)) {
+                return false;
+            }
+            if left > 0 {
+                // One that fails now is another matter, for the next look to tell.
+                took = fetch(&self.check).await.ok().map(|answer| answer.took);
+            }
+        }
+        true
     }
 }
 
@@ -222,14 +270,14 @@ fn judge(check: &HttpCheck, answer: &HttpAnswer) -> Health {
         Health::healthy(format!("status {status} after {} ms", answer.took.as_millis())).class(Class::Ok)
     };
     let mut health =
-        health.fact("status", status).fact("milliseconds", answer.took.as_millis()).fact("bytes", answer.body.len());
+        health.fact("status", status).fact(MILLISECONDS, answer.took.as_millis()).fact("bytes", answer.body.len());
     if let Some(after) = &answer.retry_after {
         health = health.fact("retry_after", short(after, 60));
     }
     if let Some(location) = &answer.location {
         health = health.fact("location", shown(location));
     }
-    if health.status == super::Status::Down {
+    if health.status == Status::Down {
         health = health.fact("body", short(&String::from_utf8_lossy(&answer.body), 300));
     }
     health
@@ -238,7 +286,7 @@ fn judge(check: &HttpCheck, answer: &HttpAnswer) -> Health {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::{Status, testing};
+    use crate::probe::testing;
 
     fn check(port: u16, path: &str) -> HttpCheck {
         HttpCheck {
@@ -269,6 +317,22 @@ mod tests {
         let slow = testing::http(OK, Duration::from_millis(60)).await;
         let slow = HttpCheck { slow_after: Duration::from_millis(50), ..check(slow, "/") };
         assert_eq!(ask(slow).await.class_of(), Some(Class::Slow));
+    }
+
+    #[tokio::test]
+    async fn slower_than_usual_is_degraded_under_the_threshold_and_without_a_baseline_that_is_said() {
+        let port = testing::http(OK, Duration::from_millis(400)).await;
+        let against = async |measurements, p95_ms| {
+            HttpProbe::new(check(port, "/")).against(LatencyBaseline { measurements, p95_ms }).check().await
+        };
+        let slow = against(20, Some(50.0)).await;
+        assert_eq!((slow.status, slow.class_of()), (Status::Degraded, Some(Class::Slow)), "{slow:?}");
+        assert_eq!(slow.facts[BASELINE], "50");
+        let usual = against(20, Some(300.0)).await;
+        assert_eq!((usual.status, usual.class_of()), (Status::Healthy, Some(Class::Ok)), "{usual:?}");
+        let unknown = against(3, None).await;
+        assert_eq!(unknown.status, Status::Healthy);
+        assert!(unknown.facts[NO_BASELINE].starts_with("3 of 20"), "{unknown:?}");
     }
 
     #[tokio::test]

@@ -18,6 +18,7 @@ pub mod dns;
 pub mod evidence;
 pub mod fpm;
 pub mod http;
+pub mod latency;
 pub mod logs;
 pub mod monitoring;
 pub mod mysql;
@@ -36,6 +37,7 @@ pub mod web;
 
 pub use class::{CLASS, Class, ROLE, Role};
 pub use combine::{SharedProbe, all_of, any_of, map, named, not, silent, with_deadline};
+pub(crate) use suite::suite_against;
 pub use suite::{HealthMode, HealthReport, SuiteOptions, run_suite, suite};
 
 /// One question about health.

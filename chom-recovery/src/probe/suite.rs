@@ -15,6 +15,7 @@ use super::{
     dns::DnsProbe,
     fpm::FpmProbe,
     http::HttpProbe,
+    latency::LatencyHistory,
     logs::LogProbe,
     monitoring,
     mysql::{FailedJobsProbe, MysqlProbe, TablesProbe},
@@ -106,7 +107,17 @@ pub fn suite(
     store: Option<&Arc<dyn BackupStore>>,
     options: impl Into<SuiteOptions>,
 ) -> Vec<SharedProbe> {
-    let SuiteOptions { mode, since } = options.into();
+    suite_against(system, backend, store, options.into(), None)
+}
+
+/// The same, with the latency of HTTP checks held against what is usual.
+pub(crate) fn suite_against(
+    system: &System,
+    backend: &Arc<dyn Backend>,
+    store: Option<&Arc<dyn BackupStore>>,
+    SuiteOptions { mode, since }: SuiteOptions,
+    history: Option<&LatencyHistory>,
+) -> Vec<SharedProbe> {
     let mut probes: Vec<SharedProbe> = vec![Arc::new(DiskProbe::new(system, backend.clone()))];
     if let Some(store) = store {
         probes.push(Arc::new(StoreProbe::new(store.clone(), system.limits.keep_free_bytes)));
@@ -155,7 +166,11 @@ pub fn suite(
         probes.push(Arc::new(WebConfigurationProbe::new(backend.clone(), &system.application.web_service)));
     }
     for check in &system.http {
-        probes.push(Arc::new(HttpProbe::new(check.clone())));
+        let probe = HttpProbe::new(check.clone());
+        probes.push(Arc::new(match history {
+            Some(history) => probe.against(history.baseline(check, Utc::now())),
+            None => probe,
+        }));
     }
     for certificate in CertificateProbe::of(&system.http) {
         probes.push(Arc::new(certificate));

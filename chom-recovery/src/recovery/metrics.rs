@@ -12,7 +12,8 @@ use crate::{
 };
 
 impl Recovery {
-    /// Measures backups, drills and runs. A repository that cannot be read is part of the answer, with why.
+    /// Measures backups, drills and runs. A repository that cannot be read is part of the answer, with why. The HTTP checks
+    /// are asked too, once, and what they took is remembered as [`Recovery::health`] does.
     ///
     /// # Errors
     /// The state directory cannot be read.
@@ -39,7 +40,8 @@ impl Recovery {
             metrics.legacy_links_broken = Some(listing.links.iter().filter(|l| l.problem.is_some()).count() as u64);
             metrics.legacy = legacy_of(&listing);
         }
-        let (failure, copy) = tokio::join!(self.measure_repository(&mut metrics), self.copy_status());
+        let (failure, copy, ()) =
+            tokio::join!(self.measure_repository(&mut metrics), self.copy_status(), self.measure_latency());
         let failure = failure.err();
         metrics.copy =
             copy.map(|copy| CopyMetrics { up: copy.error.is_none(), usable: copy.usable, point: copy.point });

@@ -199,7 +199,7 @@ impl Recovery {
         let limit = self.system.limits.health_deadline;
         let (engine, health, backups) = tokio::join!(
             self.backend.engine(),
-            self.health(HealthMode::Monitoring),
+            self.look(HealthMode::Monitoring),
             tokio::time::timeout(limit, self.backup_status())
         );
         let (engine, engine_error) = match engine {

@@ -386,3 +386,27 @@ fn a_second_place_tells_a_host_from_a_network() {
         assert_eq!((found[0].cause, found[0].confidence), (wanted, confidence), "{found:#?}");
     }
 }
+
+#[test]
+fn what_is_slow_is_held_against_what_is_usual_where_that_is_known() {
+    let of = |facts| diagnose(&report(&[("http-health", Status::Degraded, Class::Slow, facts)]))[0].clone();
+    let known = of(&[("baseline_p95_ms", "40")]);
+    assert_eq!((known.cause, known.disproved_by.contains("up to 40 ms")), (Cause::Slow, true), "{known:#?}");
+    let unknown = of(&[("no_baseline", "3 of 20 measurements were remembered")]);
+    assert!(unknown.disproved_by.contains("3 of 20"), "{unknown:#?}");
+}
+
+#[test]
+fn who_removed_rows_is_evidence_and_so_is_that_nobody_can_tell() {
+    let facts: &[(&str, &str)] = &[
+        ("removal_unknown", "the server started late"),
+        ("removed_by_account.0", "account chom@%: 1 statements"),
+        ("removed_by_statement.0", "DELETE FROM `orders`: ran 1 times"),
+        ("removed_by_user.0", "7: order.deleted"),
+    ];
+    let found = diagnose(&report(&[("mysql-rows", Status::Degraded, Class::RowsMissing, facts)]));
+    let order: Vec<_> =
+        ["rows_missing", "DELETE FROM", "account chom@%", "7: order.deleted", "cannot be told"].into_iter().collect();
+    assert_eq!(found[0].evidence.len(), order.len(), "{found:#?}");
+    assert!(found[0].evidence.iter().zip(order).all(|(line, wanted)| line.contains(wanted)), "{found:#?}");
+}
