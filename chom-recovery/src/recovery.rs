@@ -273,7 +273,8 @@ impl Recovery {
                         let rows = tokio::time::timeout(limit, BackedUpRows::of_newest(&catalog)).await;
                         if let Ok(Ok(rows)) = rows {
                             let (database, backend) = (self.system.database.clone(), self.backend.clone());
-                            probes.push(Arc::new(RowsProbe::new(database, backend, rows)));
+                            let audit = self.system.application.audit.clone();
+                            probes.push(Arc::new(RowsProbe::new(database, backend, rows).audited_by(audit)));
                         }
                     }
                     probes.push(Arc::new(BackupProbe::new(catalog, self.system.objectives.backup_age)));

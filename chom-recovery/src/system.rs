@@ -1,5 +1,6 @@
 //! What is protected: one system, as `chom-recovery.toml` describes it.
 
+mod audit;
 mod component;
 mod environment;
 mod fpm;
@@ -27,6 +28,7 @@ use crate::{
     secret::SecretSource,
 };
 
+pub use audit::AuditTable;
 pub use component::{Component, DATABASE, TreeKind};
 pub use environment::EnvironmentFile;
 pub use fpm::PhpFpm;
@@ -273,6 +275,9 @@ pub struct Application {
     /// The file with its settings and keys, where `recover application` is to mend it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub environment: Option<EnvironmentFile>,
+    /// The application's own notes of who did what, where it keeps some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit: Option<AuditTable>,
 }
 
 impl Default for Application {
@@ -288,6 +293,7 @@ impl Default for Application {
             logs: Vec::new(),
             php_fpm: None,
             environment: None,
+            audit: None,
         }
     }
 }
@@ -537,6 +543,7 @@ impl System {
                 return bad(format!("`application.newest_row`: `{row}` is not `schema.table.column`"));
             }
         }
+        self.application.audit.iter().try_for_each(AuditTable::check)?;
         if let Some(legacy) = &self.legacy {
             legacy.check()?;
         }

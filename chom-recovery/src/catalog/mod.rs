@@ -91,6 +91,7 @@ pub use reader::{BackupObject, BackupReader, ComponentReader, StoredComponent};
 pub use repo::{Cipher, Encryption, Initialized, RecipientsRecord, Repository, RepositoryFile};
 pub use retention::{Expiring, Expiry, Keeping, Reason, expire};
 pub use rows::{BackedUpRows, RowsProbe};
+pub(crate) use rows::{REMOVAL_UNKNOWN, REMOVED};
 pub use select::{Catalog, Damaged, Listing, Selector, compatible, systems};
 pub use sign::{Signer, SignerId, TrustedSigners};
 pub use sweep::{Swept, sweep_unfinished};

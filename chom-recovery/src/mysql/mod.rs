@@ -28,7 +28,10 @@ pub mod sqlfile;
 #[doc = include_str!("../docs/database.md")]
 pub mod preserved {}
 
-pub use activity::{Activity, Busy, Digest, Ended, Fragmented, Lock, LockWait, Transaction};
+pub use activity::{
+    Activity, AuditedRemoval, Busy, DeletingAccount, Deletion, Deletions, Digest, Ended, Fragmented, Lock, LockWait,
+    Transaction,
+};
 pub use baseline::{Baseline, Census, RowHash, TableBaseline};
 pub use check::{CheckReport, TableProblem};
 pub use compare::{Comparison, Difference, Scope, compare};

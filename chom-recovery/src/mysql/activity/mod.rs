@@ -9,10 +9,12 @@ use super::{
 };
 use crate::{error::Result, secret};
 
+mod deletions;
 mod form;
 mod kill;
 mod locks;
 
+pub use deletions::{AuditedRemoval, DeletingAccount, Deletion, Deletions};
 pub use kill::Ended;
 pub use locks::{Lock, LockWait};
 

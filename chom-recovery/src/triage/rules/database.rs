@@ -1,7 +1,10 @@
 //! Faults of the database.
 
 use super::{Cause, Diagnosis, View, diagnosis, joined};
-use crate::probe::{Class, Status};
+use crate::{
+    catalog::{REMOVAL_UNKNOWN, REMOVED},
+    probe::{Class, Status},
+};
 
 pub(super) fn credentials(view: &View<'_>) -> Option<Diagnosis> {
     let refused = view.of("mysql", &[Class::Authentication]);
@@ -152,7 +155,7 @@ pub(super) fn rows_missing(view: &View<'_>) -> Option<Diagnosis> {
     if found.is_empty() {
         return None;
     }
-    Some(diagnosis(
+    let mut diagnosis = diagnosis(
         Cause::RowsMissing,
         "rows that the newest backup holds are gone",
         75,
@@ -161,5 +164,14 @@ pub(super) fn rows_missing(view: &View<'_>) -> Option<Diagnosis> {
         "keep the evidence first (`chom-recovery evidence collect`) and hold the backup (`chom-recovery backup hold`); \
          to stop further loss, `chom-recovery maintenance on`; then find out what was deleted, when and by whom: rows \
          are merged back by hand from a restored copy, since restoring the whole database loses what was written since",
-    ))
+    );
+    for answer in found {
+        let facts = &answer.health.facts;
+        let told = REMOVED.iter().flat_map(|begin| facts.iter().filter(move |(name, _)| name.starts_with(begin)));
+        diagnosis.evidence.extend(told.map(|(_, text)| format!("{}: {text}", answer.probe)));
+        if let Some(why) = facts.get(REMOVAL_UNKNOWN) {
+            diagnosis.evidence.push(format!("{}: who removed them cannot be told for sure: {why}", answer.probe));
+        }
+    }
+    Some(diagnosis)
 }
