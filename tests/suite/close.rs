@@ -34,6 +34,7 @@ impl Watched {
         this.write("rules/chom.yml", &this.rules());
         this.reload(prometheus);
         this.bench.without_drafted_components();
+        this.bench.without_drafted_monitoring();
         let stack = this.bench.stack();
         this.bench.configure(&format!(
             r#"

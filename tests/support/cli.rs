@@ -173,6 +173,15 @@ impl Bench {
         std::fs::write(&path, format!("{before}\n[repository]{after}")).unwrap();
     }
 
+    /// Takes out what was drafted of the stack's monitoring, where it has some.
+    pub fn without_drafted_monitoring(&self) {
+        let path = self.folder.path().join("chom-recovery.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let Some((before, rest)) = text.split_once("\n[monitoring]\n") else { return };
+        let after = rest.find("\n[").map_or("", |next| &rest[next..]);
+        std::fs::write(&path, format!("{before}\n{after}")).unwrap();
+    }
+
     /// Returns the stack.
     pub fn stack(&self) -> &Stack {
         &self.stack

@@ -402,6 +402,7 @@ mod tests {
             mounts: Vec::new(),
             command: Vec::new(),
             labels: [(PROJECT_LABEL.into(), "shop".into()), (DEPENDS_ON_LABEL.into(), depends_on.into())].into(),
+            published: Vec::new(),
         };
         let containers = [
             container("app", 1, "db:service_healthy:false,gone:service_started:false"),

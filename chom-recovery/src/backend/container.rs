@@ -46,6 +46,20 @@ pub struct Container {
     pub command: Vec<String>,
     /// All labels.
     pub labels: Labels,
+    /// Ports that the Engine's host passes on to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub published: Vec<PublishedPort>,
+}
+
+/// A port of the Engine's host that leads into a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedPort {
+    /// TCP port in the container.
+    pub port: u16,
+    /// Address of the host that it is bound to; empty: all of them.
+    pub host: String,
+    /// Port of the host.
+    pub host_port: u16,
 }
 
 impl Container {

@@ -31,7 +31,8 @@ mod volume;
 
 pub use command::{Exec, ExecOutput, ExecRequest, ExecResult, LogLine, LogRequest, LogStream};
 pub use container::{
-    Container, ContainerEnvironment, ContainerState, HealthCheck, RestartPolicy, Signal, StopOutcome, Usage,
+    Container, ContainerEnvironment, ContainerState, HealthCheck, PublishedPort, RestartPolicy, Signal, StopOutcome,
+    Usage,
 };
 pub(crate) use own::Connection;
 pub use own::{Endpoint, Network, OneOff, OneOffFile};

@@ -14,6 +14,7 @@ use crate::{
 };
 
 mod look;
+mod monitoring;
 mod text;
 mod trees;
 

@@ -2,7 +2,7 @@
 
 use bollard::{
     models::{
-        ContainerInspectResponse, ContainerStateStatusEnum as Status, HealthStatusEnum, MountPoint,
+        ContainerInspectResponse, ContainerStateStatusEnum as Status, HealthStatusEnum, MountPoint, NetworkSettings,
         RestartPolicy as EnginePolicy, RestartPolicyNameEnum,
     },
     query_parameters::{InspectContainerOptions, ListContainersOptionsBuilder},
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     backend::{
-        Container, ContainerState, HealthCheck, Mount, MountSource, RUN_LABEL, RestartPolicy,
+        Container, ContainerState, HealthCheck, Mount, MountSource, PublishedPort, RUN_LABEL, RestartPolicy,
         compose::{ONE_OFF_LABEL, PROJECT_LABEL, SERVICE_LABEL},
     },
     error::{Error, ErrorKind, Result},
@@ -94,6 +94,7 @@ fn container(found: ContainerInspectResponse) -> Result<Container> {
     let mut mounts: Vec<Mount> = found.mounts.unwrap_or_default().into_iter().map(mount).collect();
     // The Engine lists them in another order each time, and a plan holds them.
     mounts.sort_by(|a, b| a.target.cmp(&b.target));
+    let published = published(found.network_settings.as_ref());
     // The Engine reports 0 for containers that have not ended: that is no exit code. Between two lives it is the last one's.
     let ended = matches!(status, ContainerState::Exited | ContainerState::Dead | ContainerState::Restarting);
     Ok(Container {
@@ -116,8 +117,32 @@ fn container(found: ContainerInspectResponse) -> Result<Container> {
         mounts,
         command: config.cmd.unwrap_or_default(),
         labels,
+        published,
         id,
     })
+}
+
+/// TCP ports of the host that lead into a container, by the container's port.
+pub(super) fn published(settings: Option<&NetworkSettings>) -> Vec<PublishedPort> {
+    let ports = settings.and_then(|settings| settings.ports.as_ref());
+    let mut found: Vec<PublishedPort> = ports
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, bindings)| Some((name.strip_suffix("/tcp")?.parse().ok()?, bindings.as_ref()?)))
+        .flat_map(|(port, bindings)| bindings.iter().map(move |binding| (port, binding)))
+        .filter_map(|(port, binding)| {
+            let host_port = binding.host_port.as_deref()?.parse().ok()?;
+            let host = match binding.host_ip.as_deref() {
+                None | Some("0.0.0.0" | "::") => String::new(),
+                Some(host) => host.to_owned(),
+            };
+            Some(PublishedPort { port, host, host_port })
+        })
+        .collect();
+    // The Engine lists them in no order, and one for all addresses of each family.
+    found.sort_by(|a, b| (a.port, &a.host, a.host_port).cmp(&(b.port, &b.host, b.host_port)));
+    found.dedup();
+    found
 }
 
 fn missing(what: &str) -> Error {

@@ -97,18 +97,12 @@ fn own_addresses(inspected: &ContainerInspectResponse) -> Vec<String> {
 }
 
 fn published(inspected: &ContainerInspectResponse, port: u16, engine: &str) -> Vec<(String, u16)> {
-    let ports = inspected.network_settings.as_ref().and_then(|settings| settings.ports.as_ref());
-    let bindings = ports.and_then(|ports| ports.get(&format!("{port}/tcp"))).and_then(Option::as_ref);
-    bindings
+    super::inspect::published(inspected.network_settings.as_ref())
         .into_iter()
-        .flatten()
-        .filter_map(|binding| {
-            let port = binding.host_port.as_deref()?.parse().ok()?;
-            let host = match binding.host_ip.as_deref() {
-                None | Some("" | "0.0.0.0" | "::") => engine.to_owned(),
-                Some(host) => host.to_owned(),
-            };
-            Some((host, port))
+        .filter(|published| published.port == port)
+        .map(|published| {
+            let host = if published.host.is_empty() { engine.to_owned() } else { published.host };
+            (host, published.host_port)
         })
         .collect()
 }

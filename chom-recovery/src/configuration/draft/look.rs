@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, io::Read, path::PathBuf, sync::Arc};
 
 use super::{
-    DraftRequest,
+    DraftRequest, monitoring,
     trees::{self, FoundTree},
 };
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     probe::{HealthProbe, Status, fpm::FpmProbe, redis::Session},
     secret::SecretSource,
     stream,
-    system::{PhpFpm, Redis},
+    system::{Monitoring, PhpFpm, Redis},
 };
 
 /// Variables that name a file with root's password, in the order in which the official images look at them.
@@ -37,6 +37,7 @@ pub(super) struct Found {
     pub(super) application: FoundApplication,
     pub(super) redis: Option<FoundRedis>,
     pub(super) http: Option<FoundHttp>,
+    pub(super) monitoring: Monitoring,
     pub(super) trees: Vec<FoundTree>,
     pub(super) repository: String,
     pub(super) guessed: Vec<String>,
@@ -100,6 +101,10 @@ pub(super) async fn look(backend: &Arc<dyn Backend>, request: &DraftRequest) -> 
         found.redis = Some(look_at_redis(backend, redis, &variables, &mut found.guessed, &mut found.missing).await);
     }
     look_at_http(request, &variables, &mut found);
+    let watched = monitoring::look(backend, &containers).await;
+    found.monitoring = watched.settings;
+    found.guessed.extend(watched.guessed);
+    found.missing.extend(watched.missing);
     found.trees = trees::look(backend, &containers, &database.service, redis).await?;
     for tree in &found.trees {
         match tree.obstacle {

@@ -58,7 +58,7 @@ fn compose_file(out: &mut String, compose: &Compose, found: &Found) -> std::fmt:
     nginx(out, found)?;
     redis(out, found)?;
     http(out, found)?;
-    monitoring(out)?;
+    monitoring(out, found)?;
     performance(out)?;
     trees(out, found)?;
     writeln!(out, "\n[repository]\n# `chom-recovery repo init --pin` makes it and adds its keys.")?;
@@ -150,14 +150,39 @@ fn performance(out: &mut String) -> std::fmt::Result {
     writeln!(out, "# Most containers of a service that takes jobs.\nmost_workers = 3")
 }
 
-fn monitoring(out: &mut String) -> std::fmt::Result {
+fn monitoring(out: &mut String, found: &Found) -> std::fmt::Result {
+    let settings = &found.monitoring;
     writeln!(
         out,
         "\n# Asked after a recovery, and before it is closed. What is not named, a person has to vouch for."
     )?;
-    writeln!(out, "# [monitoring]\n# prometheus = {{ url = \"http://127.0.0.1:9090\" }}\n# targets = [\"node\"]")?;
-    writeln!(out, "# alertmanager = {{ url = \"http://127.0.0.1:9093\" }}\n# alerts = ['service=\"shop\"']")?;
-    writeln!(out, "# loki = {{ url = \"http://127.0.0.1:3100\" }}\n# logs = '{{compose_project=\"shop\"}}'")?;
+    // A key of a table has to stand below its head.
+    writeln!(out, "{}[monitoring]", if settings.is_absent() { "# " } else { "" })?;
+    match &settings.prometheus {
+        Some(server) => {
+            writeln!(out, "prometheus = {{ url = {} }}", quote(&server.url))?;
+            writeln!(out, "# Jobs that have to be scraped, or job/instance.\ntargets = {}", list(&settings.targets))?;
+        }
+        None => {
+            writeln!(out, "# prometheus = {{ url = \"http://127.0.0.1:9090\" }}\n# targets = [\"node\"]")?;
+        }
+    }
+    match &settings.alertmanager {
+        Some(server) => {
+            writeln!(out, "alertmanager = {{ url = {} }}", quote(&server.url))?;
+            writeln!(out, "# Matchers of this system's alerts; without them every alert is meant.")?;
+        }
+        None => writeln!(out, "# alertmanager = {{ url = \"http://127.0.0.1:9093\" }}")?,
+    }
+    writeln!(out, "# alerts = ['service=\"shop\"']")?;
+    match &settings.loki {
+        Some(server) => {
+            writeln!(out, "loki = {{ url = {} }}\nlogs = {}", quote(&server.url), quote(&settings.logs))?;
+        }
+        None => {
+            writeln!(out, "# loki = {{ url = \"http://127.0.0.1:3100\" }}\n# logs = '{{compose_project=\"shop\"}}'")?;
+        }
+    }
     writeln!(out, "\n# An account that stands for a user: it logs in and out.")?;
     writeln!(out, "# [synthetic]\n# url = \"https://example.org\"\n# user = \"synthetic@example.org\"")?;
     writeln!(out, "# password = {{ file = \"/etc/chom-recovery/synthetic\" }}\n# upload = \"/api/upload\"")

@@ -53,6 +53,21 @@ impl HealthProbe for AlertsProbe {
     }
 }
 
+/// Returns the version of the Alertmanager that answers. The error is already a probe's answer.
+pub(crate) async fn version(server: &MonitoringServer) -> Result<String, Health> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Status {
+        version_info: Version,
+    }
+    #[derive(Deserialize)]
+    struct Version {
+        version: String,
+    }
+    let status: Status = api::get(server, "/api/v2/status", &[]).await?;
+    Ok(net::short(&status.version_info.version, 40))
+}
+
 #[derive(Debug, Deserialize)]
 struct Alert {
     labels: BTreeMap<String, String>,

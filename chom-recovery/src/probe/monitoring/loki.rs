@@ -58,6 +58,18 @@ impl HealthProbe for LogIngestionProbe {
     }
 }
 
+/// Lists the values of a label that Loki has logs of. The error is already a probe's answer.
+pub(crate) async fn values(server: &MonitoringServer, label: &str) -> Result<Vec<String>, Health> {
+    #[derive(Deserialize)]
+    struct Values {
+        /// Left out where there is none.
+        #[serde(default)]
+        data: Vec<String>,
+    }
+    let values: Values = api::get(server, &format!("/loki/api/v1/label/{label}/values"), &[]).await?;
+    Ok(values.data)
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Streams {

@@ -12,7 +12,10 @@ use super::SharedProbe;
 use crate::system::Monitoring;
 
 pub use alerts::AlertsProbe;
+pub(crate) use alerts::version as alertmanager_version;
 pub use loki::LogIngestionProbe;
+pub(crate) use loki::values as loki_values;
+pub(crate) use prometheus::jobs as prometheus_jobs;
 pub use prometheus::{BoundsProbe, TargetsProbe};
 
 /// Name of the probe that asks whether targets are scraped.

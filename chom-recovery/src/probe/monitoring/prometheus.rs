@@ -114,6 +114,16 @@ fn judge(targets: &[Target], expected: &[String], age: Duration, now: DateTime<U
     health.fact("targets", targets.len()).fact("others_not_up", others)
 }
 
+/// Lists the jobs of Prometheus all of whose targets are up, in order. The error is already a probe's answer.
+pub(crate) async fn jobs(server: &MonitoringServer) -> Result<Vec<String>, Health> {
+    let answer: Wrapped<Active> = api::get(server, "/api/v1/targets", &[("state", "active")]).await?;
+    let mut jobs: BTreeMap<String, bool> = BTreeMap::new();
+    for target in &answer.data.active_targets {
+        *jobs.entry(target.label("job").to_owned()).or_insert(true) &= target.health == "up";
+    }
+    Ok(jobs.into_iter().filter(|(name, is_up)| *is_up && !name.is_empty()).map(|(name, _)| name).collect())
+}
+
 /// Whether the values of an expression lie within bounds.
 #[derive(Debug)]
 pub struct BoundsProbe {

@@ -48,6 +48,7 @@ pub(crate) fn container(service: &str) -> Container {
         mounts: Vec::new(),
         command: Vec::new(),
         labels: Labels::new(),
+        published: Vec::new(),
     }
 }
 

@@ -352,6 +352,7 @@ impl Backend for SimBackend {
                     mounts: spec.mounts.clone(),
                     command: spec.command.clone(),
                     labels: spec.labels.clone(),
+                    published: Vec::new(),
                 },
                 argv: spec.entrypoint.iter().flatten().chain(&spec.command).cloned().collect(),
                 usage: Usage::default(),

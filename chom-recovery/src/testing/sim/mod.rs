@@ -511,6 +511,7 @@ fn add_replica(world: &World, project: &str, service: &Service, number: u32) -> 
             mounts: service.mounts.clone(),
             command: Vec::new(),
             labels: labels.map(|(key, value)| (key.to_owned(), value)).into(),
+            published: Vec::new(),
         },
         argv: Vec::new(),
         usage: Usage::default(),
