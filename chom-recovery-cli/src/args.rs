@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use chom_recovery::triage::Selected;
 use chrono::{DateTime, Utc};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -126,9 +127,22 @@ pub(crate) enum Command {
         #[arg(short, long, value_name = "FILE", global = true)]
         output: Option<PathBuf>,
     },
-    /// Run a procedure of the runbook
-    #[command(subcommand)]
-    Recover(Recover),
+    /// Run a procedure of the runbook; without its name, the one that a diagnosis selects
+    ///
+    /// Without a name it diagnoses first. Where causes that are about as likely select different procedures, you are asked, or
+    /// choose with `--choose`. The choice, whose it was, and the ranked causes are kept with the run.
+    #[command(args_conflicts_with_subcommands = true)]
+    Recover {
+        #[command(subcommand)]
+        procedure: Option<Recover>,
+        /// Choose among the procedures that the diagnosis selects
+        #[arg(long, value_name = "PROCEDURE")]
+        choose: Option<Selected>,
+        #[command(flatten)]
+        waivers: Waivers,
+        #[command(flatten)]
+        consent: Consent,
+    },
     /// Go on with a run that was killed, failed or waits
     Resume {
         /// Run; the newest open one by default

@@ -230,6 +230,12 @@ impl NativeRecovery {
         )
     }
 
+    #[pyo3(signature = (chosen, options, ask = None))]
+    fn recover_diagnosed(&self, chosen: &str, options: &str, ask: Option<Py<PyAny>>) -> PyResult<Ongoing> {
+        let chosen: Option<Selected> = argument("choose", chosen)?;
+        self.run(options, ask, |recovery, options| async move { recovery.recover_diagnosed(chosen, options).await })
+    }
+
     #[pyo3(signature = (run, options, ask = None))]
     fn resume(&self, run: &str, options: &str, ask: Option<Py<PyAny>>) -> PyResult<Ongoing> {
         let id = run_id(run)?;

@@ -34,9 +34,10 @@ use crate::{
     },
     store::{self, BackupStore},
     system::{DATABASE, System},
-    triage::{Diagnosis, diagnose},
+    triage::{Choice, Diagnosis, diagnose},
 };
 
+mod choosing;
 mod closing;
 mod copying;
 mod files;
@@ -51,6 +52,7 @@ mod recovering;
 mod troubleshooting;
 mod upkeep;
 
+pub(crate) use choosing::recorded as recorded_choice;
 use recovering::Procedures;
 
 pub use closing::Unclosed;
@@ -95,6 +97,8 @@ pub struct RunOptions {
     pub waivers: Vec<Waiver>,
     /// Plan that the run is held to: it is refused when something else would be done now.
     pub plan: Option<Plan>,
+    /// Why this procedure is run, where a diagnosis selected it; kept in the journal.
+    pub choice: Option<Choice>,
     /// Stops the run at the next step boundary.
     pub cancellation: CancellationToken,
 }
@@ -106,6 +110,7 @@ impl Default for RunOptions {
             approver: Arc::new(AskLater),
             waivers: Vec::new(),
             plan: None,
+            choice: None,
             cancellation: CancellationToken::new(),
         }
     }
@@ -496,15 +501,17 @@ impl Recovery {
 
     fn go(&self, run: Run, parts: Parts, options: RunOptions) -> Going {
         let (id, events, procedures) = (run.id(), Some(run.events()), self.procedures.clone());
+        let cancellation = options.cancellation.clone();
         let task = tokio::spawn(async move {
             let inner = run.clone();
             run.execute(async move {
+                choosing::record(&inner, options.choice).await?;
                 let report = procedures.perform(&inner, &parts).await?;
                 // Kept in the journal, so that it can be shown again.
                 inner.decide(ACHIEVED, async { Ok(report) }).await
             })
             .await
         });
-        Going { id, events, cancellation: options.cancellation, task }
+        Going { id, events, cancellation, task }
     }
 }

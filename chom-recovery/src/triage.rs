@@ -5,19 +5,24 @@
 //! directly, the one that others depend on comes first. Refused credentials and a
 //! full disk never lead to a restore: the data may be perfectly well.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::probe::{Answer, HealthReport, Status};
+use crate::{
+    error::{Error, ErrorKind},
+    probe::{Answer, HealthReport, Status},
+};
 
 mod cause;
+mod choice;
 mod rules;
 #[cfg(test)]
 mod tests;
 mod view;
 
 pub use cause::Cause;
+pub use choice::{Choice, Selection, select};
 use rules::RULES;
 use view::View;
 
@@ -46,6 +51,19 @@ pub enum Selected {
 }
 
 impl Selected {
+    /// Every answer.
+    pub const ALL: [Self; 9] = [
+        Self::FullSystem,
+        Self::Database,
+        Self::Application,
+        Self::Nginx,
+        Self::Performance,
+        Self::Queue,
+        Self::Redis,
+        Self::Scheduler,
+        Self::None,
+    ];
+
     /// Returns the name that the command line and JSON use.
     pub fn code(self) -> &'static str {
         match self {
@@ -65,6 +83,17 @@ impl Selected {
 impl fmt::Display for Selected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.code())
+    }
+}
+
+impl FromStr for Selected {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Self::ALL.into_iter().find(|one| one.code() == text).ok_or_else(|| {
+            let known = Self::ALL.map(Self::code).join(", ");
+            Error::new(ErrorKind::InvalidInput, format!("`{}` is not a procedure: {known}", text.escape_debug()))
+        })
     }
 }
 

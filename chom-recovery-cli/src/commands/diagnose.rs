@@ -10,10 +10,11 @@ use serde::Serialize;
 use super::health;
 use crate::{exit::Exit, output::Output, session::Session};
 
+/// A diagnosis as a document.
 #[derive(Debug, Serialize)]
-struct Found<'a> {
-    diagnoses: &'a [Diagnosis],
-    health: &'a HealthReport,
+pub(super) struct Found<'a> {
+    pub(super) diagnoses: &'a [Diagnosis],
+    pub(super) health: &'a HealthReport,
 }
 
 pub(crate) async fn diagnose(session: &Session) -> Result<Exit> {

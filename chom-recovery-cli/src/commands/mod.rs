@@ -7,6 +7,7 @@ use crate::{args::Command, exit::Exit, session::Session};
 mod approve;
 mod backup;
 mod card;
+mod choose;
 mod close;
 mod config;
 mod diagnose;
@@ -38,7 +39,10 @@ pub(crate) async fn run(session: &Session, command: Option<Command>) -> Result<E
         Some(Command::Prune { plan, consent }) => prune::prune(session, plan, &consent).await,
         Some(Command::Drill { which, operator }) => drill::drill(session, &which, operator).await,
         Some(Command::Plan { procedure, output }) => plan::plan(session, procedure, output).await,
-        Some(Command::Recover(command)) => recover::recover(session, command).await,
+        Some(Command::Recover { procedure: Some(procedure), .. }) => recover::recover(session, procedure).await,
+        Some(Command::Recover { procedure: None, choose, waivers, consent }) => {
+            choose::recover(session, choose, &waivers, &consent).await
+        }
         Some(Command::Restore { component, files, which, since, consent }) => {
             recover::restore(session, &component, files, &which, since, &consent).await
         }

@@ -12,6 +12,7 @@ use chom_recovery::{
         ItemVerdict,
         summary::{CheckSummary, RunSummary, StepStatus},
     },
+    triage::Choice,
 };
 use comfy_table::{Cell, Color};
 use serde::Serialize;
@@ -123,6 +124,9 @@ pub(crate) fn print_report(output: &Output, report: &RunReport) {
         human::millis(report.elapsed_ms),
         if report.resumes > 0 { format!(", resumed {} times", report.resumes) } else { String::new() },
     ));
+    if let Some(choice) = &report.choice {
+        print_choice(output, choice);
+    }
     let mut table = output.table(&["STEP", "STATUS", "AT", "TOOK", "BUDGET", ""]);
     for step in &report.steps {
         let remark = match (&step.error, &step.approved_by) {
@@ -226,6 +230,19 @@ pub(crate) fn print_report(output: &Output, report: &RunReport) {
             output.line(format!("  {command}"));
         }
     }
+}
+
+/// Prints why a procedure was run, and who chose it.
+fn print_choice(output: &Output, choice: &Choice) {
+    let who = choice.by.as_ref().map_or_else(
+        || "selected by the most probable of these causes".to_owned(),
+        |by| format!("chosen by {by} for these causes"),
+    );
+    output.line(format!("{} was {who}:", choice.procedure));
+    for (index, one) in choice.causes.iter().enumerate() {
+        output.line(format!("  {}. {} ({} %): {}", index + 1, one.hypothesis, one.confidence, one.cause));
+    }
+    output.line("");
 }
 
 /// Prints a checklist as on paper, with what stands behind each tick.

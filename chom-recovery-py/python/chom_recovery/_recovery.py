@@ -242,6 +242,42 @@ class Recovery:
         ongoing = self._native.recover(f"recover-{part}", json.dumps(_request(request)), options, asker)
         return decode(models.Recovered, await follow(ongoing, on_event, asker))
 
+    async def recover_diagnosed(
+        self,
+        *,
+        choose: Part | Literal["database"] | None = None,
+        confirm: str | None = None,
+        approve: Approver | None = None,
+        waive: Mapping[str, str] | None = None,
+        operator: str | None = None,
+        on_event: EventCallback | None = None,
+    ) -> models.DatabaseReport | models.Recovered:
+        """Diagnoses, and runs the recovery that the most probable cause selects, with the newest backup where it needs one.
+
+        The procedure, who chose it, and the ranked causes are kept in the run's journal.
+
+        Args:
+            choose: The procedure to run, where causes that are about as likely select different ones.
+            confirm: Name of the Compose project: says yes to every question beforehand; it is no choice.
+            approve: Answers questions instead.
+            waive: Items of checklists to go on without, with the reason.
+            operator: Name of the person, for the journal; the login's by default.
+            on_event: Called with each event.
+
+        Raises:
+            NeedsConfirmation: Several causes are about as likely, and nobody chose: the hint names the choices. Or the run
+                waits for a person.
+            PreconditionError: The most probable cause is nothing that a procedure mends; the hint says what to do.
+            InvalidInputError: No cause that was found selects what was chosen.
+            LockedError: Another run is going on or unfinished.
+        """
+        options, asker = self._options(confirm, approve, waive, operator)
+        ongoing = self._native.recover_diagnosed(json.dumps(choose), options, asker)
+        report = await follow(ongoing, on_event, asker)
+        if report["procedure"] == "recover-database":
+            return decode(models.DatabaseReport, report)
+        return decode(models.Recovered, report)
+
     async def resume(
         self,
         run_id: str,

@@ -20,11 +20,12 @@ use crate::{
     error::ErrorRecord,
     objective::Achieved,
     procedure::fix,
-    recovery::Report,
+    recovery::{Report, recorded_choice},
     run::{
         ItemVerdict, RunId,
         summary::{ApprovalSummary, CheckSummary, RunStatus, RunSummary, StepStatus, StepSummary},
     },
+    triage::Choice,
 };
 
 /// Name of the decision under which a run keeps what it achieved.
@@ -53,6 +54,9 @@ pub struct RunReport {
     pub elapsed_ms: u64,
     /// How often a process took it up again.
     pub resumes: u32,
+    /// Why this procedure was run, where a diagnosis selected it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub choice: Option<Choice>,
     /// Steps, in the order in which they began.
     pub steps: Vec<StepLine>,
     /// Recovery time: objective and achieved. `None`: not a recovery, or it has not got so far.
@@ -163,6 +167,7 @@ impl From<&RunSummary> for RunReport {
             last: run.last,
             elapsed_ms: run.elapsed_ms,
             resumes: run.resumes,
+            choice: recorded_choice(run),
             steps: run.steps.iter().map(StepLine::from).collect(),
             rto,
             rpo,
