@@ -13,6 +13,7 @@ use chom_recovery::{
     recovery::{Going, RunOptions},
     run::{AlwaysYes, AskWith, Question, Reply, RunId, Waiver},
     secret::SecretSource,
+    triage::Selected,
 };
 use pyo3::prelude::*;
 use pyo3_async_runtimes::tokio::future_into_py;

@@ -12,7 +12,7 @@ import pytest
 
 from chom_recovery import NeedsConfirmation, Recovery, Status
 from chom_recovery.exceptions import AlreadyExistsError, InvalidInputError, LockedError, NotFoundError
-from chom_recovery.models import BackupInfo, DatabaseReport, Finding, RunStatus
+from chom_recovery.models import BackupInfo, DatabaseReport, Finding, Recovered, RunStatus
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -197,4 +197,9 @@ async def test_a_stopped_scheduler_is_recovered_and_its_recovery_undone(stack: S
     undone = await recovery.rollback((await recovery.runs()).runs[-1].run, because="it was a test")
     assert undone
     assert "scheduler" not in stack.compose("ps", "--services", "--status", "running").split()
+    with pytest.raises(InvalidInputError):
+        await recovery.recover_diagnosed(choose="nginx", confirm=stack.project)
+    selected = await recovery.recover_diagnosed(confirm=stack.project)
+    assert isinstance(selected, Recovered)
+    assert (await recovery.runs()).runs[-1].procedure == "recover-scheduler"
     stack.compose("up", "--detach", "--wait", "scheduler")

@@ -252,9 +252,10 @@ class Recovery:
         operator: str | None = None,
         on_event: EventCallback | None = None,
     ) -> models.DatabaseReport | models.Recovered:
-        """Diagnoses, and runs the recovery that the most probable cause selects, with the newest backup where it needs one.
+        """Diagnoses, and runs the recovery that the most probable cause selects.
 
-        The procedure, who chose it, and the ranked causes are kept in the run's journal.
+        It takes the newest backup where it needs one. The procedure, who chose it, and the ranked causes are kept in
+        the run's journal.
 
         Args:
             choose: The procedure to run, where causes that are about as likely select different ones.
@@ -265,8 +266,8 @@ class Recovery:
             on_event: Called with each event.
 
         Raises:
-            NeedsConfirmation: Several causes are about as likely, and nobody chose: the hint names the choices. Or the run
-                waits for a person.
+            NeedsConfirmation: Several causes are about as likely, and nobody chose: the hint names the choices. Or the
+                run waits for a person.
             PreconditionError: The most probable cause is nothing that a procedure mends; the hint says what to do.
             InvalidInputError: No cause that was found selects what was chosen.
             LockedError: Another run is going on or unfinished.

@@ -11,9 +11,9 @@ use crate::{
         HealthMode, HealthReport, SharedProbe, Status,
         http::{HttpProbe, MILLISECONDS},
         latency::LatencyHistory,
-        run_suite,
+        monitoring, run_suite,
     },
-    system::System,
+    system::{HttpCheck, System},
 };
 
 impl Recovery {
@@ -29,10 +29,10 @@ impl Recovery {
         }
     }
 
-    /// Remembers how long the HTTP checks took that answered as they must; nothing where something is down. A file that
-    /// cannot be written is no reason to give no answer.
+    /// Remembers how long the HTTP checks took that answered as they must; nothing where a part of the service is down. A file
+    /// that cannot be written is no reason to give no answer.
     pub(super) async fn remember_latency(&self, report: &HealthReport) {
-        if self.system.http.is_empty() || report.count(Status::Down) > 0 {
+        if self.system.http.is_empty() || !is_well(report) {
             return;
         }
         let (system, report) = (self.system.clone(), report.clone());
@@ -45,7 +45,7 @@ impl Recovery {
     /// Asks the HTTP checks, and remembers how long they took.
     pub(super) async fn measure_latency(&self) {
         let history = self.latency_history().await;
-        let probe = |check: &crate::system::HttpCheck| -> SharedProbe {
+        let probe = |check: &HttpCheck| -> SharedProbe {
             let probe = HttpProbe::new(check.clone());
             Arc::new(match &history {
                 Some(history) => probe.against(history.baseline(check, Utc::now())),
@@ -56,6 +56,12 @@ impl Recovery {
         let report = run_suite(HealthMode::Monitoring, probes, self.system.limits.health_deadline).await;
         self.remember_latency(&report).await;
     }
+}
+
+/// Tells whether nothing is down that serves users: backups, and those who watch, make nothing slower.
+fn is_well(report: &HealthReport) -> bool {
+    let serves = |probe: &str| !matches!(probe, "store" | "backup") && !monitoring::is_of_monitoring(probe);
+    !report.answers.iter().any(|a| a.health.status == Status::Down && serves(&a.probe))
 }
 
 /// Notes the answers that are as they must be.
@@ -93,6 +99,15 @@ mod tests {
     fn report(health: Health) -> HealthReport {
         let answer = Answer { probe: "http-health".into(), health, latency_ms: 1 };
         HealthReport::new(HealthMode::Monitoring, vec![answer], Utc::now(), Duration::ZERO)
+    }
+
+    #[test]
+    fn a_missing_backup_is_no_reason_to_remember_nothing_and_a_database_that_is_down_is_one() {
+        for (probe, wanted) in [("backup", true), ("store", true), ("targets", true), ("mysql", false)] {
+            let answer = Answer { probe: probe.into(), health: Health::down("as told"), latency_ms: 1 };
+            let report = HealthReport::new(HealthMode::Monitoring, vec![answer], Utc::now(), Duration::ZERO);
+            assert_eq!(is_well(&report), wanted, "{probe}");
+        }
     }
 
     #[test]
