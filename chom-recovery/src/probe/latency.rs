@@ -70,6 +70,12 @@ struct File {
     checks: BTreeMap<String, Remembered>,
 }
 
+/// What can be read of the file of every version.
+#[derive(Debug, Deserialize)]
+struct Version {
+    format: u32,
+}
+
 /// What is remembered of a check.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Remembered {
@@ -112,10 +118,6 @@ impl LatencyHistory {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(history),
             Err(e) => return Err(refused(e.into())),
         };
-        #[derive(Deserialize)]
-        struct Version {
-            format: u32,
-        }
         let damaged = |e: serde_json::Error| refused(Error::new(ErrorKind::Corrupt, "it is damaged").caused_by(e));
         let Version { format } = serde_json::from_slice(&text).map_err(damaged)?;
         if format != FORMAT {

@@ -85,8 +85,8 @@ fn place(
 ) -> Option<(MonitoringServer, String)> {
     let runs = || containers.iter().filter(|c| c.state == ContainerState::Running);
     let url = |container: &Container| {
-        let published = container.published.iter().filter(|published| published.port == port);
-        published.filter_map(|p| Some(format!("http://{}:{}", here(&p.host)?, p.host_port))).next()
+        let mut published = container.published.iter().filter(|published| published.port == port);
+        published.find_map(|p| Some(format!("http://{}:{}", here(&p.host)?, p.host_port)))
     };
     let at_port = runs().find_map(|c| Some((url(c)?, c.service.clone()))).filter(|_| is_local);
     if let Some((url, service)) = at_port {
