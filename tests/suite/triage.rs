@@ -196,7 +196,8 @@ fn what_watches_the_project_is_drafted_where_it_answers() {
     let text = std::fs::read_to_string(bench.folder().join("chom-recovery.toml")).unwrap();
     match monitoring.alertmanager {
         Some(server) => {
-            assert_eq!(server.url, format!("http://127.0.0.1:{}", bench.stack().alertmanager_port.unwrap()))
+            let port = bench.stack().alertmanager_port.unwrap();
+            assert_eq!(server.url, format!("http://127.0.0.1:{port}"));
         }
         // Without a rule in Prometheus, no alert means nothing.
         None => assert!(text.contains("monitoring.alertmanager: `alertmanager` runs, and says"), "{text}"),
