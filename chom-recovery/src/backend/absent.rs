@@ -7,8 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    Backend, Container, ContainerEnvironment, Endpoint, Engine, Exec, ExecRequest, Labels, LogRequest, LogStream,
-    OneOff, Place, Project, RestartPolicy, Signal, StopOutcome, Usage, Volume, VolumeContent, VolumeIdentity,
+    Backend, Container, ContainerEnvironment, Endpoint, Engine, Exec, ExecRequest, Image, Labels, LogRequest,
+    LogStream, OneOff, Pins, Place, Project, RestartPolicy, Signal, StopOutcome, Usage, Volume, VolumeContent,
+    VolumeIdentity,
 };
 use crate::{
     error::{Error, ErrorRecord, Result},
@@ -77,6 +78,14 @@ impl Backend for AbsentBackend {
     }
 
     async fn signal(&self, _container: &str, _signal: Signal) -> Result<()> {
+        self.refuse()
+    }
+
+    async fn image(&self, _name: &str) -> Result<Option<Image>> {
+        self.refuse()
+    }
+
+    async fn recreate(&self, _services: &[String], _pins: Option<&Pins>) -> Result<()> {
         self.refuse()
     }
 

@@ -23,6 +23,7 @@ pub mod compose;
 mod container;
 pub mod docker;
 pub(crate) mod exchange;
+mod image;
 pub(crate) mod measure;
 mod own;
 mod project;
@@ -34,6 +35,7 @@ pub use container::{
     Container, ContainerEnvironment, ContainerState, HealthCheck, PublishedPort, RestartPolicy, Signal, StopOutcome,
     Usage,
 };
+pub use image::{Image, Pins};
 pub(crate) use own::Connection;
 pub use own::{Endpoint, Network, OneOff, OneOffFile};
 pub use project::{Condition, Dependency, Engine, ModelSource, Mount, MountSource, Project, Service};
@@ -105,6 +107,21 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
     /// Sets how many containers a service has, through `docker compose up --scale`.
     async fn scale(&self, service: &str, replicas: u32) -> Result<()>;
+
+    /// Finds an image on the Engine's host, by id or by name. The default knows none.
+    async fn image(&self, _name: &str) -> Result<Option<Image>> {
+        Err(Error::new(ErrorKind::Unsupported, "this backend does not know images"))
+    }
+
+    /// Makes the containers of services anew where they are not as the project's files and `pins` say, through
+    /// `docker compose up`, and leaves new ones stopped. Their number stays. Nothing is pulled or built. What a container
+    /// held outside of volumes is gone afterwards.
+    ///
+    /// # Errors
+    /// `Failed`: Compose could not, or a container has another image than `pins` say.
+    async fn recreate(&self, _services: &[String], _pins: Option<&Pins>) -> Result<()> {
+        Err(Error::new(ErrorKind::Unsupported, "this backend cannot make containers of a service anew"))
+    }
 
     /// Runs a command in a running container. See [`Exec`] for how it ends.
     async fn exec(&self, container: &str, request: ExecRequest) -> Result<Exec>;

@@ -120,6 +120,12 @@ pub struct ComposeFacts {
     pub images: BTreeMap<String, String>,
 }
 
+/// Names the note of [`Facts::notes`] that holds the name by which a registry gives out the image of a service, as
+/// `repository@sha256:…`.
+pub(crate) fn image_note(service: &str) -> String {
+    format!("image-digest-{service}")
+}
+
 /// The database server at the time of the backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

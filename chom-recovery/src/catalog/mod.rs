@@ -76,6 +76,7 @@ pub use compress::Compression;
 pub use copy::{Copied, copy_backup, copy_holds, init_copy};
 pub use crypt::{Identities, MAX_RECIPIENTS, MIN_RECIPIENTS, Recipient, Recipients};
 pub use entry::BackupInfo;
+pub(crate) use facts::image_note;
 pub use facts::{
     Baselines, BinlogPosition, Capture, ComposeFacts, DatabaseFacts, Facts, Flavour, PrivateFacts, PublicFacts,
     TableBaseline,

@@ -123,6 +123,13 @@ impl Catalog {
         self
     }
 
+    /// Looks for all of them, whatever they hold: every backup has facts of the whole system.
+    #[must_use]
+    pub fn holding_anything(mut self) -> Self {
+        self.holding = None;
+        self
+    }
+
     /// Looks for the backups of another system instead, also those copied here from another repository, to make this
     /// system a clone of it. Nothing else lifts the guard against the wrong system.
     #[must_use]

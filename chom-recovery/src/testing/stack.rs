@@ -21,7 +21,8 @@ use super::{
 use crate::{
     backend::{Backend, BackendExt, Condition, Container, Dependency, Mount, MountSource, RestartPolicy, Service},
     catalog::{
-        BackupWriter, Capture, Catalog, ComponentKind, ComponentSpec, Encryption, Facts, HostId, Repository, Signer,
+        BackupWriter, Capture, Catalog, ComponentKind, ComponentSpec, ComposeFacts, Encryption, Facts, HostId,
+        Repository, Signer,
         tree::{self, StoreOptions},
     },
     error::Result,
@@ -152,7 +153,10 @@ impl SimStack {
         let options = StoreOptions::new(Rules::none());
         tree::store_tree(&writing, &Root::open(folder)?, &options, Arc::new(|_, _| {})).await?;
         let now = Utc::now();
-        writer.finish(Facts::new(Capture { begin: now, point: now, end: now })).await?;
+        let images = self.backend.containers().await?.into_iter().map(|c| (c.service, c.image_id)).collect();
+        let compose = ComposeFacts { project: self.backend.project().to_owned(), config_hash: None, images };
+        let facts = Facts::new(Capture { begin: now, point: now, end: now });
+        writer.finish(Facts { compose: Some(compose), ..facts }).await?;
         Ok(())
     }
 

@@ -2,7 +2,8 @@
 
 use bollard::{
     models::{
-        ContainerInspectResponse, ContainerStateStatusEnum as Status, HealthStatusEnum, MountPoint, NetworkSettings,
+        ContainerInspectResponse, ContainerStateStatusEnum as Status, HealthStatusEnum, ImageInspect, MountPoint,
+        NetworkSettings,
         RestartPolicy as EnginePolicy, RestartPolicyNameEnum,
     },
     query_parameters::{InspectContainerOptions, ListContainersOptionsBuilder},
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::{
     backend::{
-        Container, ContainerState, HealthCheck, Mount, MountSource, PublishedPort, RUN_LABEL, RestartPolicy,
+        Container, ContainerState, HealthCheck, Image, Mount, MountSource, PublishedPort, RUN_LABEL, RestartPolicy,
         compose::{ONE_OFF_LABEL, PROJECT_LABEL, SERVICE_LABEL},
     },
     error::{Error, ErrorKind, Result},
@@ -35,6 +36,20 @@ impl Connection {
     /// Inspects a container.
     pub(super) async fn container(&self, name: &str) -> Result<Container> {
         container(self.inspect(name).await?)
+    }
+
+    /// Inspects an image; `None`: it is not on the Engine's host.
+    pub(super) async fn image(&self, name: &str) -> Result<Option<Image>> {
+        let is_path = name.split('/').any(|part| part.is_empty() || part == "..");
+        if is_path || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b":/@._-".contains(&b)) {
+            return Err(Error::new(ErrorKind::InvalidInput, format!("`{}` names no image", name.escape_debug())));
+        }
+        let found = self.read(format!("inspect image `{name}`"), self.control.inspect_image(name)).await;
+        let image = |found: ImageInspect| Image {
+            id: found.id.unwrap_or_default(),
+            digests: found.repo_digests.unwrap_or_default(),
+        };
+        Ok(optional(found)?.map(image))
     }
 
     /// Inspects all containers that match every filter, in the order of their names.

@@ -5,9 +5,9 @@ use std::{path::Path, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use super::{
-    Backend, BackendExt, Condition, Container, ContainerEnvironment, Endpoint, Engine, Exec, ExecRequest, Labels,
-    LogRequest, LogStream, OneOff, Place, Project, RUN_LABEL, RestartPolicy, Signal, StopOutcome, Usage, Volume,
-    VolumeContent, VolumeIdentity,
+    Backend, BackendExt, Condition, Container, ContainerEnvironment, Endpoint, Engine, Exec, ExecRequest, Image,
+    Labels, LogRequest, LogStream, OneOff, Pins, Place, Project, RUN_LABEL, RestartPolicy, Signal, StopOutcome, Usage,
+    Volume, VolumeContent, VolumeIdentity,
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -172,6 +172,14 @@ impl Backend for DockerBackend {
 
     async fn scale(&self, service: &str, replicas: u32) -> Result<()> {
         self.connection.scale(&self.compose, service, replicas).await
+    }
+
+    async fn image(&self, name: &str) -> Result<Option<Image>> {
+        self.connection.image(name).await
+    }
+
+    async fn recreate(&self, services: &[String], pins: Option<&Pins>) -> Result<()> {
+        self.connection.recreate(&self.compose, services, pins).await
     }
 
     async fn exec(&self, container: &str, request: ExecRequest) -> Result<Exec> {

@@ -7,7 +7,7 @@ use tokio::process::Command;
 use super::{address::Address, client::Connection};
 use crate::{
     backend::{
-        Container, Project,
+        Container, Pins, Project,
         compose::{self, ENV_FILES_LABEL, FILES_LABEL, FOLDER_LABEL},
     },
     error::{Error, ErrorKind, Result},
@@ -16,8 +16,8 @@ use crate::{
 
 /// Deadline of `docker compose config`, which only reads files.
 const CONFIG_DEADLINE: Duration = Duration::from_secs(30);
-/// Deadline of `docker compose up --scale`.
-const SCALE_DEADLINE: Duration = Duration::from_mins(5);
+/// Deadline of `docker compose up`.
+const UP_DEADLINE: Duration = Duration::from_mins(5);
 
 /// Files of a project, as configured or as the labels of its containers name them.
 struct Files {
@@ -32,7 +32,7 @@ impl Connection {
     /// Describes the project.
     pub(super) async fn model(&self, config: &Compose) -> Result<Project> {
         let containers = self.project_containers(&config.project).await?;
-        match files(config, &containers) {
+        match files(config, &containers, &[]) {
             Some(Files { configured: true, missing: Some(path), .. }) => Err(missing_file(&path)),
             Some(files) if files.missing.is_none() => {
                 let mut arguments = files.arguments;
@@ -62,25 +62,50 @@ impl Connection {
             .hint("take `container_name` out of the Compose file"));
         }
         let containers = self.project_containers(&config.project).await?;
-        let files = files(config, &containers).ok_or_else(|| {
-            Error::new(ErrorKind::Precondition, format!("the files of project `{}` are not known", config.project))
-                .hint("set `compose.files`")
-        })?;
-        if let Some(path) = files.missing {
-            return Err(missing_file(&path));
-        }
-        let mut arguments = files.arguments;
+        let mut arguments = arguments(config, &containers, &[service])?;
         arguments.extend(
             ["--ansi", "never", "up", "-d", "--no-deps", "--no-recreate", "--no-build", "--scale"].map(String::from),
         );
         arguments.push(format!("{service}={replicas}"));
         arguments.push(service.to_owned());
-        self.compose(&arguments, SCALE_DEADLINE).await?;
+        self.compose(&arguments, UP_DEADLINE).await?;
         let count = self.project_containers(&config.project).await?.iter().filter(|c| c.service == service).count();
         if u32::try_from(count) == Ok(replicas) {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Failed, format!("service `{service}` has {count} containers instead of {replicas}")))
+    }
+
+    /// Makes containers of services anew where they are not as the files say, and holds them to images.
+    pub(super) async fn recreate(&self, config: &Compose, services: &[String], pins: Option<&Pins>) -> Result<()> {
+        let before = self.project_containers(&config.project).await?;
+        let names: Vec<&str> = services.iter().map(String::as_str).collect();
+        let mut arguments = arguments(config, &before, &names)?;
+        if let Some(pins) = pins {
+            tokio::fs::write(&pins.file, pins.text()).await.map_err(|e| {
+                Error::from(e).during(format!("cannot write the Compose file `{}`", pins.file.display()))
+            })?;
+            let file = pins.file.display().to_string();
+            // Where an earlier attempt came this far, the labels name it already.
+            if !arguments.contains(&file) {
+                let at = arguments.iter().rposition(|a| a == "-f").map_or(arguments.len(), |at| at + 2);
+                arguments.splice(at..at, ["-f".to_owned(), file]);
+            }
+        }
+        let up = "--ansi never up --no-start --no-deps --no-build --pull never";
+        arguments.extend(up.split(' ').map(str::to_owned));
+        for service in &names {
+            let count = before.iter().filter(|c| c.service == *service).count().max(1);
+            arguments.extend(["--scale".to_owned(), format!("{service}={count}")]);
+        }
+        arguments.extend(services.iter().cloned());
+        self.compose(&arguments, UP_DEADLINE).await?;
+        let now = self.project_containers(&config.project).await?;
+        let wanted = |c: &Container| pins.and_then(|pins| pins.images.get(&c.service));
+        match now.iter().find(|c| wanted(c).is_some_and(|image| *image != c.image_id)) {
+            None => Ok(()),
+            Some(c) => Err(Error::new(ErrorKind::Failed, format!("`{}` still has image {}", c.name, c.image_id))),
+        }
     }
 
     /// Runs `docker compose` against the same Engine and returns what it printed.
@@ -128,8 +153,22 @@ fn without_values(text: &str) -> String {
     text.split('"').enumerate().map(|(i, part)| if i % 2 == 0 { part } else { "\"…\"" }).collect()
 }
 
-fn files(config: &Compose, containers: &[Container]) -> Option<Files> {
-    let label = |key: &str| containers.iter().find_map(|c| c.labels.get(key)).filter(|text| !text.is_empty());
+/// Returns the arguments by which Compose finds the project's files, for changes of services.
+fn arguments(config: &Compose, containers: &[Container], services: &[&str]) -> Result<Vec<String>> {
+    let files = files(config, containers, services).ok_or_else(|| {
+        Error::new(ErrorKind::Precondition, format!("the files of project `{}` are not known", config.project))
+            .hint("set `compose.files`")
+    })?;
+    match files.missing {
+        Some(path) => Err(missing_file(&path)),
+        None => Ok(files.arguments),
+    }
+}
+
+/// Finds the project's files; of the containers' labels, those of `services` come first.
+fn files(config: &Compose, containers: &[Container], services: &[&str]) -> Option<Files> {
+    let (ours, others): (Vec<_>, Vec<_>) = containers.iter().partition(|c| services.contains(&c.service.as_str()));
+    let label = |key: &str| ours.iter().chain(&others).find_map(|c| c.labels.get(key)).filter(|text| !text.is_empty());
     let folder = label(FOLDER_LABEL).map(PathBuf::from);
     let configured = !config.files.is_empty();
     let split = |text: &String| -> Vec<PathBuf> {
@@ -145,7 +184,10 @@ fn files(config: &Compose, containers: &[Container]) -> Option<Files> {
         } else {
             config.env_files.clone()
         };
-        (label(FILES_LABEL).map(split)?, env_files)
+        let mut files = label(FILES_LABEL).map(split)?;
+        // Runs are tidied up, with what they held services to.
+        files.retain(|path| path.is_file() || !path.ends_with(Pins::FILE));
+        (files, env_files)
     };
     let missing = files.iter().chain(&env_files).find(|path| !path.is_file()).cloned();
     let mut arguments = vec!["-p".to_owned(), config.project.clone()];
@@ -163,6 +205,29 @@ fn files(config: &Compose, containers: &[Container]) -> Option<Files> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_that_held_a_service_to_an_image_are_not_missed_once_they_are_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (base, pins) = (folder.path().join("compose.yaml"), folder.path().join(Pins::FILE));
+        std::fs::write(&base, "").unwrap();
+        let of = |service: &str, files: &[&PathBuf]| {
+            let files: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+            let mut container = crate::probe::testing::backend::container(service);
+            container.labels.insert(FILES_LABEL.into(), files.join(","));
+            container
+        };
+        let containers = [of("nginx", &[&base]), of("app", &[&base, &pins])];
+        let config = Compose { project: "p".into(), files: vec![], env_files: vec![], host: None, context: None };
+        let named = |services: &[&str]| {
+            let files = files(&config, &containers, services).unwrap();
+            assert_eq!(files.missing, None);
+            files.arguments.iter().filter(|argument| *argument == "-f").count()
+        };
+        assert_eq!((named(&["app"]), named(&[])), (1, 1));
+        std::fs::write(&pins, "").unwrap();
+        assert_eq!((named(&["app"]), named(&[])), (2, 1), "those of the service that is meant");
+    }
 
     #[test]
     fn quoted_values_do_not_reach_a_message() {

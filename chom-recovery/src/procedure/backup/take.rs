@@ -1,6 +1,6 @@
 //! One backup of one moment: the database first, then the trees of files.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
     backend::Backend,
@@ -75,7 +75,13 @@ pub(crate) async fn take(
     facts.run.clone_from(&request.run);
     facts.tags = request.tags.iter().map(|tag| tag.parse::<Name>()).collect::<Result<_>>()?;
     // Not worth a backup that is written already.
-    let images = backend.containers().await.unwrap_or_default().into_iter().map(|c| (c.service, c.image_id)).collect();
+    let images: BTreeMap<_, _> =
+        backend.containers().await.unwrap_or_default().into_iter().map(|c| (c.service, c.image_id)).collect();
+    for (service, id) in &images {
+        // By its id alone, an image can be had from no registry.
+        let digest = backend.image(id).await.ok().flatten().and_then(|image| image.digests.into_iter().next());
+        facts.notes.extend(digest.map(|digest| (catalog::image_note(service), digest)));
+    }
     facts.compose = Some(ComposeFacts { project: backend.project().to_owned(), config_hash: None, images });
     // A machine that has nothing learns from it where everything belongs. It names secrets and holds none.
     let text = toml::to_string(system)

@@ -17,8 +17,8 @@ use super::{
 use crate::{
     backend::{
         Backend, Container, ContainerEnvironment, ContainerState, Endpoint, Engine, Exec, ExecOutput, ExecRequest,
-        HealthCheck, Labels, LogRequest, LogStream, MountSource, OneOff, Place, Project, RUN_LABEL, RestartPolicy,
-        Signal, StopOutcome, Usage, Volume, VolumeContent, VolumeIdentity,
+        HealthCheck, Image, Labels, LogRequest, LogStream, MountSource, OneOff, Pins, Place, Project, RUN_LABEL,
+        RestartPolicy, Signal, StopOutcome, Usage, Volume, VolumeContent, VolumeIdentity,
         exchange::{LocalFolders, exchange},
         measure::{identity_of, measure_folder},
         tar_scan::TarScan,
@@ -143,6 +143,51 @@ impl Backend for SimBackend {
             for record in self.of_service(service).unwrap_or_default() {
                 if !wanted.contains(&record.container.name) {
                     self.world.remove(&record.container.name)?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn image(&self, name: &str) -> Result<Option<Image>> {
+        self.look(Op::Image, name, || {
+            // Those of the project's own files, and those that containers have.
+            let project = self.world.project()?;
+            let described = project.services.iter().filter_map(|service| service.image.as_deref());
+            let mut known: Vec<String> = described.map(image_id).collect();
+            known.extend(self.world.records()?.into_iter().map(|record| record.container.image_id));
+            let id = known.iter().find(|id| *id == name).cloned();
+            let id = id.or_else(|| Some(image_id(name)).filter(|id| known.contains(id)));
+            Ok(id.map(|id| Image { id, digests: Vec::new() }))
+        })
+        .await
+    }
+
+    async fn recreate(&self, services: &[String], pins: Option<&Pins>) -> Result<()> {
+        self.act(Op::Recreate, &services.join(" "), || {
+            let project = self.world.project()?;
+            for service in services {
+                let described = project.service(service)?.image.clone().unwrap_or_default();
+                let (image, image_id) = match pins.and_then(|pins| pins.images.get(service)) {
+                    Some(id) => (id.clone(), id.clone()),
+                    None => (described.clone(), image_id(&described)),
+                };
+                for mut record in self.of_service(service)? {
+                    if record.container.image_id == image_id && record.container.image == image {
+                        continue;
+                    }
+                    let made = Container {
+                        id: new_id(),
+                        image: image.clone(),
+                        image_id: image_id.clone(),
+                        state: ContainerState::Created,
+                        exit_code: None,
+                        restart_policy: RestartPolicy::No,
+                        ..record.container
+                    };
+                    record.container = made;
+                    self.world.put(&record)?;
                 }
             }
             Ok(())

@@ -25,6 +25,8 @@ pub enum Op {
     SetRestartPolicy,
     Signal,
     Scale,
+    Image,
+    Recreate,
     Exec,
     Logs,
     Usage,
