@@ -30,6 +30,7 @@ pub mod proof;
 pub mod quiesce;
 mod recovered;
 mod redis;
+mod signs;
 
 pub(crate) use locate::{locate, path_on_host};
 pub(crate) use permissions::{Compared, look};

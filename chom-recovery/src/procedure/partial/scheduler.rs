@@ -14,8 +14,8 @@ use crate::{
     backend::{BackendExt, ContainerState, HealthCheck},
     error::{Error, ErrorKind, Result},
     objective::Objective,
-    probe::{Class, Health, HealthProbe, queue::beat},
-    procedure::{Measured, Parts, Procedure, Recovered, maintenance::Artisan, proof::moment},
+    probe::queue::beat,
+    procedure::{Measured, Parts, Procedure, Recovered, maintenance::Artisan, proof::moment, signs::SignOfLife},
     run::{Run, Wait},
     system::System,
 };
@@ -84,7 +84,9 @@ impl Procedure for RecoverScheduler {
             done.push(format!("`{service}` was started"));
         }
         let since = if mend == Mend::Nothing { found.now.saturating_sub(limit) } else { found.now };
-        let proof = Arc::new(Beats { parts: parts.clone(), since });
+        let (key, age) = (heartbeat_key(parts)?.to_owned(), limit);
+        let (name, who, parts_of) = ("scheduler", "the scheduler", parts.clone());
+        let proof = Arc::new(SignOfLife { name, who, parts: parts_of, key, since, age });
         let wait = Wait::new(Duration::from_secs(1), 1, parts.system.partial.proof_deadline);
         run.until_healthy(proof, wait).await?;
         let proven = moment(&run, "proven").await?;
@@ -160,30 +162,6 @@ fn said(found: &Found, mend: Mend) -> Vec<String> {
         });
     }
     lines
-}
-
-/// Whether the scheduler gave a sign of life after a time.
-#[derive(Debug)]
-struct Beats {
-    parts: Parts,
-    since: u64,
-}
-
-#[async_trait]
-impl HealthProbe for Beats {
-    fn name(&self) -> &'static str {
-        "scheduler"
-    }
-
-    async fn check(&self) -> Health {
-        match read(&self.parts).await {
-            Ok((now, Some(at))) if at > self.since => {
-                Health::healthy(format!("the scheduler ran {} s ago", now.saturating_sub(at))).class(Class::Ok)
-            }
-            Ok(_) => Health::down("the scheduler has not run yet").class(Class::Stale),
-            Err(error) => Health::inconclusive(error.to_string()),
-        }
-    }
 }
 
 async fn age_after(run: &Run, parts: &Parts) -> Result<Option<u64>> {
