@@ -61,6 +61,10 @@ impl Environment {
                 continue;
             }
             let better = counts.and_then(of_good);
+            if better.is_some_and(|better| better.pair() == block.pair()) {
+                lines.push(ended(&block.text));
+                continue;
+            }
             lines.extend(better.map(|better| ended(&better.text)));
             let how = if better.is_some() { How::Set } else { How::Removed };
             changes.push(Change { what: block.label(), how });
@@ -149,6 +153,13 @@ mod tests {
         let (mended, _, all) = mend(&format!("APP_KEY=\n{other}"), &broken(&["APP_KEY"]));
         assert_eq!(mended.get("APP_KEY"), Some("0123456789abcdef"));
         assert!(all.starts_with("APP_KEY=\n"), "a line that does not count stays: {all}");
+    }
+
+    #[test]
+    fn what_is_wanted_and_the_same_in_both_is_no_change() {
+        let (_, changes, all) =
+            mend(&GOOD.replace("DB_HOST=mysql", "DB_HOST=other"), &broken(&["DB_HOST", "DB_USERNAME"]));
+        assert_eq!((changes, all.as_str()), (vec!["`DB_HOST` set".to_owned()], GOOD));
     }
 
     #[test]

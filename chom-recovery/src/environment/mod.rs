@@ -60,6 +60,11 @@ impl Environment {
         self.blocks.iter().filter_map(Block::fault).collect()
     }
 
+    /// Tells whether there is nothing in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+
     /// Tells whether a variable is there and not empty.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.get(name).is_some_and(|value| !value.is_empty())

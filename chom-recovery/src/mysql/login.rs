@@ -2,7 +2,16 @@
 
 use std::time::Duration;
 
-use crate::secret::Secret;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    quote,
+    session::{Role, Session, server_code},
+};
+use crate::{
+    error::{ErrorKind, Result},
+    secret::Secret,
+};
 
 /// Address and account of a server. Prints without its password.
 #[derive(Debug, Clone)]
@@ -32,5 +41,42 @@ impl Login {
         } else {
             format!("{}:{}", self.host, self.port)
         }
+    }
+}
+
+/// What a server says to a login that is only tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoginAnswer {
+    /// It lets the account in, and to the schema.
+    LetIn,
+    /// It refuses user or password, and does not tell which.
+    AccountRefused,
+    /// It lets the account in; the schema is not there, or not for this account.
+    SchemaRefused,
+}
+
+/// Logs in once over TCP, asks for a schema, and leaves. What the server refuses is an answer, not an error.
+///
+/// # Errors
+/// `Unreachable`, `Timeout`: it did not answer. `Authentication`: the account may not connect from this machine, which says
+/// nothing of others.
+///
+/// # Source
+/// MySQL "Server Error Message Reference": 1044 `ER_DBACCESS_DENIED_ERROR`, 1049 `ER_BAD_DB_ERROR`, 1130
+/// `ER_HOST_NOT_PRIVILEGED`.
+pub(crate) async fn try_login(login: &Login, schema: &str) -> Result<LoginAnswer> {
+    let mut session = match Session::open(login, Role::Read).await {
+        Err(e) if e.kind() == ErrorKind::Authentication && server_code(&e) != Some(1130) => {
+            return Ok(LoginAnswer::AccountRefused);
+        }
+        session => session?,
+    };
+    let used = session.run(format!("USE {}", quote::ident(schema))).await;
+    session.close().await;
+    match used {
+        Ok(_) => Ok(LoginAnswer::LetIn),
+        Err(e) if matches!(server_code(&e), Some(1044 | 1049)) => Ok(LoginAnswer::SchemaRefused),
+        Err(e) => Err(e),
     }
 }

@@ -37,7 +37,8 @@ pub use check::{CheckReport, TableProblem};
 pub use compare::{Comparison, Difference, Scope, compare};
 pub use counters::Counter;
 pub use info::{Flavour, Position, ServerInfo, Version};
-pub use login::Login;
+pub(crate) use login::try_login;
+pub use login::{Login, LoginAnswer};
 pub use objects::{
     Account, Column, Event, Objects, Plugin, Routine, Schema, Sequence, Setting, Table, TableData, Tablespace, Text,
     Trigger, View,

@@ -24,6 +24,7 @@ use crate::{
         Facts, Flavour, HostId, Name, PartMeta, Repository, Signer, TableBaseline,
     },
     error::{Error, ErrorKind, Result},
+    mysql::LoginAnswer,
     probe::{Health, HealthProbe, SharedProbe},
     procedure::database::Source,
     procedure::database::ops::{
@@ -41,6 +42,11 @@ const SCHEMA: &str = "shop";
 const PASSWORD: &str = "/run/password";
 const VERSION: &str = "10.11.6";
 const DAMAGE: &str = "a page is corrupt";
+
+/// Returns the password that a simulated server knows of an account.
+pub fn password_of(user: &str) -> String {
+    format!("Password-of-{user}-1")
+}
 
 /// What a simulated server keeps in its volume.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -366,6 +372,17 @@ impl DatabaseOps for SimDatabase {
         let all = self.backend.containers().await?.into_iter();
         let connected = all.filter(|c| c.state == ContainerState::Running && writers.contains(&c.service.as_str()));
         Ok(connected.map(|c| c.name).collect())
+    }
+
+    async fn try_login(&self, user: &str, password: &Secret, schema: &str) -> Result<LoginAnswer> {
+        let servers = self.backend.service_containers(&self.system.database.service).await?;
+        let data = Data::read(&self.served(&servers[0].name).await?)?;
+        let is_known = data.accounts.lines().any(|account| account == user);
+        Ok(match (is_known && password.expose() == password_of(user), schema == SCHEMA) {
+            (false, _) => LoginAnswer::AccountRefused,
+            (true, false) => LoginAnswer::SchemaRefused,
+            (true, true) => LoginAnswer::LetIn,
+        })
     }
 
     async fn newest_rows(&self, _container: &str) -> Result<BTreeMap<String, String>> {

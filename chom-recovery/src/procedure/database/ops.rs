@@ -12,7 +12,8 @@ use super::source::Source;
 use crate::{
     backend::{Container, Mount, OneOff},
     catalog::{BackupInfo, BackupReader, Compression},
-    error::Result,
+    error::{Error, ErrorKind, Result},
+    mysql::LoginAnswer,
     probe::SharedProbe,
     secret::Secret,
 };
@@ -87,6 +88,14 @@ pub trait DatabaseOps: fmt::Debug + Send + Sync + 'static {
 
     /// Counts the client connections of others.
     async fn clients(&self, container: &str) -> Result<Vec<String>>;
+
+    /// Tries a login of the application's over TCP; changes nothing. The default cannot.
+    ///
+    /// # Errors
+    /// The server could not be asked: that says nothing of the account.
+    async fn try_login(&self, _user: &str, _password: &Secret, _schema: &str) -> Result<LoginAnswer> {
+        Err(Error::new(ErrorKind::Unsupported, "this database cannot be asked whether it takes a login"))
+    }
 
     /// Reads the next AUTO_INCREMENT values; a server that does not answer is an error. The default knows none.
     async fn next_ids(&self, _container: &str) -> Result<NextIds> {

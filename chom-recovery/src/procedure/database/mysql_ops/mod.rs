@@ -12,8 +12,8 @@ use crate::{
     backend::{Backend, Endpoint, Mount, MountSource, Network, OneOff, OneOffFile},
     catalog::{self, BackupInfo, BackupReader, ComponentKind, ComponentWriter, Repository, logical},
     error::{Error, ErrorKind, Result},
-    mysql::{self, Login, Scope, Server, candidate_args, compare, dump, load},
-    probe::{SharedProbe, mysql::MysqlProbe},
+    mysql::{self, Login, LoginAnswer, Scope, Server, candidate_args, compare, dump, load},
+    probe::{self, SharedProbe, mysql::MysqlProbe},
     procedure::backup::{Taking, take},
     secret::Secret,
     system::{DATABASE, System},
@@ -25,6 +25,8 @@ mod raise;
 
 /// Folder in every image, for the candidate's one-time password.
 const PASSWORD_FILE: &str = "/run/chom-recovery-password";
+/// Longest time for a login that is only tried.
+const LOGIN: Duration = Duration::from_secs(8);
 /// Longest time for a server's first start.
 const FIRST_START: Duration = Duration::from_mins(5);
 /// User and group of the server in the official images.
@@ -270,6 +272,13 @@ impl DatabaseOps for MySqlOps {
         let reached = self.production(container).await?;
         let clients = reached.server.clients().await?;
         Ok(clients.iter().map(|c| format!("{}@{} ({}, {})", c.user, c.host, c.schema, c.command)).collect())
+    }
+
+    async fn try_login(&self, user: &str, password: &Secret, schema: &str) -> Result<LoginAnswer> {
+        let endpoint = probe::reach(&self.backend, &self.system.database).await?;
+        let mut login = Login::new(endpoint.host.clone(), endpoint.port, user, password.clone());
+        login.connect_timeout = LOGIN;
+        mysql::try_login(&login, schema).await
     }
 
     async fn next_ids(&self, container: &str) -> Result<NextIds> {
