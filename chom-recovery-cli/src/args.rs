@@ -437,6 +437,8 @@ pub(crate) enum Method {
     Config,
     /// Both
     Both,
+    /// The images of its services: back to those that the backup recorded, by id
+    Image,
 }
 
 impl From<Method> for chom_recovery::procedure::application::Method {
@@ -445,6 +447,7 @@ impl From<Method> for chom_recovery::procedure::application::Method {
             Method::Code => Self::Code,
             Method::Config => Self::Config,
             Method::Both => Self::Both,
+            Method::Image => Self::Image,
         }
     }
 }
@@ -528,7 +531,8 @@ pub(crate) enum Recover {
         #[command(flatten)]
         how: How,
     },
-    /// Application recovery (runbook 3.2): what is stopped is started, code and settings that cannot work are replaced
+    /// Application recovery (runbook 3.2): what is stopped is started, code and settings that cannot work are replaced;
+    /// images with `--method image` alone
     #[command(mut_arg("plan", |plan| plan.conflicts_with_all(["latest", "previous", "timestamp", "backup", "with_tag", "method"])))]
     Application {
         #[command(flatten)]

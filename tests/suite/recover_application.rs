@@ -60,6 +60,11 @@ impl Drop for Code {
         }
         std::fs::write(file(self.stack()), &self.routes).unwrap();
         std::fs::write(environment(self.stack()), &self.environment).unwrap();
+        for entry in std::fs::read_dir(self.stack().site.join("app/bootstrap/cache")).unwrap().flatten() {
+            if entry.file_name().to_string_lossy().starts_with("config.php") {
+                std::fs::remove_file(entry.path()).unwrap();
+            }
+        }
         chaos::up(self.stack(), &[]);
         chaos::compose(self.stack(), &["restart", "app", "queue", "scheduler"]);
         self.bench.run(&["runs", "prune", "--older-than", "0", "--yes"]);
@@ -211,6 +216,128 @@ fn what_is_named_is_replaced_as_planned_though_nothing_is_broken() {
     site.bench.roll_back();
     assert_eq!(std::fs::read_to_string(environment(site.stack())).unwrap(), newer);
     assert_eq!(site.bench.status().as_deref(), Some("200"));
+}
+
+/// An environment file that holds the application's password itself, as most do.
+fn with_password(site: &Code, password: &str) -> String {
+    let said = format!("DB_PASSWORD={password}");
+    let lines =
+        site.environment.lines().map(|line| if line.starts_with("DB_PASSWORD_FILE=") { said.as_str() } else { line });
+    format!("{}\n", lines.collect::<Vec<_>>().join("\n"))
+}
+
+#[test]
+fn a_login_that_the_database_refuses_comes_from_the_newest_backup_that_is_let_in() {
+    let Some(site) = Code::open("a_login_that_the_database_refuses_comes_from_the_newest_backup_that_is_let_in") else {
+        return;
+    };
+    let stack = site.stack();
+    site.bench.configure(&format!(
+        "[synthetic]\nurl = \"{}\"\nuser = \"{}\"\npassword = {{ file = \"{}\" }}\nca_file = \"{}\"\n\
+         connect_to = \"127.0.0.1:{}\"\nupload = \"/api/upload\"\n",
+        stack.url,
+        "synthetic@example.test",
+        stack.site.join("secrets/synthetic_password").display(),
+        stack.ca.display(),
+        stack.port,
+    ));
+    let password = std::fs::read_to_string(stack.site.join("secrets/db_app_password")).unwrap();
+    let good = with_password(&site, password.trim());
+    site.configure(&good);
+    assert!(site.bench.is_served_in_time());
+    let back_up = || assert_eq!(code(&site.bench.run(&["backup", "create", "--component", "config"])), 0);
+    back_up();
+    let broken = with_password(&site, "Hunter2-Hunter3");
+    site.configure(&broken);
+    assert_ne!(site.bench.status().as_deref(), Some("200"));
+    // It is backed up as well: the newest backup does not log in.
+    back_up();
+    let (_, diagnosed) = site.bench.query(&["--json", "diagnose"]);
+    let first = &diagnosed["diagnoses"][0];
+    assert_eq!(first["cause"], "application-credentials", "{diagnosed}");
+    assert_eq!(first["command"], "chom-recovery recover application", "{diagnosed}");
+
+    let achieved = site.recover();
+    let text = achieved.to_string();
+    assert!(text.contains("the database refuses the application's account"), "{text}");
+    assert!(text.contains(": `DB_PASSWORD` set\"") && text.contains("a newer backup would not do"), "{text}");
+    assert!(!text.contains("Hunter") && !text.contains(password.trim()), "{text}");
+    assert_eq!(std::fs::read_to_string(environment(stack)).unwrap(), good);
+    let state = site.bench.folder().join("state");
+    assert!(!holds(&state, "Hunter2") && !holds(&state, password.trim()), "no value in the journal");
+    for proof in ["until-synthetic-user", "until-signs-of-life"] {
+        assert!(holds(&state, &format!("application/{proof}")), "{proof} belongs to the proof");
+    }
+
+    site.bench.roll_back();
+    assert_eq!(std::fs::read_to_string(environment(stack)).unwrap(), broken, "exactly what was there");
+    assert_ne!(site.bench.status().as_deref(), Some("200"));
+}
+
+#[test]
+fn a_cached_login_that_the_database_refuses_is_set_aside_where_the_file_has_the_right_one() {
+    let test = "a_cached_login_that_the_database_refuses_is_set_aside_where_the_file_has_the_right_one";
+    let Some(site) = Code::open(test) else { return };
+    let password = std::fs::read_to_string(site.stack().site.join("secrets/db_app_password")).unwrap();
+    let good = with_password(&site, password.trim());
+    site.configure(&with_password(&site, "Hunter2-Hunter3"));
+    chaos::compose(site.stack(), &["exec", "-T", "app", "php", "artisan", "config:cache"]);
+    site.configure(&good);
+    // Younger than the file: its age does not give it away.
+    let cache = site.stack().site.join("app/bootstrap/cache/config.php");
+    std::fs::File::options().append(true).open(&cache).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
+    assert_ne!(site.bench.status().as_deref(), Some("200"));
+    let achieved = site.recover();
+    assert!(achieved["found"].to_string().contains("is not what the environment file says"), "{achieved}");
+    assert!(achieved["done"].to_string().contains("cached configuration"), "{achieved}");
+    assert!(!cache.exists() && std::fs::read_to_string(environment(site.stack())).unwrap() == good);
+    site.bench.roll_back();
+    assert!(cache.exists(), "exactly what was there");
+}
+
+/// Ids of the images that the application's services have.
+fn images(site: &Code) -> Vec<String> {
+    let id = |service: &str| {
+        let container = format!("{}-{service}-1", site.stack().project);
+        site.bench.docker(&["inspect", "--format", "{{.Image}}", &container])
+    };
+    ["app", "queue", "scheduler"].map(id).into()
+}
+
+#[test]
+fn services_are_put_back_on_the_images_that_a_backup_recorded() {
+    let Some(site) = Code::open("services_are_put_back_on_the_images_that_a_backup_recorded") else { return };
+    let project = &site.stack().project;
+    let (released, good) = (format!("{project}-broken:2"), images(&site));
+    site.bench.docker(&["commit", "--change", "ENTRYPOINT [\"false\"]", &format!("{project}-app-1"), &released]);
+    std::fs::write(environment(site.stack()), format!("{}APP_IMAGE={released}\n", site.environment)).unwrap();
+    chaos::compose(site.stack(), &["up", "-d", "--no-deps", "app", "queue", "scheduler"]);
+    let bad = images(&site);
+    assert!(good.iter().zip(&bad).all(|(good, bad)| good != bad), "{good:?} {bad:?}");
+    assert_ne!(site.bench.status().as_deref(), Some("200"));
+
+    // Nothing is put back unasked; it is said what is wrong, and what mends it.
+    let failed = site.bench.run(&["recover", "application", "--yes"]);
+    assert_eq!(code(&failed), 4, "{}", shown(&failed));
+    assert!(shown(&failed).contains("recover application --method image"), "{}", shown(&failed));
+    site.bench.roll_back();
+    assert_eq!(images(&site), bad);
+
+    let planned = site.bench.run(&["plan", "recover", "application", "--method", "image"]);
+    assert_eq!(code(&planned), 0, "{}", shown(&planned));
+    assert!(shown(&planned).contains("application/images/replace"), "{}", shown(&planned));
+    let achieved = site.bench.recover(&["application", "--method", "image"], "application/images/replace");
+    let text = achieved.to_string();
+    assert!(text.contains(&good[0]) && text.contains(&bad[0]) && text.contains("docker compose up"), "{text}");
+    assert_eq!(images(&site), good);
+    // They are not asked for by the files that a plain `docker compose` reads, and not missed there either.
+    assert_eq!(code(&site.bench.run(&["health"])), 0);
+
+    site.bench.roll_back();
+    assert_eq!(images(&site), bad);
+    assert_ne!(site.bench.status().as_deref(), Some("200"));
+    drop(site);
+    chaos::docker(&["rmi", "--force", &released]);
 }
 
 /// Tells whether a file, or a file below a folder, holds a text.

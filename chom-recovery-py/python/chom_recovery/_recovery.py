@@ -231,7 +231,9 @@ class Recovery:
             operator: Name of the person, for the journal; the login's by default.
             on_event: Called with each event.
             **request: What the recovery is asked for beyond that, as the options of `chom-recovery recover`; `backup`
-                is given as for `recover_database`.
+                is given as for `recover_database`. For `"application"`, `method` replaces what it names, broken or not:
+                `"code"`, `"config"`, `"both"` or `"image"`, which puts services back on the images that the backup
+                recorded.
 
         Raises:
             PreconditionError: It is not the cure; the hint names what is.

@@ -33,8 +33,9 @@ pub(super) fn moment_step(run: &Run, name: &str) -> Step<DateTime<Utc>> {
         .run(|_| async { Ok(Utc::now()) })
 }
 
-/// Makes the post-recovery probes that are wanted, as a recovery judges them. Those that watch the system, and the synthetic
-/// user, are asked when it is closed: a Prometheus that is down must not hold it open, nor be a reason to undo it.
+/// Makes the post-recovery probes that are wanted, as a recovery judges them. Those that watch the system
+/// are asked when it is closed: a Prometheus that is down must not hold it open, nor be a reason to undo it. The synthetic user
+/// is not among them either: its logins are counted, and whoever wants it asks it by itself.
 pub fn pick(parts: &Parts, since: DateTime<Utc>, wanted: impl Fn(&str) -> bool) -> Vec<SharedProbe> {
     let mut probes = parts.application.probes(HealthMode::PostRecovery, Some(since));
     probes.retain(|probe| wanted(probe.name()) && !is_of_monitoring(probe.name()) && probe.name() != SYNTHETIC);

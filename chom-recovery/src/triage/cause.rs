@@ -217,8 +217,6 @@ impl Cause {
     /// Returns the command to type; `None` where the advice says what a person has to do.
     pub fn command(self) -> Option<&'static str> {
         match self.procedure() {
-            // A value that was changed on purpose looks like one that was lost: a person decides.
-            _ if self == Self::ApplicationCredentials => Some("chom-recovery troubleshoot application"),
             Selected::Database => Some("chom-recovery recover database"),
             Selected::Application => Some("chom-recovery recover application"),
             Selected::Nginx => Some("chom-recovery recover nginx"),

@@ -7,7 +7,7 @@ use crate::{
     backend::{Backend, BackendExt, Container, ContainerState, ExecRequest},
     environment::{Environment, KEY, LONGEST},
     error::{Error, ErrorKind, Result},
-    probe::{HealthMode, Status, logs::tail_file},
+    probe::{Class, HealthMode, HealthProbe, Status, code::CodeProbe, logs::tail_file},
     procedure::Parts,
     system::{Maintenance, System},
 };
@@ -33,6 +33,19 @@ pub(crate) async fn application(parts: &Parts) -> Findings {
                     .mend("the causes above it come first; else `chom-recovery diagnose`", "none");
                 findings.add(samples.fold(cause, |cause, (_, value)| cause.seen(value)));
             }
+        }
+    }
+    if let Some(probe) = CodeProbe::of(&parts.system, parts.backend.clone()) {
+        let health = probe.check().await;
+        if health.class_of() == Some(Class::Authentication) {
+            findings.add(
+                Cause::new("login-refused", 90, "the database refuses the application's account")
+                    .seen(health.summary)
+                    .mend(
+                        "chom-recovery recover application: it takes what is refused from the newest backup that is let in",
+                        "a password that was changed on purpose is in no backup: a person sets the new one",
+                    ),
+            );
         }
     }
     match Inside::find(&parts.system, &parts.backend).await {

@@ -5,12 +5,12 @@ use std::{collections::BTreeMap, time::Duration};
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
-use super::{code, mins, settings};
+use super::{code, image, mins, settings};
 use crate::{
     backend::{Container, ContainerState, HealthCheck},
     catalog::Selector,
     error::{Error, ErrorKind, Result},
-    probe::{Answer, HealthMode, HealthProbe, Status, ask, fpm::FpmProbe},
+    probe::{Answer, Class, HealthMode, HealthProbe, Status, ask, code::CodeProbe, fpm::FpmProbe},
     procedure::{
         Parts,
         quiesce::{self, Remembered},
@@ -37,18 +37,24 @@ pub(super) struct Looked {
     pub(super) to_restart: Vec<Remembered>,
     /// What users get, where that is bad, a line each.
     pub(super) outside: Vec<String>,
+    /// That the database refuses the application, in a line.
+    #[serde(default)]
+    pub(super) refused: Vec<String>,
     /// Files that PHP cannot read, a line each.
     pub(super) code: Vec<String>,
     /// The environment file.
     #[serde(default)]
     pub(super) environment: settings::Seen,
+    /// Why the image is what is broken, as far as can be seen, and what mends that.
+    #[serde(default)]
+    pub(super) suspicion: Option<String>,
     /// What is only told, a line each: images that changed since the newest backup, what was not judged.
     #[serde(default)]
     pub(super) remarks: Vec<String>,
     /// The application's configuration is cached.
     #[serde(default)]
     pub(super) has_cache: bool,
-    /// It is older than the environment file, and something does not serve.
+    /// It is older than the environment file, and something does not serve; or what it says is refused, and the file is not.
     #[serde(default)]
     pub(super) has_stale_cache: bool,
 }
@@ -88,7 +94,13 @@ async fn look(parts: &Parts, run: RunId) -> Result<Looked> {
     }
     let outside: Vec<String> =
         answers.iter().filter(bad).map(|a| format!("{}: {}", a.probe, a.health.summary)).collect();
-    let is_wrong = !(stopped.is_empty() && hung.is_empty() && outside.is_empty());
+    let boots = match CodeProbe::of(system, parts.backend.clone()) {
+        Some(probe) => Some(probe.check().await),
+        None => None,
+    };
+    let refused = boots.as_ref().filter(|health| health.class_of() == Some(Class::Authentication));
+    let refused: Vec<String> = refused.map(|health| health.summary.clone()).into_iter().collect();
+    let is_wrong = !(stopped.is_empty() && hung.is_empty() && outside.is_empty() && refused.is_empty());
     let mut remarks = Vec::new();
     let code = match code::judge(parts, run).await {
         // What nobody misses may be a fixture of a test, or for another PHP.
@@ -102,13 +114,19 @@ async fn look(parts: &Parts, run: RunId) -> Result<Looked> {
             Vec::new()
         }
     };
-    let mut environment = settings::look(parts, is_wrong).await;
+    let mut environment = settings::look(parts, is_wrong, boots.as_ref()).await;
+    if let Some(error) = environment.dead_end() {
+        return Err(error);
+    }
     remarks.append(&mut environment.remarks);
     // The repository is not needed for anything else here, and may be out of reach.
-    let images = tokio::time::timeout(LOOKING, images(parts, &containers, &services)).await;
-    remarks.extend(images.ok().and_then(Result::ok).unwrap_or_default());
+    let images = tokio::time::timeout(LOOKING, image::changes(parts, &Selector::Latest, &containers, &services)).await;
+    let images = images.ok().and_then(Result::ok).map(|(_, changes)| changes).unwrap_or_default();
+    let is_left = code.is_empty() && !environment.is_broken();
+    let suspicion = images.iter().filter(|_| is_left).find_map(image::Change::suspicion);
+    remarks.extend(images.iter().map(image::Change::remark));
     let (has_cache, is_older) = cache(parts).await;
-    let has_stale_cache = is_older && is_wrong;
+    let has_stale_cache = has_cache && (environment.is_behind || is_older && is_wrong);
     if is_older && !is_wrong {
         remarks
             .push("the cached configuration is older than the environment file: changes in it do not count yet".into());
@@ -116,10 +134,26 @@ async fn look(parts: &Parts, run: RunId) -> Result<Looked> {
     let mut to_restart = before.clone();
     to_restart.retain(|one| {
         one.was_running
-            && (has_stale_cache || environment.stale.contains(&one.service) || hung.contains_key(&one.container))
+            && (has_stale_cache
+                || environment.is_behind
+                || environment.stale.contains(&one.service)
+                || hung.contains_key(&one.container))
     });
     let hung = hung.into_values().collect();
-    Ok(Looked { before, stopped, hung, to_restart, outside, code, environment, remarks, has_cache, has_stale_cache })
+    Ok(Looked {
+        before,
+        stopped,
+        hung,
+        to_restart,
+        outside,
+        refused,
+        code,
+        environment,
+        suspicion,
+        remarks,
+        has_cache,
+        has_stale_cache,
+    })
 }
 
 /// Finds the containers that run and do not answer, with a line about each: their health check says so, or php-fpm does not answer at its own port.
@@ -137,23 +171,6 @@ async fn hung(parts: &Parts, containers: &[Container], services: &[String]) -> B
         }
     }
     hung
-}
-
-/// Compares images with those of the newest backup: a release since then is a suspect.
-async fn images(parts: &Parts, containers: &[Container], services: &[String]) -> Result<Vec<String>> {
-    let newest = parts.catalog.select(&Selector::Latest).await?;
-    let reader = parts.catalog.open(&newest.place).await?;
-    let then = reader.manifest().facts.compose.as_ref().map(|compose| &compose.images);
-    let differing = containers.iter().filter(|c| services.contains(&c.service)).filter_map(|c| {
-        let was = then?.get(&c.service).filter(|was| **was != c.image_id)?;
-        Some(format!(
-            "`{}` runs image {}, and ran {was} when backup {} was taken: if that release is at fault, deploy the one before it",
-            c.name,
-            c.image_id,
-            newest.id()
-        ))
-    });
-    Ok(differing.collect())
 }
 
 /// Tells whether the configuration is cached, and whether the cache is older than what it caches. One that lies in the image

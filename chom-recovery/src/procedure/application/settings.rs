@@ -1,4 +1,5 @@
-//! The application's environment file: what is wrong with it, and whether its key is the right one.
+//! The application's environment file: what is wrong with it, whether its key is the right one, and whether the database
+//! lets the application in with it.
 
 use std::{
     fs::{Metadata, OpenOptions},
@@ -15,7 +16,7 @@ use crate::{
     environment::{Environment, KEY, LONGEST},
     error::{Error, ErrorKind, Result},
     files::Root,
-    probe::mysql::Session,
+    probe::{Class, Health, Status, mysql::Session},
     procedure::{
         Parts,
         locate::{self, Located},
@@ -24,8 +25,10 @@ use crate::{
     system::{Component, EnvironmentFile, System},
 };
 
+mod login;
 mod mend;
 
+use login::Login;
 pub(super) use mend::{carry_into, make_ready, put_in_place};
 
 /// How many encrypted values are tried: after a change of keys, old ones may come first.
@@ -42,6 +45,15 @@ pub(super) struct Seen {
     pub(super) stale: Vec<String>,
     /// The application has its key from elsewhere.
     has_key: bool,
+    /// The database refuses what it says: what is put in its place has to be let in.
+    #[serde(default)]
+    is_refused: bool,
+    /// Settings that the database refuses and that the application's container has from elsewhere: no file mends them.
+    #[serde(default)]
+    pub(super) elsewhere: Vec<String>,
+    /// The database lets in whoever goes by it, and refuses the application, which goes by something older.
+    #[serde(default)]
+    pub(super) is_behind: bool,
     /// What is only told, a line each.
     pub(super) remarks: Vec<String>,
 }
@@ -50,13 +62,76 @@ impl Seen {
     pub(super) fn is_broken(&self) -> bool {
         !self.faults.is_empty()
     }
+
+    /// Takes what became of a login with the file's settings. That they are refused counts where something does not serve, or
+    /// the application complains as well.
+    fn take_login(
+        &mut self,
+        tried: Login,
+        elsewhere: &ContainerEnvironment,
+        (is_wrong, boots): (bool, Option<&Health>),
+    ) {
+        let refused = match tried {
+            Login::Untried => return,
+            Login::LetIn => {
+                self.is_behind = boots.and_then(Health::class_of) == Some(Class::Authentication);
+                return;
+            }
+            Login::Unknown(why) => {
+                let remark = format!("whether the database takes what the environment file says is not known: {why}");
+                self.remarks.extend(is_wrong.then_some(remark));
+                return;
+            }
+            Login::Refused(refused) => refused,
+        };
+        let complains = match boots.map(|health| health.status) {
+            Some(Status::Healthy) => false,
+            Some(Status::Degraded | Status::Down) => true,
+            Some(Status::Inconclusive) | None => is_wrong,
+        };
+        if !complains {
+            self.remarks.push(format!(
+                "the application logs in, and yet the database refuses what the environment file says ({}): it may not come \
+                 back from its next start",
+                names(&refused)
+            ));
+            return;
+        }
+        let (outer, ours): (Vec<_>, Vec<_>) = refused.into_iter().partition(|name| elsewhere.get(name).is_some());
+        if !outer.is_empty() && !ours.is_empty() {
+            self.remarks.push(format!(
+                "the application's container sets {} by itself: the environment file does not count there",
+                names(&outer)
+            ));
+        }
+        self.is_refused = !ours.is_empty();
+        self.faults.extend(ours.iter().map(|name| login::fault(name)));
+        (self.elsewhere, self.wanted) = (outer, [std::mem::take(&mut self.wanted), ours].concat());
+    }
+
+    /// Why no file mends it; `None`: one may.
+    pub(super) fn dead_end(&self) -> Option<Error> {
+        if self.is_refused || self.elsewhere.is_empty() {
+            return None;
+        }
+        let what = format!(
+            "the database refuses the application, and its container has {} from its own environment: the environment file \
+             does not count",
+            names(&self.elsewhere)
+        );
+        Some(Error::new(ErrorKind::Precondition, what).hint(
+            "correct it where the container gets it from (`environment` or `env_file` of the Compose file), then \
+             `docker compose up -d`; nothing here changes a password in the server",
+        ))
+    }
 }
 
 /// Looks at the file, at what the services run with, and at the key. A file that cannot be judged is told, and left alone.
-/// Where `is_wrong`, something does not serve: then what an application usually needs and is missing counts too.
-pub(super) async fn look(parts: &Parts, is_wrong: bool) -> Seen {
+/// Where `is_wrong`, something does not serve: then what an application usually needs and is missing counts too. `boots` is
+/// what the application said when it was asked whether it boots and logs in.
+pub(super) async fn look(parts: &Parts, is_wrong: bool, boots: Option<&Health>) -> Seen {
     let Some((file, component)) = parts.system.environment_file() else { return Seen::default() };
-    match judge(parts, file, component, is_wrong).await {
+    match judge(parts, file, component, (is_wrong, boots)).await {
         Ok(seen) => seen,
         Err(error) => {
             Seen { remarks: vec![format!("the environment file was not judged: {error}")], ..Seen::default() }
@@ -74,7 +149,12 @@ pub(super) async fn learn(parts: &Parts) {
     }
 }
 
-async fn judge(parts: &Parts, file: &EnvironmentFile, component: &Component, is_wrong: bool) -> Result<Seen> {
+async fn judge(
+    parts: &Parts,
+    file: &EnvironmentFile,
+    component: &Component,
+    (is_wrong, boots): (bool, Option<&Health>),
+) -> Result<Seen> {
     let place = place(parts, file, component).await?;
     let elsewhere = elsewhere(parts).await?;
     let has_key = elsewhere.get(KEY).is_some();
@@ -91,6 +171,8 @@ async fn judge(parts: &Parts, file: &EnvironmentFile, component: &Component, is_
         seen.wanted.extend(gaps.clone().map(str::to_owned));
         seen.faults.extend(gaps.map(|name| format!("`{name}` is missing or empty")));
     }
+    let tried = login::try_login(parts, &environment, &elsewhere).await;
+    seen.take_login(tried, &elsewhere, (is_wrong, boots));
     match key_proof(&parts.system, parts, file, &environment, has_key).await {
         Proof::Unasked => {}
         Proof::Unknown(why) => seen.remarks.push(format!("whether APP_KEY is the right one is not known: {why}")),
@@ -111,6 +193,10 @@ async fn judge(parts: &Parts, file: &EnvironmentFile, component: &Component, is_
         }
     }
     Ok(seen)
+}
+
+fn names(settings: &[String]) -> String {
+    settings.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
 const CLOSED: &str = "`APP_KEY` opens nothing of what the application encrypted";
@@ -200,4 +286,44 @@ fn read_text(path: &Path) -> Result<(String, Metadata)> {
     let text = String::from_utf8(bytes)
         .map_err(|_| Error::new(ErrorKind::InvalidInput, "it holds bytes that are not UTF-8"))?;
     Ok((text, meta))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(elsewhere: &[(&str, &str)], is_wrong: bool, boots: Option<&Health>) -> Seen {
+        let refused = Login::Refused(vec!["DB_USERNAME".into(), "DB_PASSWORD".into()]);
+        let mut seen = Seen::default();
+        seen.take_login(refused, &elsewhere.iter().copied().collect(), (is_wrong, boots));
+        seen
+    }
+
+    #[test]
+    fn a_refused_login_counts_where_the_application_complains() {
+        let (well, refused) = (Health::healthy("boots"), Health::down("refused").class(Class::Authentication));
+        for (is_wrong, boots, counts) in [
+            (false, None, false),
+            (true, None, true),
+            (false, Some(&refused), true),
+            (true, Some(&well), false),
+            (false, Some(&well), false),
+        ] {
+            let seen = taken(&[], is_wrong, boots);
+            assert_eq!((seen.is_broken(), seen.remarks.is_empty()), (counts, counts), "{is_wrong} {boots:?}");
+            assert_eq!(seen.wanted.len(), if counts { 2 } else { 0 });
+        }
+        let mut seen = Seen::default();
+        seen.take_login(Login::LetIn, &ContainerEnvironment::default(), (true, Some(&refused)));
+        assert!(seen.is_behind && !seen.is_broken(), "it goes by something else than the file");
+    }
+
+    #[test]
+    fn what_the_container_has_from_elsewhere_is_not_looked_for_in_a_backup() {
+        let seen = taken(&[("DB_USERNAME", "app")], true, None);
+        assert_eq!((&seen.wanted[..], seen.remarks.len()), (&["DB_PASSWORD".to_owned()][..], 1));
+        assert!(seen.dead_end().is_none(), "another password may do");
+        let seen = taken(&[("DB_USERNAME", "app"), ("DB_PASSWORD", "x")], true, None);
+        assert!(!seen.is_broken() && seen.dead_end().unwrap().hint_text().is_some());
+    }
 }

@@ -61,8 +61,8 @@ pub(super) fn credentials(view: &View<'_>) -> Option<Diagnosis> {
         },
         &joined(&[asked, fails, logged, view.containers("database")]),
         "the application logs in with the password of its configuration",
-        "compare the application's configuration with the last good one; where the account's password was changed on \
-         purpose, set the new one by hand; do not restore the database",
+        "what it logs in with is taken from the newest backup whose values log in, key by key; where the account's password \
+         was changed on purpose no backup has it, and a person sets the new one; do not restore the database",
     ))
 }
 

@@ -11,7 +11,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{CLOSED, Proof, Seen, key_proof, place, read_below, read_text};
+use super::{
+    CLOSED, Proof, Seen, elsewhere, key_proof,
+    login::{self, Login, try_login},
+    place, read, read_below, read_text,
+};
 use crate::{
     catalog::{BackupId, Selector},
     environment::{Change, Environment, Extent, How, KEY},
@@ -73,10 +77,12 @@ pub(in crate::procedure::application) async fn make_ready(
     })?;
     let site = survey(run, parts, file, component, looked).await?;
     let others = run.decide("others", others(parts, &site)).await?;
-    let Candidate { backup, refused, .. } =
-        choose(run, parts, which, (file, component), (&site, &looked.environment)).await?;
-    let extent = if is_forced { Extent::All } else { Extent::Broken(looked.environment.wanted.clone()) };
-    let mended = write(run, &site, backup, extent, looked.environment.has_key).await?;
+    let seen = &looked.environment;
+    let extent = if is_forced { Extent::All } else { Extent::Broken(seen.wanted.clone()) };
+    let Candidate { backup, refused, .. } = choose(run, parts, which, (file, component), (&site, seen, &extent))
+        .await
+        .map_err(|e| if e.kind() == ErrorKind::Precondition && seen.is_refused { e.hint(BY_HAND) } else { e })?;
+    let mended = write(run, parts, &site, backup, (extent, seen)).await?;
     if mended.changes.is_empty() {
         clear(run, &[good(&site), site.stage.clone()]).await?;
         return Ok(None);
@@ -92,6 +98,10 @@ pub(in crate::procedure::application) async fn make_ready(
         .await?;
     Ok(Some(Ready { site, mended, approval, backup, others, refused, is_forced }))
 }
+
+/// What is left where no backup logs in.
+const BY_HAND: &str = "the account's password was probably changed in the server: set the new one in the environment file by \
+                       hand; nothing here changes a password in the server";
 
 fn told(changes: &[Change]) -> String {
     changes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
@@ -167,25 +177,31 @@ async fn choose(
     parts: &Parts,
     which: &Selector,
     (file, component): (&EnvironmentFile, &Component),
-    (site, seen): (&Site, &Seen),
+    (site, seen, extent): (&Site, &Seen, &Extent),
 ) -> Result<Candidate> {
-    let (testing, file, good, keeps) = (parts.clone(), file.clone(), good(site), good(site));
-    let (wanted, has_key) = (seen.wanted.clone(), seen.has_key);
+    let (testing, file, keeps, production) = (parts.clone(), file.clone(), good(site), site.located.clone());
+    let (site, seen, extent) = (site.clone(), seen.clone(), extent.clone());
     let test: candidate::Test = Arc::new(move |folder| {
-        let (parts, file, good, wanted) = (testing.clone(), file.clone(), good.clone(), wanted.clone());
+        let (parts, file, good, production) = (testing.clone(), file.clone(), good(&site), production.clone());
+        let (seen, extent) = (seen.clone(), extent.clone());
         Box::pin(async move {
+            let Seen { wanted, has_key, .. } = &seen;
             let path = file.path.clone();
-            let read = pipe::blocking(move || read_below(&Root::open(&folder)?, &path)).await;
-            let (text, meta) = match read {
+            let found = pipe::blocking(move || read_below(&Root::open(&folder)?, &path)).await;
+            let (text, meta) = match found {
                 Err(e) if e.kind() == ErrorKind::NotFound => return Ok(vec!["it holds no environment file".into()]),
-                read => read?,
+                found => found?,
             };
             let environment = Environment::read(&text);
-            let mut faults = environment.faults(has_key);
+            let mut faults = environment.faults(*has_key);
             let lacks = wanted.iter().filter(|name| *name != KEY && !environment.has(name));
             faults.extend(lacks.map(|name| format!("`{name}` is missing or empty")));
-            if let Proof::Closed = key_proof(&parts.system, &parts, &file, &environment, has_key).await {
+            if let Proof::Closed = key_proof(&parts.system, &parts, &file, &environment, *has_key).await {
                 faults.push(CLOSED.into());
+            }
+            if faults.is_empty() {
+                let here = pipe::blocking(move || read(&production)).await?.unwrap_or_else(|| Environment::read(""));
+                faults = mend(&parts, &here, &environment, (extent, &seen)).await?.faults;
             }
             if faults.is_empty() {
                 pipe::blocking(move || put(&good, &text, &meta)).await?;
@@ -214,9 +230,61 @@ fn put(path: &Path, text: &str, like: &Metadata) -> Result<()> {
     Ok(file.sync_all()?)
 }
 
+/// A text that was mended, and why it still would not do.
+struct Mending {
+    text: String,
+    changes: Vec<Change>,
+    faults: Vec<String>,
+}
+
+/// Mends a file with a backup's, and tries whether the database lets in whoever goes by it. What else it refuses then is taken
+/// from the backup too, and no more of it than that.
+async fn mend(
+    parts: &Parts,
+    here: &Environment,
+    there: &Environment,
+    (extent, seen): (Extent, &Seen),
+) -> Result<Mending> {
+    let elsewhere = elsewhere(parts).await?;
+    let mut extent = if here.is_empty() { Extent::All } else { extent };
+    loop {
+        let (text, changes) = here.mended(there, &extent);
+        let mended = Environment::read(&text);
+        let mut faults = mended.faults(seen.has_key);
+        match try_login(parts, &mended, &elsewhere).await {
+            Login::Refused(names) => {
+                let more = |taken: &[String]| {
+                    let new = names.iter().filter(|name| !taken.contains(name) && elsewhere.get(name).is_none());
+                    new.cloned().collect::<Vec<_>>()
+                };
+                if let Extent::Broken(taken) = &mut extent
+                    && let new = more(taken)
+                    && !new.is_empty()
+                {
+                    taken.extend(new);
+                    continue;
+                }
+                faults.extend(names.iter().map(|name| login::fault(name)));
+            }
+            Login::Unknown(why) if seen.is_refused => {
+                faults.push(format!("whether the database takes what it says is not known: {why}"));
+            }
+            Login::Untried if seen.is_refused => faults.push("it does not say how the database is reached".into()),
+            Login::LetIn | Login::Untried | Login::Unknown(_) => {}
+        }
+        return Ok(Mending { text, changes, faults });
+    }
+}
+
 /// Writes the mended file beside production's.
-async fn write(run: &Run, site: &Site, backup: BackupId, extent: Extent, has_key: bool) -> Result<Mended> {
-    let (writing, clearing) = (site.clone(), site.clone());
+async fn write(
+    run: &Run,
+    parts: &Parts,
+    site: &Site,
+    backup: BackupId,
+    (extent, seen): (Extent, &Seen),
+) -> Result<Mended> {
+    let (writing, clearing, parts, seen) = (site.clone(), site.clone(), parts.clone(), seen.clone());
     run.step("mend")
         .effect(Effect::Idempotent)
         .input(&(backup, &site.stage, &extent))
@@ -235,30 +303,35 @@ async fn write(run: &Run, site: &Site, backup: BackupId, extent: Extent, has_key
             })
             .await
         })
-        .run(async move |_| pipe::blocking(move || write_mended(&writing, &extent, has_key)).await)
+        .run(async move |_| {
+            let reading = writing.clone();
+            let ((here, meta), (there, kept)) = pipe::blocking(move || read_both(&reading)).await?;
+            let (here, there) = (Environment::read(&here), Environment::read(&there));
+            let Mending { text, changes, faults } = mend(&parts, &here, &there, (extent, &seen)).await?;
+            if !faults.is_empty() {
+                let what = format!("the mended file still would not do: {}", faults.join("; "));
+                let hint = "`--method config` takes the whole file of the backup";
+                return Err(Error::new(ErrorKind::Precondition, what).hint(hint));
+            }
+            pipe::blocking(move || {
+                put(&writing.stage, &text, if meta.len() == 0 { &kept } else { &meta })?;
+                Ok(Mended { ids: ((meta.dev(), meta.ino()), id_of(&writing.stage)?), seen: version(&meta), changes })
+            })
+            .await
+        })
         .await
 }
 
-fn write_mended(site: &Site, extent: &Extent, has_key: bool) -> Result<Mended> {
+/// Reads production's file and the backup's.
+fn read_both(site: &Site) -> Result<((String, Metadata), (String, Metadata))> {
     let opened = site.opened()?;
-    let (theirs, kept) = read_text(&good(site))?;
+    let there = read_text(&good(site))?;
     // One that is gone is made empty, so that there is something to exchange; an attempt before this may have made it.
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&opened.path) {
         Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e.into()),
         _ => {}
     }
-    let (text, meta) = read_text(&opened.path)?;
-    let extent = if text.is_empty() { &Extent::All } else { extent };
-    let (text, changes) = Environment::read(&text).mended(&Environment::read(&theirs), extent);
-    let left = Environment::read(&text).faults(has_key);
-    if !left.is_empty() {
-        let what = format!("the mended file still would not do: {}", left.join("; "));
-        return Err(
-            Error::new(ErrorKind::Precondition, what).hint("`--method config` takes the whole file of the backup")
-        );
-    }
-    put(&site.stage, &text, if meta.len() == 0 { &kept } else { &meta })?;
-    Ok(Mended { ids: ((meta.dev(), meta.ino()), id_of(&site.stage)?), seen: version(&meta), changes })
+    Ok((read_text(&opened.path)?, there))
 }
 
 fn version(meta: &Metadata) -> (u64, i64, i64) {
