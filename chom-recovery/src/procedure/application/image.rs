@@ -247,7 +247,7 @@ mod tests {
             reference: "shop/app:2".into(),
             now: "sha256:22".into(),
             then: "sha256:11".into(),
-            backup: "20260102T030405Z-0000".parse().unwrap(),
+            backup: "01M8EQEK0HJMHW739DR8MCYJM6".parse().unwrap(),
             digest: digest.map(str::to_owned),
             ends,
         }
