@@ -187,7 +187,7 @@ containers() {
     [ "$db" != mariadb-11.8 ] || cases=core
     [ "$depth" != all ] || cases=slow
     threads=2 phase "dump and load on $db ($cases)" real CHOM_TEST_STACK=1 CHOM_TEST_DB=$db CHOM_TEST_DB_CASES=$cases -- \
-      mysql_roundtrip mysql_load mysql_consistency mysql_settings mysql_scale
+      mysql_roundtrip mysql_load mysql_consistency mysql_settings mysql_scale mysql_writes
     [ "$cases" = core ] || threads=2 phase "by hand and from other programs' dumps on $db" \
       real CHOM_TEST_STACK=1 CHOM_TEST_DB=$db CHOM_TEST_DB_CASES=$foreign -- format_by_hand sqlfile
   done
@@ -215,6 +215,7 @@ containers_and_more() {
   if stack_up chom-test-more mysql 8454; then
     phase "recover application on mysql" on_stack chom-test-more recover_application
     phase "recover performance on mysql" on_stack chom-test-more recover_performance
+    phase "triage on mysql" on_stack chom-test-more triage
     check_stack chom-test-more
     stack_down chom-test-more
   fi
@@ -248,7 +249,7 @@ parts() {
   [ "$depth" = core ] || everywhere="recover_application troubleshoot"
   if stack_up chom-test-parts mariadb-11.8 8453 --monitoring; then
     # These two first: errors in logs and failed jobs that other tests leave behind count for a quarter of an hour.
-    for name in scenarios close recover_nginx recover_partial recover_performance search_index evidence $everywhere; do
+    for name in scenarios close triage recover_nginx recover_partial recover_performance search_index evidence $everywhere; do
       phase "${name//_/ }" on_stack chom-test-parts "$name"
     done
     stack_down chom-test-parts
