@@ -15,7 +15,7 @@ use chom_recovery::{
         application::{Method, PROCEDURE, RecoverApplication, Request},
         backup, drill,
     },
-    run::{NewRun, Run, summary::RunStatus},
+    run::{NewRun, Run, RunId, summary::RunStatus},
     system::{Component, EnvironmentFile, Maintenance, TreeKind},
     testing::{
         kill::{
@@ -224,23 +224,23 @@ async fn where_no_backup_would_do_nothing_is_stopped() {
 }
 
 /// What is told of a run that was refused or done, with its error or report.
-async fn recovered(world: &World) -> (RunId, Result<Recovered>) {
-    let run = world.engine().start(new_run()).await.unwrap();
-    let ended = run.execute(recover(run.clone(), world.parts.clone())).await;
+async fn recovered(stack: &SimStack) -> (RunId, Result<Recovered>) {
+    let run = stack.engine(yes()).start(new_run()).await.unwrap();
+    let ended = run.execute(recover(run.clone(), stack)).await;
     (run.id(), ended)
 }
 
 #[tokio::test(start_paused = true)]
 async fn settings_that_the_database_refuses_come_from_the_newest_backup_that_it_lets_in() {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::create(directory.path()).await;
+    let stack = create(directory.path()).await;
     // The newest backup has another wrong password; the file has a wrong schema too, which is seen once the account is let in.
     let other = GOOD.replace("Password-of-app-1", "Hunter2-of-a-backup");
     fs::write(file(directory.path()), other).unwrap();
-    world.stack.back_up_tree("config", &folder(directory.path())).await.unwrap();
+    stack.back_up_tree("config", &folder(directory.path())).await.unwrap();
     let refused = GOOD.replace("Password-of-app-1", "Hunter2-of-the-file").replace("DATABASE=shop", "DATABASE=shp");
     fs::write(file(directory.path()), format!("NEW=1\n{refused}")).unwrap();
-    let (id, report) = recovered(&world).await;
+    let (id, report) = recovered(&stack).await;
     let report = report.unwrap();
     assert!(report.found.iter().any(|line| line.starts_with("`DB_PASSWORD`")), "{report:?}");
     assert!(report.done[0].ends_with(": `DB_DATABASE` set, `DB_PASSWORD` set"), "{report:?}");
@@ -248,42 +248,42 @@ async fn settings_that_the_database_refuses_come_from_the_newest_backup_that_it_
     let told = serde_json::to_string(&report).unwrap();
     assert!(!told.contains("Hunter2") && !told.contains("Password-of"), "{told}");
     assert_eq!(fs::read_to_string(file(directory.path())).unwrap(), format!("NEW=1\n{GOOD}"), "and no other key");
-    world.engine().roll_back(id, "a test", |run| recover(run, world.parts.clone())).await.unwrap();
+    stack.engine(yes()).roll_back(id, "a test", |run| recover(run, &stack)).await.unwrap();
     assert_eq!(fs::read_to_string(file(directory.path())).unwrap(), format!("NEW=1\n{refused}"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn where_no_backup_logs_in_nothing_is_stopped_and_no_password_is_changed() {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::create(directory.path()).await;
+    let stack = create(directory.path()).await;
     let refused = GOOD.replace("USERNAME=app", "USERNAME=nobody");
     fs::write(file(directory.path()), &refused).unwrap();
     // As after a change of the account in the server: what was backed up does not count any more.
-    let accounts = world.stack.backend.volume_folder("shop_data").join("accounts");
+    let accounts = stack.backend.volume_folder("shop_data").join("accounts");
     fs::write(&accounts, "root\n").unwrap();
-    let before = world.looks().await;
-    let (_, ended) = recovered(&world).await;
+    let before = stack.looks().await.unwrap();
+    let (_, ended) = recovered(&stack).await;
     let error = ended.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Precondition, "{error}");
     assert!(error.hint_text().unwrap().contains("by hand"), "{error:?}");
-    assert_eq!(world.looks().await, before);
+    assert_eq!(stack.looks().await.unwrap(), before);
     assert_eq!(fs::read_to_string(file(directory.path())).unwrap(), refused);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_password_of_the_containers_own_environment_is_not_looked_for_in_the_file() {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::create(directory.path()).await;
+    let stack = create(directory.path()).await;
     fs::write(file(directory.path()), GOOD).unwrap();
     for (name, value) in [("DB_USERNAME", "app"), ("DB_PASSWORD", "Hunter2-of-compose")] {
-        world.stack.backend.set_variable("shop-app-1", name, value).unwrap();
+        stack.backend.set_variable("shop-app-1", name, value).unwrap();
     }
-    let before = world.looks().await;
-    let (_, ended) = recovered(&world).await;
+    let before = stack.looks().await.unwrap();
+    let (_, ended) = recovered(&stack).await;
     let error = ended.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Precondition, "{error}");
     assert!(error.to_string().contains("its own environment") && !error.to_string().contains("Hunter2"), "{error}");
-    assert_eq!(world.looks().await, before);
+    assert_eq!(stack.looks().await.unwrap(), before);
 }
 
 /// Image of a release that the backup does not know.
@@ -295,29 +295,29 @@ fn image_run() -> NewRun {
 }
 
 /// Deploys a release, as its images alone.
-fn release(world: &World) {
+fn release(stack: &SimStack) {
     for container in ["shop-app-1", "shop-queue-1"] {
         let released = |c: &mut chom_recovery::backend::Container| {
             (c.image, c.image_id) = ("php:2".into(), RELEASED.into());
         };
-        world.stack.backend.change(container, released).unwrap();
+        stack.backend.change(container, released).unwrap();
     }
 }
 
-async fn images(world: &World) -> Vec<bool> {
+async fn images(stack: &SimStack) -> Vec<bool> {
     let mut released = Vec::new();
     for service in ["app", "queue", "scheduler"] {
-        released.push(world.parts.backend.service_containers(service).await.unwrap()[0].image_id == RELEASED);
+        released.push(stack.parts.backend.service_containers(service).await.unwrap()[0].image_id == RELEASED);
     }
     released
 }
 
 fn begin_released(directory: &Path) {
     block_on(async {
-        let world = World::create(directory).await;
+        let stack = create(directory).await;
         fs::write(file(directory), GOOD).unwrap();
-        release(&world);
-        fs::write(directory.join("looked"), serde_json::to_vec(&world.looks().await).unwrap()).unwrap();
+        release(&stack);
+        stack.keep_looks().await.unwrap();
     });
 }
 
@@ -325,17 +325,16 @@ fn begin_released(directory: &Path) {
 fn images_whose_replacement_is_killed_anywhere_can_be_put_back_as_they_were() {
     fn work(directory: &Path) {
         block_on(async {
-            let world = World::open(directory).await;
-            let procedure = |run| recover(run, world.parts.clone());
-            undone_in_the_end(&world.engine(), &directory.join("state"), image_run(), procedure).await.unwrap();
+            let stack = open(directory).await;
+            undone_in_the_end(&stack.engine(yes()), image_run(), |run| recover(run, &stack)).await.unwrap();
         });
     }
     fn as_before(directory: &Path) {
-        assert_eq!(newest(directory).unwrap().1.status, RunStatus::RolledBack);
+        assert_eq!(status(directory), RunStatus::RolledBack);
         block_on(async {
-            let world = World::open(directory).await;
-            assert_eq!(images(&world).await, [true, true, false]);
-            assert_eq!(world.looks().await, looked(directory));
+            let stack = open(directory).await;
+            assert_eq!(images(&stack).await, [true, true, false]);
+            assert_eq!(stack.looks().await.unwrap(), SimStack::looked(directory).unwrap());
         });
     }
     let places = kill_matrix(
@@ -343,18 +342,18 @@ fn images_whose_replacement_is_killed_anywhere_can_be_put_back_as_they_were() {
         Kills::Once,
         &Promises { begin: &begin_released, work: &work, always: &|_, _| {}, at_end: &as_before },
     );
-    assert!(places.iter().any(|p| p == "undo ended"), "{places:?}");
+    assert_killed_at(&places, &["undo ended"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn services_are_put_back_on_the_images_of_the_backup() {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::create(directory.path()).await;
+    let stack = create(directory.path()).await;
     fs::write(file(directory.path()), GOOD).unwrap();
-    release(&world);
-    let run = world.engine().start(image_run()).await.unwrap();
-    let report = run.execute(recover(run.clone(), world.parts.clone())).await.unwrap();
-    assert_eq!(images(&world).await, [false; 3]);
+    release(&stack);
+    let run = stack.engine(yes()).start(image_run()).await.unwrap();
+    let report = run.execute(recover(run.clone(), &stack)).await.unwrap();
+    assert_eq!(images(&stack).await, [false; 3]);
     assert!(report.done[0].contains(RELEASED) && report.done[0].contains("php:2"), "{report:?}");
     assert!(report.to_review.iter().any(|line| line.contains("docker compose up")), "{report:?}");
 }
@@ -362,25 +361,25 @@ async fn services_are_put_back_on_the_images_of_the_backup() {
 #[tokio::test(start_paused = true)]
 async fn images_that_are_the_recorded_ones_or_gone_are_refused_before_anything_stops() {
     let directory = tempfile::tempdir().unwrap();
-    let world = World::create(directory.path()).await;
+    let stack = create(directory.path()).await;
     fs::write(file(directory.path()), GOOD).unwrap();
     for (is_released, why) in [(false, "runs on the image that backup"), (true, "is not on the Engine's host")] {
         if is_released {
             // The backup's image is nobody's any more: no container has it.
             let before = |c: &mut chom_recovery::backend::Container| c.image_id = "sha256:before".into();
-            world.stack.backend.change("shop-app-1", before).unwrap();
-            world.stack.back_up_tree("config", &folder(directory.path())).await.unwrap();
-            release(&world);
+            stack.backend.change("shop-app-1", before).unwrap();
+            stack.back_up_tree("config", &folder(directory.path())).await.unwrap();
+            release(&stack);
         }
-        let before = world.looks().await;
-        let run = world.engine().start(image_run()).await.unwrap();
-        let refused = run.execute(recover(run.clone(), world.parts.clone())).await.unwrap_err();
+        let before = stack.looks().await.unwrap();
+        let run = stack.engine(yes()).start(image_run()).await.unwrap();
+        let refused = run.execute(recover(run.clone(), &stack)).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Precondition, "{refused}");
         assert!(refused.to_string().contains(why) && refused.hint_text().is_some(), "{refused:?}");
-        assert_eq!(world.looks().await, before);
+        assert_eq!(stack.looks().await.unwrap(), before);
         let id = run.id();
         drop(run);
-        world.engine().roll_back(id, "a test", |run| recover(run, world.parts.clone())).await.unwrap();
+        stack.engine(yes()).roll_back(id, "a test", |run| recover(run, &stack)).await.unwrap();
     }
 }
 
