@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Measures against what one would use otherwise, on the same data, in one run. Prints a table and writes
 # target/bench.json; a row says whether its goal was met.
-#   bench.sh files [--runs N] [--scale PERCENT]   a file tree against `tar czf`, `tar xzf` and restic
+#   bench.sh files [--runs N] [--scale PERCENT]      a file tree against `tar czf`, `tar xzf` and restic
+#   bench.sh database [--runs N] [--scale PERCENT]   TPC-H and a wide table against `mysqldump | gzip` and `gunzip | mysql`
 # Exit codes: 0 all goals met; 1 a goal missed or a run failed; 2 usage; 6 something is missing that cannot be installed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -9,9 +10,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 what=${1:-}
 [ $# -eq 0 ] || shift
 case "$what" in
-  files) ;;
-  -h|--help) sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 0 ;;
-  *) echo "bench.sh: say what to measure: files" >&2; exit 2 ;;
+  files|database) ;;
+  -h|--help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
+  *) echo "bench.sh: say what to measure: files, database" >&2; exit 2 ;;
 esac
 
 # need PROGRAM PACKAGE
@@ -22,8 +23,19 @@ need() {
   exit 6
 }
 need python3 python3
-need tar tar
-need restic restic
+if [ "$what" = files ]; then
+  need tar tar
+  need restic restic
+else
+  need gzip gzip
+  tests/stack/setup.sh
+  tests/stack/build.sh --db all
+  venv=target/tpchgen
+  [ -x "$venv/bin/tpchgen-cli" ] || {
+    python3 -m venv --clear "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check tpchgen-cli==4.0.0
+  } || { echo "bench.sh: tpchgen-cli cannot be installed: is a package index within reach?" >&2; exit 6; }
+  set -- --tpchgen "$venv/bin/tpchgen-cli" "$@"
+fi
 
-cargo build --quiet --release -p chom-recovery-tests --bin bench-files
-exec python3 tests/bench/files.py --program target/release/bench-files "$@"
+cargo build --quiet --release -p chom-recovery-tests --bin bench
+exec python3 "tests/bench/$what.py" --program target/release/bench "$@"

@@ -1,37 +1,23 @@
 """Measures backup and restore of a file tree: ours, the runbook's tar and gzip, and restic.
 
-Every run is a process of its own, so that wall time, CPU and peak memory are the kernel's word. Runs alternate; the
-median counts. The tree is in the page cache for all of them. Ours makes everything durable before it ends; tar does not.
+Runs alternate. The tree is in the page cache for all of them. Ours makes everything durable before it ends; tar does not.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
 import os
 import random
 import shutil
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from measure import Cost, Table, apart, files_below, run, stored_mb
 
 MIB = 1 << 20
 SMALL = 100_000
 LARGE = [(96, 0.0), (64, 0.0), (64, 1.0), (48, 1.0), (48, 0.5), (32, 0.5), (32, 0.0), (24, 1.0), (24, 0.5), (16, 0.0), (16, 1.0)]
-
-
-@dataclass
-class Cost:
-    """What a process took."""
-
-    wall: float
-    cpu: float
-    peak_mb: float
 
 
 def make_tree(root: Path, scale: float) -> None:
@@ -68,50 +54,6 @@ def make_tree(root: Path, scale: float) -> None:
     (root / ".env").write_text("APP_KEY=base64:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n")
 
 
-def run(argv: list[str], **environment: str) -> Cost:
-    """Runs a program to its end."""
-    os.sync()
-    begun = time.monotonic()
-    pid = os.posix_spawnp(argv[0], argv, {**os.environ, **environment}, file_actions=[(os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0)])
-    _, status, usage = os.wait4(pid, 0)
-    wall = time.monotonic() - begun
-    if os.waitstatus_to_exitcode(status) != 0:
-        sys.exit(f"{' '.join(argv)}: exit status {status}")
-    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
-
-
-def apart(work: Callable[..., None], *arguments: object) -> None:
-    """Works in a process of its own: the kernel counts what this one has held into the peak of those that it starts."""
-    process = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
-    process.start()
-    process.join()
-    if process.exitcode != 0:
-        sys.exit(f"{work.__name__} failed")
-
-
-def files_below(path: Path) -> Iterator[os.DirEntry[str]]:
-    """Walks a tree without holding it in memory."""
-    with os.scandir(path) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from files_below(Path(entry.path))
-            elif entry.is_file(follow_symlinks=False):
-                yield entry
-
-
-def stored_mb(path: Path) -> float:
-    """Bytes of a file or of all files below a folder, in MB."""
-    return (path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in files_below(path))) / 1e6
-
-
-def median(costs: list[Cost]) -> Cost:
-    return Cost(
-        statistics.median(c.wall for c in costs),
-        statistics.median(c.cpu for c in costs),
-        max(c.peak_mb for c in costs),
-    )
-
-
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--program", required=True)
@@ -130,12 +72,9 @@ def main() -> int:
         plain_mb = stored_mb(tree)
         files = sum(1 for _ in files_below(tree))
         restic = {"RESTIC_PASSWORD": "bench", "RESTIC_CACHE_DIR": str(work / "restic-cache")}
-        costs: dict[str, list[Cost]] = {}
+        table = Table()
+        note = table.note
         sizes: dict[str, float] = {}
-
-        def note(what: str, cost: Cost) -> None:
-            costs.setdefault(what, []).append(cost)
-            print(f"{what:24} {cost.wall:7.2f} s wall {cost.cpu:7.2f} s CPU {cost.peak_mb:7.0f} MB peak", file=sys.stderr)
 
         for _ in range(arguments.runs):
             ours, theirs, archive, target = work / "ours", work / "restic", work / "tree.tar.gz", work / "target"
@@ -172,31 +111,11 @@ def main() -> int:
             note("ours list", run([program, "list", str(many), str(number)]))
         sizes["many"] = stored_mb(many)
 
-    best = {what: median(some) for what, some in costs.items()}
     # What is asked of a list is a time: it has no peer.
-    best["limit of 1 s"] = Cost(1, 0, 0)
-    rows = []
+    table.costs["limit of 1 s"] = [Cost(1, 0, 0)]
 
     def row(work: str, ours: str, peer: str, stored: float, goal: float) -> None:
-        mine, other = best[ours], best[peer]
-        ratio = other.wall / mine.wall
-        rows.append(
-            {
-                "work": work,
-                "engine": "files",
-                "ours_s": round(mine.wall, 2),
-                "ours_cpu_s": round(mine.cpu, 2),
-                "peer": peer,
-                "peer_s": round(other.wall, 2),
-                "peer_cpu_s": round(other.cpu, 2),
-                "peer_peak_mb": round(other.peak_mb),
-                "ratio": round(ratio, 2),
-                "peak_mb": round(mine.peak_mb),
-                "stored_mb": round(stored, 1),
-                "goal": f"ratio >= {goal}, peak < 150 MB",
-                "met": ratio >= goal and mine.peak_mb < 150,
-            }
-        )
+        table.row(work, "files", ours, peer, stored, goal, peak=150)
 
     row("backup of a tree", "ours backup", "tar czf", sizes["ours"], 4)
     row("backup of a tree", "ours backup", "restic backup", sizes["ours"], 1.5)
@@ -204,16 +123,8 @@ def main() -> int:
     row("restore of a tree", "ours restore", "restic restore", sizes["ours"], 1)
     row(f"list of {number} backups", "ours list", "limit of 1 s", sizes["many"], 1)
     row("backup of an unchanged tree", "ours backup again", "restic backup again", sizes["ours again"], 0)
-
     print(f"{files} files, {plain_mb:.0f} MB; stored: ours {sizes['ours']:.0f} MB, tar {sizes['tar']:.0f} MB, restic {sizes['restic']:.0f} MB; median of {arguments.runs}")
-    print(f"{'work':28} {'ours s':>8} {'peer':22} {'peer s':>8} {'ratio':>6} {'peak MB':>8} {'stored MB':>10}  goal")
-    for r in rows:
-        verdict = "met" if r["met"] else "MISSED"
-        print(
-            f"{r['work']:28} {r['ours_s']:8.2f} {r['peer']:22} {r['peer_s']:8.2f} {r['ratio']:6.2f} {r['peak_mb']:8} {r['stored_mb']:10.1f}  {r['goal']}: {verdict}"
-        )
-    write(rows)
-    return 0 if all(r["met"] for r in rows) else 1
+    return table.finish()
 
 
 def check_same(tree: Path, target: Path) -> None:
@@ -224,14 +135,6 @@ def check_same(tree: Path, target: Path) -> None:
         same = (mine.st_mode, mine.st_mtime_ns, mine.st_uid) == (theirs.st_mode, theirs.st_mtime_ns, theirs.st_uid)
         if not same or (file.is_file() and file.read_bytes() != other.read_bytes()):
             sys.exit(f"{other} differs from {file}")
-
-
-def write(rows: list[dict[str, object]]) -> None:
-    """Keeps what other benchmarks measured."""
-    file = Path("target/bench.json")
-    kept = json.loads(file.read_text()) if file.exists() else []
-    kept = [r for r in kept if r.get("engine") != "files"]
-    file.write_text(json.dumps(kept + rows, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 //! Logical backups of a database: a dump kept as the parts of a component, and loaded from it.
 //!
-//! Parts, in order: the definitions (`objects`, JSON), the chunks of one table after the other (`rows`), and what a
-//! restored server must equal (`baseline`, JSON), whose presence says that the dump was finished.
+//! Parts, in order: the definitions (`objects`, JSON), the chunks of all tables (`rows`), and what a restored server must
+//! equal (`baseline`, JSON), whose presence says that the dump was finished.
 
 use std::collections::BTreeMap;
 
@@ -43,7 +43,13 @@ pub async fn dump_to(
     options: &dump::Options,
     progress: OnProgress<'_>,
 ) -> Result<Summary> {
-    let mut sink = PartSink { component: component.clone(), next: 0, storing: JoinSet::new(), progress };
+    let mut sink = PartSink {
+        component: component.clone(),
+        next: 0,
+        storing: JoinSet::new(),
+        at_once: options.connections.max(1),
+        progress,
+    };
     let summary = dump::dump(server, options, &mut sink).await?;
     sink.settle().await?;
     sink.put_json(BASELINE, &summary.baseline).await?;
@@ -54,8 +60,10 @@ pub async fn dump_to(
 struct PartSink<'a> {
     component: ComponentWriter,
     next: u32,
-    /// The chunk that is being compressed and stored while the next one is read; aborted when dropped.
+    /// Chunks that are being compressed and stored while the next ones are read; aborted when dropped.
     storing: JoinSet<Result<()>>,
+    /// How many of them there may be.
+    at_once: usize,
     progress: OnProgress<'a>,
 }
 
@@ -73,10 +81,16 @@ impl PartSink<'_> {
         self.component.put(index, meta, stream::once(json)).await
     }
 
-    /// Waits for the chunk that is being stored.
+    /// Waits for one of the chunks that are being stored.
+    async fn stored(&mut self) -> Result<()> {
+        let Some(stored) = self.storing.join_next().await else { return Ok(()) };
+        stored.map_err(|e| Error::new(ErrorKind::Failed, "storing a chunk ended early").caused_by(e))?
+    }
+
+    /// Waits for all of them.
     async fn settle(&mut self) -> Result<()> {
-        while let Some(stored) = self.storing.join_next().await {
-            stored.map_err(|e| Error::new(ErrorKind::Failed, "storing a chunk ended early").caused_by(e))??;
+        while !self.storing.is_empty() {
+            self.stored().await?;
         }
         Ok(())
     }
@@ -89,7 +103,9 @@ impl DumpSink for PartSink<'_> {
     }
 
     async fn chunk(&mut self, chunk: Chunk) -> Result<()> {
-        self.settle().await?;
+        while self.storing.len() >= self.at_once {
+            self.stored().await?;
+        }
         let (component, index) = (self.component.clone(), self.index());
         self.storing.spawn(async move {
             let meta = PartMeta {
@@ -131,19 +147,26 @@ pub async fn load_from(component: &ComponentReader, candidate: &Server, progress
     let baseline = read_baseline(component).await?;
     let tables = objects.tables.len();
     let mut loader = load::Loader::begin(candidate, objects.clone()).await?;
-    let (mut seen, mut last) = (0, None);
+    let parts = || component.parts().iter().filter(|p| p.meta.what == ROWS);
+    let table_of = |part: &PartRecord| (part.meta.schema.clone(), part.meta.table.clone());
+    let mut left: BTreeMap<_, usize> = BTreeMap::new();
+    for part in parts() {
+        *left.entry(table_of(part)).or_default() += 1;
+    }
+    // Tables without a row have no part.
+    let mut tables_done = tables.saturating_sub(left.len());
     let (mut rows, mut bytes) = (0, 0);
-    for part in component.parts().iter().filter(|p| p.meta.what == ROWS) {
+    for part in parts() {
         let incoming = incoming(component, part).await?;
-        let table = (incoming.schema.clone(), incoming.table.clone());
-        if last.as_ref() != Some(&table) {
-            seen += usize::from(last.is_some());
-            last = Some(table.clone());
-        }
+        let (schema, table) = (incoming.schema.clone(), incoming.table.clone());
         rows += incoming.rows;
         loader.chunk(incoming).await?;
         bytes += part.plain_len;
-        progress(&Progress { schema: table.0, table: table.1, tables_done: seen, tables, rows, bytes });
+        if let Some(left) = left.get_mut(&table_of(part)) {
+            *left -= 1;
+            tables_done += usize::from(*left == 0);
+        }
+        progress(&Progress { schema, table, tables_done, tables, rows, bytes });
     }
     if rows != baseline.rows() {
         return Err(Error::new(ErrorKind::Corrupt, format!("the chunks of `{}` are not all there", component.name()))

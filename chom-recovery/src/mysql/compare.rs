@@ -12,7 +12,7 @@ use super::{
     dump::{objects, rows::ChunkReader},
     objects::{Table, TableData},
     server::Server,
-    session::{Role, Session},
+    wire::Wire,
 };
 use crate::error::{Error, ErrorKind, Result};
 
@@ -160,7 +160,7 @@ pub async fn compare(server: &Server, baseline: &Baseline, scope: Scope) -> Resu
             }
         }
     }
-    let mut session = server.session(Role::Read).await?;
+    let mut session = server.wire().await?;
     session.run("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY").await?;
     let (mut tables, mut rows) = (0, 0);
     for want in &baseline.tables {
@@ -189,10 +189,10 @@ pub async fn compare(server: &Server, baseline: &Baseline, scope: Scope) -> Resu
     Ok(Comparison { differences, tables, rows, definitions, seconds: begun.elapsed().as_secs_f64() })
 }
 
-async fn hash_rows(session: &mut Session, table: &Table) -> Result<(u64, RowHash)> {
+async fn hash_rows(session: &mut Wire, table: &Table) -> Result<(u64, RowHash)> {
     let (mut rows, mut hash) = (0, RowHash::default());
     if table.data != TableData::None {
-        let mut reader = ChunkReader::begin(session, table, CHUNK).await?;
+        let mut reader = ChunkReader::begin(session, table, None, CHUNK).await?;
         while let Some(chunk) = reader.next().await? {
             rows += chunk.rows;
             hash += chunk.row_hash;

@@ -11,6 +11,7 @@ use super::{
     objects::Account,
     quote,
     session::{PROGRAM, Role, Session, server_code},
+    wire::Wire,
 };
 use crate::error::{Error, ErrorKind, Result};
 
@@ -119,6 +120,11 @@ impl Server {
 
     pub(super) async fn session(&self, role: Role) -> Result<Session> {
         Session::open(&self.login, role).await
+    }
+
+    /// Opens a connection that reads many rows.
+    pub(super) async fn wire(&self) -> Result<Wire> {
+        Wire::open(&self.login).await
     }
 
     /// Ends connections of ours whose work failed; those that are gone already are no matter.

@@ -1,6 +1,7 @@
-//! One connection whose settings were pinned and read back. Nothing else in this crate names the driver.
+//! One connection whose settings were pinned and read back. Nothing else in this crate names the driver; rows in numbers
+//! are read by [`wire`](super::wire).
 
-use std::{fmt::Write as _, time::Duration};
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use mysql_async::{Conn, DriverError, Error as DriverFailure, IoError, OptsBuilder, Value, prelude::Queryable};
@@ -87,15 +88,19 @@ pub(super) struct Done {
 
 /// A row of the text protocol: bytes or NULL.
 #[derive(Debug)]
-pub(super) struct Row(mysql_async::Row);
+pub(super) struct Row {
+    names: Arc<[String]>,
+    cells: Vec<Option<Vec<u8>>>,
+}
 
 impl Row {
+    pub(super) fn new(names: &Arc<[String]>, cells: Vec<Option<Vec<u8>>>) -> Self {
+        Self { names: Arc::clone(names), cells }
+    }
+
     /// Returns a cell; `None` is NULL.
     pub(super) fn bytes(&self, index: usize) -> Option<&[u8]> {
-        match self.0.as_ref(index) {
-            Some(Value::Bytes(bytes)) => Some(bytes),
-            _ => None,
-        }
+        self.cells.get(index).and_then(Option::as_deref)
     }
 
     /// Returns a cell that is UTF-8 by nature (names, numbers, settings); NULL is empty.
@@ -121,7 +126,7 @@ impl Row {
 
     /// Finds a column by name, whatever its case.
     pub(super) fn column(&self, name: &str) -> Option<usize> {
-        self.0.columns_ref().iter().position(|c| c.name_str().eq_ignore_ascii_case(name))
+        self.names.iter().position(|n| n.eq_ignore_ascii_case(name))
     }
 
     /// Returns the cell of a named column.
@@ -165,47 +170,22 @@ impl Session {
     }
 
     async fn pin(&mut self, role: Role) -> Result<()> {
-        let mode = match role {
-            Role::Read | Role::Scratch => READ_MODE,
-            Role::Load => LOAD_MODE,
-        };
-        let wanted: Vec<_> = PINNED.iter().chain(if role == Role::Load { LOADING } else { &[] }).collect();
-        let names = wanted.iter().map(|(n, _)| quote::text(n)).collect::<Vec<_>>().join(",");
-        let known: Vec<String> = self
-            .rows(format!("SHOW SESSION VARIABLES WHERE Variable_name IN ({names})"))
-            .await?
-            .iter()
-            .map(|r| r.text(0))
-            .collect::<Result<_>>()?;
-        let mut set = format!("SET NAMES utf8mb4, SESSION sql_mode = {}", quote::text(mode));
-        for (name, value) in wanted.iter().filter(|(n, _)| known.iter().any(|k| k == n)) {
-            // Two names of one setting; the old one is deprecated where both exist.
-            if *name == "tx_isolation" && known.iter().any(|k| k == "transaction_isolation") {
-                continue;
-            }
-            let _ = write!(set, ", SESSION {name} = {value}");
-        }
-        // Bytes come as they are stored: nothing is converted on the way.
-        set.push_str(", SESSION character_set_results = NULL");
-        self.run(set).await?;
-
-        let rows = self.rows("SELECT @@session.time_zone, @@session.sql_mode, @@session.character_set_results").await?;
-        let row = rows.first().ok_or_else(|| Error::new(ErrorKind::Failed, "the session did not tell its settings"))?;
-        let found = (row.text(0)?, row.text(1)?, row.optional(2)?);
-        if found.0 != "+00:00" || !same_mode(&found.1, mode) || found.2.is_some() {
-            return Err(Error::new(
-                ErrorKind::Failed,
-                format!("the session kept other settings than it was given: {found:?}"),
-            ));
-        }
-        Ok(())
+        let known = self.rows(settings_query(role)).await?;
+        self.run(pin_statement(role, &known)?).await?;
+        check_pinned(role, &self.rows(PINNED_QUERY).await?)
     }
 
     /// Runs a statement and collects its rows. For answers that are small by nature.
     pub(super) async fn rows(&mut self, sql: impl Into<Statement>) -> Result<Vec<Row>> {
         let Statement(sql) = sql.into();
         let rows: Vec<mysql_async::Row> = self.conn.query(sql).await.map_err(|e| self.failed(e))?;
-        Ok(rows.into_iter().map(Row).collect())
+        let Some(first) = rows.first() else { return Ok(Vec::new()) };
+        let names = first.columns_ref().iter().map(|c| c.name_str().into_owned()).collect();
+        let cell = |value| match value {
+            Value::Bytes(bytes) => Some(bytes),
+            _ => None,
+        };
+        Ok(rows.into_iter().map(|row| Row::new(&names, row.unwrap().into_iter().map(cell).collect())).collect())
     }
 
     /// Runs a statement for its first row.
@@ -233,13 +213,6 @@ impl Session {
             .collect()
     }
 
-    /// Begins to read a result of any size, row by row.
-    pub(super) async fn begin_rows(&mut self, sql: &str) -> Result<Rows<'_>> {
-        let address = self.address.clone();
-        let result = self.conn.query_iter(sql.to_owned()).await.map_err(|e| from_driver(e).with("server", &address))?;
-        Ok(Rows { result, address })
-    }
-
     /// Answers `LOAD DATA LOCAL` with a stream.
     pub(super) fn feed(&mut self, stream: futures::stream::BoxStream<'static, std::io::Result<bytes::Bytes>>) {
         // The driver wants a handler that is `Sync`; a stream is not, a mutex around it is.
@@ -262,10 +235,7 @@ impl Session {
 
     /// Reads the server's clock.
     pub(super) async fn now(&mut self) -> Result<DateTime<Utc>> {
-        let row = self.row("SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS UNSIGNED)").await?;
-        row.map_or(Ok(None), |r| r.number(0))?
-            .and_then(|us| DateTime::from_timestamp_micros(i64::try_from(us).ok()?))
-            .ok_or_else(|| Error::new(ErrorKind::Failed, "the server did not tell the time"))
+        read_clock(self.row(CLOCK_QUERY).await?)
     }
 
     /// Says goodbye; a server that does not listen is not waited for.
@@ -278,21 +248,77 @@ impl Session {
     }
 }
 
-/// Rows of a result that is read as it comes.
-pub(super) struct Rows<'a> {
-    result: mysql_async::QueryResult<'a, 'static, mysql_async::TextProtocol>,
-    address: String,
+/// Asks for the server's clock; see [`read_clock`].
+pub(super) const CLOCK_QUERY: &str = "SELECT CAST(UNIX_TIMESTAMP(NOW(6)) * 1000000 AS UNSIGNED)";
+
+pub(super) fn read_clock(row: Option<Row>) -> Result<DateTime<Utc>> {
+    row.map_or(Ok(None), |r| r.number(0))?
+        .and_then(|us| DateTime::from_timestamp_micros(i64::try_from(us).ok()?))
+        .ok_or_else(|| Error::new(ErrorKind::Failed, "the server did not tell the time"))
 }
 
-impl Rows<'_> {
-    /// Reads the next row.
-    pub(super) async fn next(&mut self) -> Result<Option<Row>> {
-        self.result.next().await.map(|r| r.map(Row)).map_err(|e| from_driver(e).with("server", &self.address))
+fn mode(role: Role) -> &'static str {
+    match role {
+        Role::Read | Role::Scratch => READ_MODE,
+        Role::Load => LOAD_MODE,
     }
+}
+
+fn wanted(role: Role) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+    PINNED.iter().chain(if role == Role::Load { LOADING } else { &[] })
+}
+
+/// Asks which of the settings to be pinned the server knows.
+pub(super) fn settings_query(role: Role) -> String {
+    let names = wanted(role).map(|(n, _)| quote::text(n)).collect::<Vec<_>>().join(",");
+    format!("SHOW SESSION VARIABLES WHERE Variable_name IN ({names})")
+}
+
+/// Pins the settings that the server knows.
+pub(super) fn pin_statement(role: Role, known: &[Row]) -> Result<String> {
+    let known: Vec<String> = known.iter().map(|r| r.text(0)).collect::<Result<_>>()?;
+    let mut set = format!("SET NAMES utf8mb4, SESSION sql_mode = {}", quote::text(mode(role)));
+    for (name, value) in wanted(role).filter(|(n, _)| known.iter().any(|k| k == n)) {
+        // Two names of one setting; the old one is deprecated where both exist.
+        if *name == "tx_isolation" && known.iter().any(|k| k == "transaction_isolation") {
+            continue;
+        }
+        let _ = write!(set, ", SESSION {name} = {value}");
+    }
+    // Bytes come as they are stored: nothing is converted on the way.
+    set.push_str(", SESSION character_set_results = NULL");
+    Ok(set)
+}
+
+/// Reads the settings on which everything rests; see [`check_pinned`].
+pub(super) const PINNED_QUERY: &str = "SELECT @@session.time_zone, @@session.sql_mode, @@session.character_set_results";
+
+pub(super) fn check_pinned(role: Role, rows: &[Row]) -> Result<()> {
+    let row = rows.first().ok_or_else(|| Error::new(ErrorKind::Failed, "the session did not tell its settings"))?;
+    let found = (row.text(0)?, row.text(1)?, row.optional(2)?);
+    if found.0 != "+00:00" || !same_mode(&found.1, mode(role)) || found.2.is_some() {
+        return Err(Error::new(
+            ErrorKind::Failed,
+            format!("the session kept other settings than it was given: {found:?}"),
+        ));
+    }
+    Ok(())
 }
 
 /// Bytes of a statement.
 pub(super) struct Statement(Vec<u8>);
+
+impl Statement {
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+}
+
+impl From<&String> for Statement {
+    fn from(sql: &String) -> Self {
+        Self(sql.as_bytes().to_vec())
+    }
+}
 
 impl From<&str> for Statement {
     fn from(sql: &str) -> Self {
@@ -334,18 +360,7 @@ pub(super) fn server_code(error: &Error) -> Option<u16> {
 /// Maps an error of the driver. Codes: MySQL "Server Error Message Reference", MariaDB "Error Codes".
 fn from_driver(error: DriverFailure) -> Error {
     match error {
-        DriverFailure::Server(server) => {
-            let (kind, hint) = match classify(server.code) {
-                // The code only says that a file was not written; why, the system's own number does.
-                (_, _) if says_no_space(server.code, &server.message) => (ErrorKind::NoSpace, None),
-                classified => classified,
-            };
-            let error = Error::new(kind, server.message).with(CODE, server.code);
-            match hint {
-                Some(hint) => error.hint(hint),
-                None => error,
-            }
-        }
+        DriverFailure::Server(server) => from_server(server.code, server.message),
         DriverFailure::Io(IoError::Io(io)) => {
             let closed = io.kind() == std::io::ErrorKind::UnexpectedEof;
             let error = Error::from(io);
@@ -364,6 +379,20 @@ fn from_driver(error: DriverFailure) -> Error {
 fn says_no_space(code: u16, message: &str) -> bool {
     let is_of_file = matches!(code, 3 | 1004 | 1026 | 1030 | 1878);
     is_of_file && ["28", "122"].iter().any(|number| message.split(|c: char| !c.is_ascii_digit()).any(|n| n == *number))
+}
+
+/// Maps an error that the server answered with.
+pub(super) fn from_server(code: u16, message: String) -> Error {
+    let (kind, hint) = match classify(code) {
+        // The code only says that a file was not written; why, the system's own number does.
+        (_, _) if says_no_space(code, &message) => (ErrorKind::NoSpace, None),
+        classified => classified,
+    };
+    let error = Error::new(kind, message).with(CODE, code);
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
 }
 
 fn classify(code: u16) -> (ErrorKind, Option<&'static str>) {

@@ -13,6 +13,8 @@
 mod encode;
 mod instance;
 pub(super) mod objects;
+mod pieces;
+mod readers;
 pub(super) mod rows;
 pub(super) mod snapshot;
 
@@ -26,18 +28,22 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     baseline::{Baseline, RowHash, TableBaseline},
-    objects::{Objects, Table, TableData},
+    objects::Objects,
     server::Server,
+    wire::Wire,
 };
 use crate::error::{Error, ErrorKind, Result};
-use rows::ChunkReader;
 use snapshot::Snapshot;
 
 /// How to dump.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Encoded bytes after which a chunk ends; a row is never divided. Two chunks are held in memory.
+    /// Encoded bytes after which a chunk ends; a row is never divided. Three chunks are held in memory for each connection.
     pub chunk_bytes: usize,
+    /// Connections that read at once. More than processors and disks serve only slow one another, and the application.
+    pub connections: usize,
+    /// Bytes of rows, as the server estimates them, above which a table is read in several pieces.
+    pub piece_bytes: u64,
     /// Longest wait for one lock; statements of the application wait behind ours for as long.
     pub lock_wait: Duration,
     /// How often a lock is tried.
@@ -49,7 +55,9 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            chunk_bytes: 32 << 20,
+            chunk_bytes: 16 << 20,
+            connections: std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8),
+            piece_bytes: 64 << 20,
             lock_wait: Duration::from_secs(3),
             lock_attempts: 10,
             cancel: CancellationToken::new(),
@@ -91,7 +99,7 @@ pub struct Progress {
     pub bytes: u64,
 }
 
-/// Takes what a dump produces, in this order: definitions, then the chunks of one table after the other.
+/// Takes what a dump produces: definitions, then the chunks of all tables in any order, one at a time.
 #[async_trait]
 pub trait DumpSink: Send {
     /// Takes the definitions.
@@ -176,26 +184,27 @@ async fn attempt(
     let mut before = objects::collect(server).await?;
     let identities = instance::identities(server).await?;
     let mut snapshot = Snapshot::open(server, &mut guard, options).await?;
-    connections.push(snapshot.reader.id());
+    connections.extend(snapshot.readers.iter().map(Wire::id));
     let guard_locked = snapshot.lock.definitions_locked;
     before.position = snapshot.position.clone();
     sink.objects(&before).await?;
 
-    let mut done = Totals::default();
-    let mut tables = Vec::with_capacity(before.tables.len());
-    for (index, table) in before.tables.iter().enumerate() {
-        let context = |e: Error| e.during(format!("dump of table `{}.{}`", table.schema, table.name));
-        let progress = (index, before.tables.len());
-        let (rows, row_hash) =
-            dump_table(&mut snapshot, table, options, sink, &mut done, progress).await.map_err(context)?;
-        tables.push(TableBaseline {
+    let pieces = pieces::plan(snapshot.first(), &before.tables, options).await?;
+    let readers = std::mem::take(&mut snapshot.readers);
+    let (readers, read) = readers::read(readers, &before.tables, pieces, options, sink).await?;
+    snapshot.readers = readers;
+    let mut tables: Vec<_> = before
+        .tables
+        .iter()
+        .zip(&read.tables)
+        .map(|(table, read)| TableBaseline {
             schema: table.schema.clone(),
             table: table.name.clone(),
-            rows,
-            row_hash,
+            rows: read.rows,
+            row_hash: read.row_hash,
             auto_increment: table.auto_increment,
-        });
-    }
+        })
+        .collect();
     snapshot.close().await?;
     let after = objects::collect(server).await?;
     refuse_changed_definitions(&before, &after)?;
@@ -224,62 +233,14 @@ async fn attempt(
     Ok(Summary {
         baseline,
         lock: snapshot.lock,
-        chunks: done.chunks,
-        rows: done.rows,
-        bytes: done.bytes,
+        chunks: read.chunks,
+        rows: read.rows,
+        bytes: read.bytes,
         begun,
         point: snapshot.point,
         ended,
         warnings: before.warnings,
     })
-}
-
-#[derive(Default)]
-struct Totals {
-    chunks: u64,
-    rows: u64,
-    bytes: u64,
-}
-
-async fn dump_table(
-    snapshot: &mut Snapshot,
-    table: &Table,
-    options: &Options,
-    sink: &mut dyn DumpSink,
-    done: &mut Totals,
-    (tables_done, tables): (usize, usize),
-) -> Result<(u64, RowHash)> {
-    let (mut rows, mut row_hash) = (0, RowHash::default());
-    if table.data == TableData::None {
-        return Ok((rows, row_hash));
-    }
-    // Rolling back to here lets go of the table: a change of its definition must not queue behind a long dump,
-    // and the application behind that change.
-    snapshot.reader.run("SAVEPOINT chom_table").await?;
-    {
-        let mut reader = ChunkReader::begin(&mut snapshot.reader, table, options.chunk_bytes).await?;
-        while let Some(chunk) = reader.next().await? {
-            if options.cancel.is_cancelled() {
-                return Err(Error::new(ErrorKind::Cancelled, "the dump was cancelled"));
-            }
-            rows += chunk.rows;
-            row_hash += chunk.row_hash;
-            done.chunks += 1;
-            done.rows += chunk.rows;
-            done.bytes += chunk.bytes.len() as u64;
-            sink.chunk(chunk).await?;
-            sink.progress(&Progress {
-                schema: table.schema.clone(),
-                table: table.name.clone(),
-                tables_done,
-                tables,
-                rows: done.rows,
-                bytes: done.bytes,
-            });
-        }
-    }
-    snapshot.reader.run("ROLLBACK TO SAVEPOINT chom_table").await?;
-    Ok((rows, row_hash))
 }
 
 /// Fails when the server has other objects after the dump than before it.

@@ -1,21 +1,26 @@
 //! Rows of a table, encoded and cut into chunks.
 
 use crate::{
-    error::Result,
+    error::{Error, ErrorKind, Result},
     mysql::{
         baseline::RowHash,
         json,
         objects::{Column, Table},
         quote,
-        session::{Rows, Session},
+        wire::{Cells, RawRows, Wire},
     },
 };
 
-use super::{Chunk, encode};
+use super::{Chunk, encode, pieces::Range};
+
+/// Chunks that are begun with memory for all of them, in bytes at most.
+const GROWN: usize = 64 << 20;
+/// Room for the end of the last row, in bytes.
+const ROOM: usize = 64 << 10;
 
 /// Reads a table chunk by chunk.
 pub(in crate::mysql) struct ChunkReader<'a> {
-    rows: Rows<'a>,
+    rows: RawRows<'a>,
     schema: String,
     table: String,
     cells: usize,
@@ -25,9 +30,14 @@ pub(in crate::mysql) struct ChunkReader<'a> {
 }
 
 impl<'a> ChunkReader<'a> {
-    /// Begins to read. `limit` is in encoded bytes; a chunk holds at least one row.
-    pub(in crate::mysql) async fn begin(session: &'a mut Session, table: &Table, limit: usize) -> Result<Self> {
-        let rows = session.begin_rows(&select(table)).await?;
+    /// Begins to read the rows of a table, or a range of them. `limit` is in encoded bytes; a chunk holds at least one row.
+    pub(in crate::mysql) async fn begin(
+        wire: &'a mut Wire,
+        table: &Table,
+        range: Option<&Range>,
+        limit: usize,
+    ) -> Result<Self> {
+        let rows = wire.begin(select(table) + &range.map(Range::condition).unwrap_or_default()).await?;
         Ok(Self {
             rows,
             schema: table.schema.clone(),
@@ -45,17 +55,26 @@ impl<'a> ChunkReader<'a> {
             return Ok(None);
         }
         let (mut bytes, mut rows, mut row_hash) = (Vec::new(), 0, RowHash::default());
+        if self.number > 0 {
+            // The one before was full; growing would copy it again and again, and hold twice its memory.
+            bytes.reserve(self.limit.min(GROWN) + ROOM);
+        }
         while bytes.len() < self.limit {
             let Some(row) = self.rows.next().await? else {
                 self.ended = true;
                 break;
             };
             let begin = bytes.len();
-            for i in 0..self.cells {
-                if i > 0 {
+            let mut cells = 0;
+            for cell in Cells::of(&row) {
+                if cells > 0 {
                     bytes.push(b'\t');
                 }
-                encode::cell(&mut bytes, row.bytes(i));
+                encode::cell(&mut bytes, cell?);
+                cells += 1;
+            }
+            if cells != self.cells {
+                return Err(Error::new(ErrorKind::Failed, "a row has another number of cells than was asked for"));
             }
             bytes.push(b'\n');
             row_hash.add_row(&bytes[begin..]);

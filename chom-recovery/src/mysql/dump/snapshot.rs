@@ -1,6 +1,7 @@
 //! The consistent snapshot and the locks around it.
 
 use chrono::{DateTime, Utc};
+use futures::future::try_join_all;
 use tokio::time::{Duration, Instant};
 
 use super::{LockReport, Options};
@@ -10,6 +11,7 @@ use crate::{
         info::{Flavour, Position},
         server::{self, Server},
         session::{Role, Session, server_code},
+        wire::Wire,
     },
 };
 
@@ -57,119 +59,148 @@ impl Guard {
     }
 }
 
-/// A session that sees the database as it was at one position.
+/// Connections that see the database as it was at one position.
 #[derive(Debug)]
 pub(super) struct Snapshot {
-    pub(super) reader: Session,
+    pub(super) readers: Vec<Wire>,
     pub(super) position: Option<Position>,
     pub(super) point: DateTime<Utc>,
     pub(super) lock: LockReport,
 }
 
 const BEGIN: &str = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
+/// How often snapshots are opened without a lock, in the hope that nobody commits in between.
+const HOPES: usize = 3;
 
 impl Snapshot {
     /// Opens the snapshot.
     pub(super) async fn open(server: &Server, guard: &mut Guard, options: &Options) -> Result<Self> {
-        let reader = server.session(Role::Read).await?;
-        let (mut reader, position, mut lock) = match server.info().flavour {
-            Flavour::Mysql => Self::open_locked(reader, guard, options).await?,
-            Flavour::Mariadb => Self::open_mariadb(server, reader, guard, options).await?,
+        let mut readers = try_join_all((0..options.connections.max(1)).map(|_| server.wire())).await?;
+        let (position, mut lock) = match server.info().flavour {
+            Flavour::Mysql => open_locked(&mut readers, guard, options).await?,
+            Flavour::Mariadb => open_mariadb(server, &mut readers, guard, options).await?,
         };
         lock.definitions_locked = guard.definitions_locked;
         // Microseconds after the lock was let go; newer rows than this are not in the snapshot.
-        let point = reader.now().await?;
-        Ok(Self { reader, position, point, lock })
+        let point = readers[0].now().await?;
+        Ok(Self { readers, position, point, lock })
     }
 
-    /// MySQL: the global read lock makes snapshot and position one moment.
-    async fn open_locked(
-        mut reader: Session,
-        guard: &mut Guard,
-        options: &Options,
-    ) -> Result<(Session, Option<Position>, LockReport)> {
-        let session = &mut guard.session;
-        wait_for_long_statements(session, options).await?;
-        let begun = Instant::now();
-        let tried = attempts(session, options, "FLUSH TABLES WITH READ LOCK").await?;
-        let held = Instant::now();
-        let opened = async {
-            reader.run(BEGIN).await?;
-            server::position(session, Flavour::Mysql).await
-        };
-        // Writers wait: whatever happens, not for long.
-        let opened = tokio::time::timeout(options.lock_wait, opened).await;
-        session.run("UNLOCK TABLES").await?;
-        let held_us = micros(held.elapsed());
-        let position = opened.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::Timeout, "the snapshot took longer than a lock may be held"))
-        })?;
-        let lock = LockReport {
-            method: "flush tables with read lock".into(),
-            held_us,
-            waited_us: micros(held.duration_since(begun)),
-            attempts: tried,
-            definitions_locked: false,
-        };
-        Ok((reader, position, lock))
-    }
-
-    /// MariaDB: a consistent snapshot is aligned with the binary log and carries its position, without any lock. On
-    /// a server without a binary log there is no position to be had, and the snapshot is one of InnoDB alone.
-    async fn open_mariadb(
-        server: &Server,
-        mut reader: Session,
-        guard: &mut Guard,
-        options: &Options,
-    ) -> Result<(Session, Option<Position>, LockReport)> {
-        reader.run(BEGIN).await?;
-        let mut position = snapshot_position(&mut reader).await?;
-        let mut lock =
-            LockReport { method: "none".into(), held_us: 0, waited_us: 0, attempts: 1, definitions_locked: false };
-        if position.is_none() && server.info().log_bin {
-            reader.run("ROLLBACK").await?;
-            (position, lock) = Self::open_backup_stage(&mut reader, guard, options).await?;
-        }
-        Ok((reader, position, lock))
-    }
-
-    /// MariaDB whose snapshots carry no position: commits are held for a moment.
-    async fn open_backup_stage(
-        reader: &mut Session,
-        guard: &mut Guard,
-        options: &Options,
-    ) -> Result<(Option<Position>, LockReport)> {
-        let session = &mut guard.session;
-        let begun = Instant::now();
-        session.run("BACKUP STAGE START").await?;
-        let mut tried = 0;
-        let mut held = Instant::now();
-        let opened = async {
-            tried = attempts(session, options, "BACKUP STAGE BLOCK_COMMIT").await?;
-            held = Instant::now();
-            reader.run(BEGIN).await?;
-            server::position(session, Flavour::Mariadb).await
-        }
-        .await;
-        session.run("BACKUP STAGE END").await?;
-        let lock = LockReport {
-            method: "backup stage block_commit".into(),
-            held_us: micros(held.elapsed()),
-            waited_us: micros(held.duration_since(begun)),
-            attempts: tried,
-            definitions_locked: false,
-        };
-        Ok((opened?, lock))
+    /// One of its connections: there is at least one.
+    pub(super) fn first(&mut self) -> &mut Wire {
+        &mut self.readers[0]
     }
 
     /// Proves that the snapshot lived to the end, and closes it.
     pub(super) async fn close(&mut self) -> Result<()> {
-        self.reader.run("ROLLBACK").await?;
-        Ok(())
+        all(&mut self.readers, "ROLLBACK").await
     }
 }
 
-async fn snapshot_position(reader: &mut Session) -> Result<Option<Position>> {
+/// Runs a statement on all connections at once.
+async fn all(readers: &mut [Wire], sql: &'static str) -> Result<()> {
+    try_join_all(readers.iter_mut().map(|reader| reader.run(sql))).await.map(|_| ())
+}
+
+/// MySQL: the global read lock makes snapshots and position one moment.
+async fn open_locked(
+    readers: &mut [Wire],
+    guard: &mut Guard,
+    options: &Options,
+) -> Result<(Option<Position>, LockReport)> {
+    let session = &mut guard.session;
+    wait_for_long_statements(session, options).await?;
+    let begun = Instant::now();
+    let tried = attempts(session, options, "FLUSH TABLES WITH READ LOCK").await?;
+    let held = Instant::now();
+    let opened = async {
+        all(readers, BEGIN).await?;
+        server::position(session, Flavour::Mysql).await
+    };
+    // Writers wait: whatever happens, not for long.
+    let opened = tokio::time::timeout(options.lock_wait, opened).await;
+    session.run("UNLOCK TABLES").await?;
+    let held_us = micros(held.elapsed());
+    let position = opened
+        .unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "the snapshot took longer than a lock may be held")))?;
+    let lock = LockReport {
+        method: "flush tables with read lock".into(),
+        held_us,
+        waited_us: micros(held.duration_since(begun)),
+        attempts: tried,
+        definitions_locked: false,
+    };
+    Ok((position, lock))
+}
+
+/// MariaDB: a consistent snapshot is aligned with the binary log and carries its position, without any lock. Several
+/// that carry the same position are one. On a server without a binary log there is no position to be had, and the
+/// snapshot is one of InnoDB alone.
+async fn open_mariadb(
+    server: &Server,
+    readers: &mut Vec<Wire>,
+    guard: &mut Guard,
+    options: &Options,
+) -> Result<(Option<Position>, LockReport)> {
+    let without =
+        LockReport { method: "none".into(), held_us: 0, waited_us: 0, attempts: 1, definitions_locked: false };
+    let mut found = Vec::new();
+    for _ in 0..HOPES {
+        all(readers, BEGIN).await?;
+        found = try_join_all(readers.iter_mut().map(snapshot_position)).await?;
+        if readers.len() == 1 || found[0].is_some() && found.iter().all(|position| *position == found[0]) {
+            break;
+        }
+        all(readers, "ROLLBACK").await?;
+    }
+    let is_one = found.iter().all(|position| *position == found[0]);
+    if found[0].is_some() && is_one || readers.len() == 1 && !server.info().log_bin {
+        return Ok((found.swap_remove(0), without));
+    }
+    all(readers, "ROLLBACK").await?;
+    match open_backup_stage(server, readers, guard, options).await {
+        // Without the privilege for the lock, one connection has to do.
+        Err(e) if readers.len() > 1 && matches!(server_code(&e), Some(1044 | 1045 | 1227)) => {
+            readers.truncate(1);
+            all(readers, BEGIN).await?;
+            Ok((snapshot_position(&mut readers[0]).await?, without))
+        }
+        other => other,
+    }
+}
+
+/// MariaDB: commits are held for a moment, in which all snapshots are opened.
+async fn open_backup_stage(
+    server: &Server,
+    readers: &mut [Wire],
+    guard: &mut Guard,
+    options: &Options,
+) -> Result<(Option<Position>, LockReport)> {
+    let session = &mut guard.session;
+    let begun = Instant::now();
+    session.run("BACKUP STAGE START").await?;
+    let mut tried = 0;
+    let mut held = Instant::now();
+    let opened = async {
+        tried = attempts(session, options, "BACKUP STAGE BLOCK_COMMIT").await?;
+        held = Instant::now();
+        all(readers, BEGIN).await?;
+        let log_bin = server.info().log_bin;
+        if log_bin { server::position(session, Flavour::Mariadb).await } else { Ok(None) }
+    }
+    .await;
+    session.run("BACKUP STAGE END").await?;
+    let lock = LockReport {
+        method: "backup stage block_commit".into(),
+        held_us: micros(held.elapsed()),
+        waited_us: micros(held.duration_since(begun)),
+        attempts: tried,
+        definitions_locked: false,
+    };
+    Ok((opened?, lock))
+}
+
+async fn snapshot_position(reader: &mut Wire) -> Result<Option<Position>> {
     let mut file = String::new();
     let mut offset = 0;
     for row in reader.rows("SHOW STATUS LIKE 'binlog\\_snapshot\\_%'").await? {
