@@ -49,8 +49,8 @@ CREATE TABLE wide (id bigint unsigned PRIMARY KEY AUTO_INCREMENT, uuid char(36) 
 INSERT INTO wide (uuid, flag, score, ratio, price, born, at, stamp, clock, kind, tags, note, body, picture, document)
   WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
   SELECT UUID(), i % 2, RAND() * 1e9, RAND(), RAND() * 1e6, '2024-01-01' + INTERVAL i DAY, NOW(6), NOW(), '12:34:56.789',
-    ELT(1 + i % 3, 'a', 'b', 'c'), 'x,z', REPEAT(MD5(i), 4), REPEAT(CONCAT(SHA1(RAND()), '\\n\\t', i), 40),
-    RANDOM_BYTES(1000), JSON_OBJECT('id', i, 'name', MD5(i), 'list', JSON_ARRAY(i, i * 2, RAND())) FROM n;
+    ELT(1 + i % 3, 'a', 'b', 'c'), 'x,z', REPEAT(SHA2(i, 256), 2), REPEAT(CONCAT(SHA2(RAND(), 256), '\\n\\t', i), 25),
+    RANDOM_BYTES(1000), JSON_OBJECT('id', i, 'name', SHA2(i, 256), 'list', JSON_ARRAY(i, i * 2, RAND())) FROM n;
 """
 GROW = (
     "INSERT INTO wide (uuid, flag, score, ratio, price, born, at, stamp, clock, kind, tags, note, body, picture, document) "

