@@ -55,8 +55,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            chunk_bytes: 16 << 20,
-            connections: std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8),
+            chunk_bytes: 8 << 20,
+            connections: std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4),
             piece_bytes: 64 << 20,
             lock_wait: Duration::from_secs(3),
             lock_attempts: 10,
