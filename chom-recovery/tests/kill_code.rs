@@ -32,11 +32,9 @@ use chom_recovery::{
 const FOLDER: &str = "/var/www/html";
 const CACHE: &str = "bootstrap/cache/config.php";
 /// Settings of the backup: they can be used, and are not those of today.
-const OLD: &str = "APP_KEY=0123456789abcdef\nAPP_ENV=production\nDB_HOST=mysql\nDB_DATABASE=shop\nDB_USERNAME=old\n";
-const NOW: &str =
-    "APP_KEY=0123456789abcdef\nAPP_ENV=production\nNEW=1\nDB_HOST=mysql\nDB_DATABASE=shop\nDB_USERNAME=shop\n";
-const BROKEN: &str =
-    "APP_KEY=0123456789abcdef\nAPP_ENV=production\nNEW=1\nDB_HOST=my sql\nDB_DATABASE=shop\nDB_USERNAME=shop\n";
+const OLD: &str = "APP_KEY=0123456789abcdef\nAPP_ENV=old\nDB_HOST=mysql\nDB_DATABASE=shop\nDB_USERNAME=app\nDB_PASSWORD=Password-of-app-1\n";
+const NOW: &str = "APP_KEY=0123456789abcdef\nAPP_ENV=production\nNEW=1\nDB_HOST=mysql\nDB_DATABASE=shop\nDB_USERNAME=app\nDB_PASSWORD=Password-of-app-1\n";
+const BROKEN: &str = "APP_KEY=0123456789abcdef\nAPP_ENV=production\nNEW=1\nDB_HOST=my sql\nDB_DATABASE=shop\nDB_USERNAME=app\nDB_PASSWORD=Password-of-app-1\n";
 /// Of the environment file: not that of the backup's.
 const MODE: u32 = 0o640;
 

@@ -166,7 +166,7 @@ mod tests {
             (&[(QueueStuck, 77), (MaintenanceOn, 77)], Several(vec![Selected::Queue])),
             // What a person has to do first is not overtaken by what may be its effect.
             (&[(DiskFull, 97), (DatabaseDown, 95)], None),
-            (&[(ApplicationCredentials, 85), (ApplicationErrors, 84)], None),
+            (&[(ApplicationCredentials, 85), (ApplicationErrors, 84)], One(Selected::Application)),
             (&[(DatabaseCorrupt, 40), (Cause::Unknown, 30)], None),
         ];
         for (ranked, wanted) in cases {

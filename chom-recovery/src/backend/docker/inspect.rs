@@ -3,8 +3,7 @@
 use bollard::{
     models::{
         ContainerInspectResponse, ContainerStateStatusEnum as Status, HealthStatusEnum, ImageInspect, MountPoint,
-        NetworkSettings,
-        RestartPolicy as EnginePolicy, RestartPolicyNameEnum,
+        NetworkSettings, RestartPolicy as EnginePolicy, RestartPolicyNameEnum,
     },
     query_parameters::{InspectContainerOptions, ListContainersOptionsBuilder},
 };

@@ -116,7 +116,7 @@ impl Wire {
             Some(&LOCAL_INFILE) | None => return Err(unexpected("an answer that was not asked for")),
             Some(_) => {}
         }
-        let count = cells::length(&mut &first[..]).flatten().ok_or_else(|| unexpected("no number of columns"))?;
+        let count = cells::length(&mut &first[..]).ok().flatten().ok_or_else(|| unexpected("no number of columns"))?;
         let mut names = Vec::new();
         for _ in 0..count {
             let definition = self.packets.next().await?;
