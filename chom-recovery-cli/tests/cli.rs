@@ -98,7 +98,7 @@ fn help_of_what_changes_production() {
 #[test]
 fn wrong_arguments_are_usage() {
     for arguments in [
-        &["recover"][..],
+        &["recover", "everything"][..],
         &["frobnicate"],
         &["health", "--mode", "most"],
         &["backup", "show", "--latest", "--previous"],
