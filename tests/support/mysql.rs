@@ -166,7 +166,8 @@ impl TestServer {
 
     /// Connects.
     pub async fn connect(&self) -> Server {
-        Server::connect(self.login(), Duration::from_secs(10)).await.expect("the server answers")
+        // It may just have been restarted, on a machine that has other things to do.
+        Server::connect(self.login(), START).await.expect("the server answers")
     }
 
     /// Connects with the password of another server, whose accounts were put here.
