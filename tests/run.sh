@@ -49,7 +49,7 @@ lanes=()
 lane() { set -m; "$1" & set +m; lanes+=($!); }
 
 # A test that hangs fails; it does not stand in the way of the others.
-limit=2400
+limit=3600
 [ "$depth" = core ] || limit=7200
 
 # Everything is compiled by one command: Cargo chooses features for the packages that are selected together, and another
