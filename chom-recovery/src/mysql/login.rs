@@ -66,7 +66,7 @@ pub enum LoginAnswer {
 /// MySQL "Server Error Message Reference": 1044 `ER_DBACCESS_DENIED_ERROR`, 1049 `ER_BAD_DB_ERROR`, 1130
 /// `ER_HOST_NOT_PRIVILEGED`.
 pub(crate) async fn try_login(login: &Login, schema: &str) -> Result<LoginAnswer> {
-    let mut session = match Session::open(login, Role::Read).await {
+    let mut session = match Session::open(login, Role::Guest).await {
         Err(e) if e.kind() == ErrorKind::Authentication && server_code(&e) != Some(1130) => {
             return Ok(LoginAnswer::AccountRefused);
         }

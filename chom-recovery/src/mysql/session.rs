@@ -15,6 +15,8 @@ pub(super) const PROGRAM: &str = "chom-recovery";
 /// What a session is for; decides its settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
+    /// Is let in, and asks for nothing: no setting is pinned, since MySQL lets ordinary accounts change few of them.
+    Guest,
     /// Reads data or metadata as it is, changes nothing.
     Read,
     /// Recreates objects and rows on a candidate exactly as they were.
@@ -165,7 +167,9 @@ impl Session {
             .connect_attribute("program_name".to_owned(), PROGRAM.to_owned());
         let conn = Conn::new(opts).await.map_err(from_driver)?;
         let mut session = Self { conn, address: login.address() };
-        session.pin(role).await?;
+        if role != Role::Guest {
+            session.pin(role).await?;
+        }
         Ok(session)
     }
 
@@ -259,7 +263,7 @@ pub(super) fn read_clock(row: Option<Row>) -> Result<DateTime<Utc>> {
 
 fn mode(role: Role) -> &'static str {
     match role {
-        Role::Read | Role::Scratch => READ_MODE,
+        Role::Read | Role::Scratch | Role::Guest => READ_MODE,
         Role::Load => LOAD_MODE,
     }
 }
