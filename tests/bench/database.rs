@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use chom_recovery::{
     Result,
     catalog::{BackupReader, BackupWriter, Catalog, ComponentKind, ComponentSpec, HostId, Selector, logical},
-    mysql::{Login, Server, dump as dumping},
+    mysql::{Flavour, Login, Server, candidate_args, dump as dumping},
     secret::Secret,
 };
 
@@ -17,6 +17,13 @@ const PASSWORD: &str = "BENCH_PASSWORD";
 async fn connect(host: &str) -> Result<Server> {
     let password = Secret::new(std::env::var(PASSWORD).unwrap_or_default());
     Server::connect(Login::new(host, 3306, "root", password), Duration::from_secs(10)).await
+}
+
+/// Prints the arguments of a candidate, one a line.
+pub(crate) fn flags(flavour: &str) -> Result<()> {
+    let flavour = if flavour == "mysql" { Flavour::Mysql } else { Flavour::Mariadb };
+    println!("{}", candidate_args(flavour).join("\n"));
+    Ok(())
 }
 
 pub(crate) async fn dump(folder: &Path, host: &str) -> Result<()> {

@@ -17,12 +17,15 @@ mod files;
 const OPERATOR: &str = include_str!("../../chom-recovery/src/catalog/tests/golden/operator.identity");
 const ESCROW: &str = include_str!("../../chom-recovery/src/catalog/tests/golden/escrow.identity");
 const USAGE: &str = "bench init FOLDER | backup FOLDER TREE | restore FOLDER TARGET | fill FOLDER NUMBER | list FOLDER NUMBER | \
-                     dump FOLDER HOST | load FOLDER HOST";
+                     dump FOLDER HOST | load FOLDER HOST | flags mysql|mariadb";
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if let ["flags", flavour] = words[..] {
+        return database::flags(flavour);
+    }
     let [work, folder, rest @ ..] = &words[..] else { return Err(Error::new(ErrorKind::InvalidInput, USAGE)) };
     let folder = Path::new(folder);
     match (*work, rest) {

@@ -139,6 +139,85 @@ async fn a_chunk_is_loaded_once_and_a_load_that_was_killed_is_begun_anew() {
     compare(&to, &summary.baseline, Scope::WithoutAccounts).await.unwrap().require_equal().unwrap();
 }
 
+/// Everything that a server lets be set, but what counts or tells the time.
+fn durability(server: &TestServer) -> String {
+    server.script(
+        "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('innodb_doublewrite', 'innodb_flush_log_at_trx_commit',
+         'innodb_log_file_size', 'sync_binlog'); SHOW GLOBAL STATUS LIKE 'Innodb_redo_log_enabled';",
+    )
+}
+
+#[tokio::test]
+async fn keys_come_after_the_rows_and_the_candidate_is_durable_again() {
+    let test = "keys_come_after_the_rows_and_the_candidate_is_durable_again";
+    let Some(image) = Image::chosen(test) else { return };
+    let (source, candidate) = tokio::join!(TestServer::start(image, &[]), TestServer::candidate(image));
+    source.script(
+        "CREATE DATABASE l; USE l; SET foreign_key_checks = 0;
+         CREATE TABLE child (id int, parent varchar(20), n int AUTO_INCREMENT, txt text, double_n int AS (id * 2) VIRTUAL,
+           PRIMARY KEY (id), UNIQUE KEY u (parent, id), KEY first (txt(10)), KEY counted (n), KEY later (double_n), FULLTEXT KEY f (txt),
+           CONSTRAINT to_parent FOREIGN KEY (parent) REFERENCES parent (code) ON DELETE CASCADE);
+         CREATE TABLE parent (code varchar(20) NOT NULL, v int, UNIQUE KEY by_code (code), KEY v (v));
+         INSERT INTO parent WITH RECURSIVE s AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM s WHERE i < 900) SELECT CONCAT('p', i), i FROM s;
+         INSERT INTO child (id, parent, txt) SELECT v, code, REPEAT(code, 20) FROM parent;",
+    );
+    let before = durability(&candidate);
+    let options = dump::Options { chunk_bytes: 4096, ..dump::Options::default() };
+    let (dump, summary) = MemoryDump::of(&source.connect().await, &options).await.unwrap();
+    assert!(dump.chunks.len() > 10, "{}", dump.chunks.len());
+    let to = candidate.connect().await;
+    let report = dump.load(&to).await.unwrap();
+    assert_eq!((report.rows, report.warnings.len()), (1800, 0));
+    compare(&to, &summary.baseline, Scope::WithoutAccounts).await.unwrap().require_equal().unwrap();
+    assert_eq!(durability(&candidate), before);
+    load::prove_durable(&to).await.unwrap();
+    candidate.script("DELETE FROM l.parent WHERE v > 100");
+    assert_eq!(candidate.script("SELECT COUNT(*) FROM l.child").trim(), "100", "rows go with their parents");
+
+    if image == Image::Mysql {
+        candidate.script("ALTER INSTANCE DISABLE INNODB REDO_LOG");
+        let error = load::prove_durable(&to).await.unwrap_err();
+        assert!(error.message().contains("redo log is not switched on"), "{error}");
+    }
+}
+
+/// A key that was left out at first must not let rows in that it would have refused.
+#[tokio::test]
+async fn rows_that_break_a_unique_key_end_the_load() {
+    let Some(image) = Image::chosen("rows_that_break_a_unique_key_end_the_load") else { return };
+    let (source, candidate) = tokio::join!(TestServer::start(image, &[]), TestServer::candidate(image));
+    source.script(
+        "CREATE DATABASE l; CREATE TABLE l.t (id int PRIMARY KEY, v tinyint, e enum('a', 'b'), UNIQUE KEY one (v));",
+    );
+    let (dump, _) = MemoryDump::of(&source.connect().await, &dump::Options::default()).await.unwrap();
+    let to = candidate.connect().await;
+    let sizes = std::collections::BTreeMap::from([(("l".to_owned(), "t".to_owned()), 100)]);
+    let options = load::Options { connections: 3, keys_after: 0 };
+    let mut loader = load::Loader::begin_with(&to, dump.definitions().clone(), options, &sizes).await.unwrap();
+    let mut other = chunk("4\t8\t1\n5\t7\t1\n", 2);
+    other.number = 8;
+    let error = loader.chunks(vec![chunk("1\t7\t1\n", 1), other], &sizes, &mut |_| {}).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+    assert!(error.to_string().contains("keys of table `l.t`") && error.to_string().contains("one"), "{error}");
+}
+
+#[tokio::test]
+async fn one_bad_chunk_among_many_ends_the_load() {
+    let Some(image) = Image::chosen("one_bad_chunk_among_many_ends_the_load") else { return };
+    let (source, candidate) = tokio::join!(TestServer::start(image, &[]), TestServer::candidate(image));
+    source.script(SMALL);
+    let (dump, _) = MemoryDump::of(&source.connect().await, &dump::Options::default()).await.unwrap();
+    let to = candidate.connect().await;
+    let mut loader = load::Loader::begin(&to, dump.definitions().clone()).await.unwrap();
+    let chunks = (0..40).map(|number| {
+        let text: &'static str = format!("{}\t{}\t1\n", 100 + number, if number == 20 { 1000 } else { 1 }).leak();
+        load::Incoming { number, ..chunk(text, 1) }
+    });
+    let error = loader.chunks(chunks.collect(), &std::collections::BTreeMap::new(), &mut |_| {}).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Failed, "{error:?}");
+    assert!(error.message().starts_with("chunk 20 of table `l.t`"), "{error}");
+}
+
 #[tokio::test]
 async fn a_server_that_is_no_candidate_is_refused() {
     let Some(image) = Image::chosen("a_server_that_is_no_candidate_is_refused") else { return };

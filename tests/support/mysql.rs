@@ -364,10 +364,13 @@ impl MemoryDump {
 
     /// Loads into a server, accounts excepted.
     pub async fn load(&self, server: &Server) -> Result<load::Report> {
-        let mut loader = load::Loader::begin(server, self.definitions().clone()).await?;
+        let mut sizes = std::collections::BTreeMap::<_, u64>::new();
         for chunk in &self.chunks {
-            loader.chunk(incoming(chunk)).await?;
+            *sizes.entry((chunk.schema.clone(), chunk.table.clone())).or_default() += chunk.bytes.len() as u64;
         }
+        let options = load::Options { keys_after: 64, ..load::Options::default() };
+        let mut loader = load::Loader::begin_with(server, self.definitions().clone(), options, &sizes).await?;
+        loader.chunks(self.chunks.iter().map(incoming).collect(), &sizes, &mut |_| {}).await?;
         loader.finish().await
     }
 }

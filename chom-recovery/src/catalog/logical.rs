@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use futures::TryStreamExt;
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 
@@ -143,49 +144,51 @@ pub struct Loaded {
 /// # Errors
 /// `Corrupt`: the component is damaged or unfinished. Those of [`load::Loader`]. After one, discard the candidate.
 pub async fn load_from(component: &ComponentReader, candidate: &Server, progress: OnProgress<'_>) -> Result<Loaded> {
+    load_with(component, candidate, load::Options::default(), progress).await
+}
+
+/// Loads a component as [`load_from`] does, in a chosen way.
+///
+/// # Errors
+/// Those of [`load_from`].
+pub async fn load_with(
+    component: &ComponentReader,
+    candidate: &Server,
+    options: load::Options,
+    progress: OnProgress<'_>,
+) -> Result<Loaded> {
     let objects = read_objects(component).await?;
     let baseline = read_baseline(component).await?;
-    let tables = objects.tables.len();
-    let mut loader = load::Loader::begin(candidate, objects.clone()).await?;
-    let parts = || component.parts().iter().filter(|p| p.meta.what == ROWS);
-    let table_of = |part: &PartRecord| (part.meta.schema.clone(), part.meta.table.clone());
-    let mut left: BTreeMap<_, usize> = BTreeMap::new();
-    for part in parts() {
-        *left.entry(table_of(part)).or_default() += 1;
-    }
-    // Tables without a row have no part.
-    let mut tables_done = tables.saturating_sub(left.len());
-    let (mut rows, mut bytes) = (0, 0);
-    for part in parts() {
-        let incoming = incoming(component, part).await?;
-        let (schema, table) = (incoming.schema.clone(), incoming.table.clone());
-        rows += incoming.rows;
-        loader.chunk(incoming).await?;
-        bytes += part.plain_len;
-        if let Some(left) = left.get_mut(&table_of(part)) {
-            *left -= 1;
-            tables_done += usize::from(*left == 0);
-        }
-        progress(&Progress { schema, table, tables_done, tables, rows, bytes });
+    let (mut chunks, mut sizes, mut rows) = (Vec::new(), BTreeMap::new(), 0);
+    for part in component.parts().iter().filter(|p| p.meta.what == ROWS) {
+        let chunk = incoming(component, part)?;
+        rows += chunk.rows;
+        *sizes.entry((chunk.schema.clone(), chunk.table.clone())).or_default() += part.plain_len;
+        chunks.push(chunk);
     }
     if rows != baseline.rows() {
         return Err(Error::new(ErrorKind::Corrupt, format!("the chunks of `{}` are not all there", component.name()))
             .with("rows", rows)
             .with("promised", baseline.rows()));
     }
+    let mut loader = load::Loader::begin_with(candidate, objects.clone(), options, &sizes).await?;
+    loader.chunks(chunks, &sizes, progress).await?;
     Ok(Loaded { report: loader.finish().await?, baseline, objects })
 }
 
-async fn incoming(component: &ComponentReader, part: &PartRecord) -> Result<load::Incoming> {
+/// Makes a chunk of a part. It is read when its stream is.
+fn incoming(component: &ComponentReader, part: &PartRecord) -> Result<load::Incoming> {
     let bad = || Error::new(ErrorKind::Corrupt, format!("part {} does not say which rows it holds", part.index));
     let meta = &part.meta;
+    let (reading, wanted) = (component.clone(), part.clone());
+    let bytes = futures::stream::once(async move { reading.read_part(&wanted).await }).try_flatten();
     Ok(load::Incoming {
         schema: meta.schema.clone().ok_or_else(bad)?,
         table: meta.table.clone().ok_or_else(bad)?,
         number: meta.chunk.ok_or_else(bad)?,
         rows: meta.rows.ok_or_else(bad)?,
         row_hash: Some(meta.row_hash.as_deref().ok_or_else(bad)?.parse()?),
-        bytes: component.read_part(part).await?,
+        bytes: Box::pin(bytes),
     })
 }
 

@@ -5,14 +5,17 @@ use std::{
     fmt,
 };
 
+use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    baseline::{Baseline, RowHash},
-    dump::{objects, rows::ChunkReader},
-    objects::{Table, TableData},
+    baseline::Baseline,
+    dump::{
+        Chunk, DumpSink, Options, objects, pieces,
+        readers::{self, Read},
+    },
+    objects::{Objects, Table},
     server::Server,
-    wire::Wire,
 };
 use crate::error::{Error, ErrorKind, Result};
 
@@ -133,7 +136,7 @@ impl Comparison {
     }
 }
 
-/// Compares a server with a baseline. Reads every row, in one snapshot; changes nothing.
+/// Compares a server to which nobody writes with a baseline. Reads every row; changes nothing.
 ///
 /// # Errors
 /// Only when it could not compare; differences are a result.
@@ -160,16 +163,15 @@ pub async fn compare(server: &Server, baseline: &Baseline, scope: Scope) -> Resu
             }
         }
     }
-    let mut session = server.wire().await?;
-    session.run("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY").await?;
+    let read = read_all(server, &found.tables).await?;
     let (mut tables, mut rows) = (0, 0);
     for want in &baseline.tables {
         // A missing table is named above.
-        let Some(table) = found.tables.iter().find(|t| t.schema == want.schema && t.name == want.table) else {
+        let position = found.tables.iter().position(|t| t.schema == want.schema && t.name == want.table);
+        let Some((table, read)) = position.and_then(|at| Some((found.tables.get(at)?, read.tables.get(at)?))) else {
             continue;
         };
-        let name = format!("{}.{}", want.schema, want.table);
-        let (count, hash) = hash_rows(&mut session, table).await.map_err(|e| e.during(format!("table `{name}`")))?;
+        let (name, count, hash) = (format!("{}.{}", want.schema, want.table), read.rows, read.row_hash);
         tables += 1;
         rows += count;
         if count != want.rows {
@@ -184,19 +186,38 @@ pub async fn compare(server: &Server, baseline: &Baseline, scope: Scope) -> Resu
             }
         }
     }
-    session.run("ROLLBACK").await?;
-    session.close().await;
     Ok(Comparison { differences, tables, rows, definitions, seconds: begun.elapsed().as_secs_f64() })
 }
 
-async fn hash_rows(session: &mut Wire, table: &Table) -> Result<(u64, RowHash)> {
-    let (mut rows, mut hash) = (0, RowHash::default());
-    if table.data != TableData::None {
-        let mut reader = ChunkReader::begin(session, table, None, CHUNK).await?;
-        while let Some(chunk) = reader.next().await? {
-            rows += chunk.rows;
-            hash += chunk.row_hash;
-        }
+/// Reads every row over several connections, each in a snapshot of its own: nobody writes to what is compared.
+async fn read_all(server: &Server, tables: &[Table]) -> Result<Read> {
+    let options = Options { chunk_bytes: CHUNK, ..Options::default() };
+    let mut readers = Vec::new();
+    for _ in 0..options.connections {
+        let mut reader = server.wire().await?;
+        reader.run("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY").await?;
+        readers.push(reader);
     }
-    Ok((rows, hash))
+    let Some(first) = readers.first_mut() else { return Ok(Read::default()) };
+    let pieces = pieces::plan(first, tables, &options).await?;
+    let (readers, read) = readers::read(readers, tables, pieces, &options, &mut Nowhere).await?;
+    for mut reader in readers {
+        reader.run("ROLLBACK").await?;
+        reader.close().await;
+    }
+    Ok(read)
+}
+
+/// Rows are counted and hashed where they are read.
+struct Nowhere;
+
+#[async_trait]
+impl DumpSink for Nowhere {
+    async fn objects(&mut self, _: &Objects) -> Result<()> {
+        Ok(())
+    }
+
+    async fn chunk(&mut self, _: Chunk) -> Result<()> {
+        Ok(())
+    }
 }

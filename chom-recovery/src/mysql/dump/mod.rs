@@ -13,8 +13,8 @@
 mod encode;
 mod instance;
 pub(super) mod objects;
-mod pieces;
-mod readers;
+pub(super) mod pieces;
+pub(super) mod readers;
 pub(super) mod rows;
 pub(super) mod snapshot;
 

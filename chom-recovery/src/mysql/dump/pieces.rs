@@ -14,11 +14,11 @@ use crate::{
 
 /// What one connection reads in one statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Piece {
+pub(in crate::mysql) struct Piece {
     /// Place of the table in the definitions.
-    pub(super) table: usize,
+    pub(in crate::mysql) table: usize,
     /// Condition on its rows; `None`: all of them.
-    pub(super) range: Option<Range>,
+    pub(in crate::mysql) range: Option<Range>,
     /// Bytes of the rows, as the server estimates them.
     bytes: u64,
 }
@@ -51,7 +51,7 @@ struct Facts {
 }
 
 /// Cuts tables by their primary key, the largest pieces first, so that no connection is left with a large one at the end.
-pub(super) async fn plan(reader: &mut Wire, tables: &[Table], options: &Options) -> Result<Vec<Piece>> {
+pub(in crate::mysql) async fn plan(reader: &mut Wire, tables: &[Table], options: &Options) -> Result<Vec<Piece>> {
     let facts = facts(reader).await?;
     let mut pieces = Vec::new();
     for (index, table) in tables.iter().enumerate() {

@@ -19,20 +19,20 @@ use crate::{
 
 /// What was read of a table.
 #[derive(Debug, Clone, Default)]
-pub(super) struct TableRead {
-    pub(super) rows: u64,
-    pub(super) row_hash: RowHash,
+pub(in crate::mysql) struct TableRead {
+    pub(in crate::mysql) rows: u64,
+    pub(in crate::mysql) row_hash: RowHash,
     pieces_left: usize,
 }
 
 /// What was read of all tables.
 #[derive(Debug, Default)]
-pub(super) struct Read {
+pub(in crate::mysql) struct Read {
     /// In the order of the definitions.
-    pub(super) tables: Vec<TableRead>,
-    pub(super) chunks: u64,
-    pub(super) rows: u64,
-    pub(super) bytes: u64,
+    pub(in crate::mysql) tables: Vec<TableRead>,
+    pub(in crate::mysql) chunks: u64,
+    pub(in crate::mysql) rows: u64,
+    pub(in crate::mysql) bytes: u64,
 }
 
 /// What a connection has to tell.
@@ -53,7 +53,7 @@ struct Work {
 }
 
 /// Reads all pieces; gives back the connections, whose snapshot lived until here.
-pub(super) async fn read(
+pub(in crate::mysql) async fn read(
     readers: Vec<Wire>,
     tables: &[Table],
     pieces: Vec<Piece>,

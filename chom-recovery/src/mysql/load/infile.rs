@@ -177,7 +177,7 @@ struct RowCounter {
 
 impl RowCounter {
     fn feed(&mut self, mut bytes: &[u8]) {
-        while let Some(end) = bytes.iter().position(|b| *b == b'\n') {
+        while let Some(end) = memchr::memchr(b'\n', bytes) {
             if self.begun.is_empty() {
                 self.row(&bytes[..=end]);
             } else {
@@ -194,7 +194,7 @@ impl RowCounter {
         self.rows += 1;
         self.hash.add_row(row);
         // The server does not warn of a missing cell when it goes through a variable.
-        let cells = row.split(|b| *b == b'\t').count();
+        let cells = memchr::memchr_iter(b'\t', row).count() + 1;
         self.misshapen |= cells != self.cells;
         if !self.enums.is_empty() {
             let cells = row[..row.len() - 1].split(|b| *b == b'\t').enumerate();

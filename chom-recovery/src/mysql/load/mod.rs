@@ -1,11 +1,18 @@
 //! Load: puts a dump into an empty candidate server.
 //!
-//! Order: schemas and sequences, tables, rows, then what could act on rows: routines, views, triggers, events. Accounts
-//! come last and on their own ([`replace_accounts`]), since they end the one-time login that loads.
+//! Order: schemas and sequences, tables, rows, the keys of large tables, foreign keys, then what could act on rows: routines,
+//! views, triggers, events. Accounts come last and on their own ([`replace_accounts`]), since they end the one-time login that
+//! loads.
+//!
+//! The candidate goes without its redo log, doublewrite buffer and flushes while rows come in, as far as it lets them go, and
+//! has them back, by its own word, before [`Loader::finish`] returns.
 
 mod accounts;
 mod infile;
+mod keys;
 mod objects;
+mod relaxed;
+mod workers;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     baseline::RowHash,
+    dump::Progress,
     json,
     objects::{Objects, Table, TableData, Text},
     quote,
@@ -25,6 +33,28 @@ use crate::{
 };
 
 pub use accounts::{AccountsReport, NewAccount, make_accounts, replace_accounts, replace_accounts_by};
+use relaxed::Relaxed;
+
+/// Schema and name of a table.
+pub type TableName = (String, String);
+
+/// How to load.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Connections that load at once. More than processors serve only slow one another.
+    pub connections: usize,
+    /// Bytes of encoded rows from which on a table's secondary keys are built after its rows.
+    pub keys_after: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            connections: std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4),
+            keys_after: 4 << 20,
+        }
+    }
+}
 
 /// A chunk to be loaded: what it must hold, and its bytes.
 #[expect(missing_debug_implementations, reason = "a stream has nothing to show")]
@@ -41,6 +71,17 @@ pub struct Incoming {
     pub row_hash: Option<RowHash>,
     /// Encoded rows.
     pub bytes: ByteStream,
+}
+
+impl Incoming {
+    fn table_name(&self) -> TableName {
+        (self.schema.clone(), self.table.clone())
+    }
+
+    /// What errors call it.
+    fn name(&self) -> String {
+        format!("chunk {} of table `{}.{}`", self.number, self.schema, self.table)
+    }
 }
 
 /// What was loaded.
@@ -61,20 +102,41 @@ pub struct Report {
 /// Loads one dump into one candidate.
 #[derive(Debug)]
 pub struct Loader {
+    server: Server,
     session: Session,
     objects: Objects,
-    tables: BTreeMap<(String, String), Table>,
-    loaded: BTreeSet<(String, String, u32)>,
+    options: Options,
+    tables: BTreeMap<TableName, Table>,
+    loaded: BTreeSet<(TableName, u32)>,
+    /// Keys that are built after the rows of their table.
+    keys: BTreeMap<TableName, Vec<Vec<u8>>>,
+    /// Foreign keys of those tables: they come when both sides have their keys.
+    foreign: BTreeMap<TableName, Vec<Vec<u8>>>,
+    relaxed: Relaxed,
     report: Report,
 }
 
 impl Loader {
-    /// Checks that the candidate is empty and fits the dump, and makes schemas, sequences and tables.
+    /// Begins to load as [`Loader::begin_with`] does, with all keys in place from the begin.
+    ///
+    /// # Errors
+    /// Those of [`Loader::begin_with`].
+    pub async fn begin(server: &Server, objects: Objects) -> Result<Self> {
+        Self::begin_with(server, objects, Options::default(), &BTreeMap::new()).await
+    }
+
+    /// Checks that the candidate is empty and fits the dump, relaxes it, and makes schemas, sequences and tables. `sizes` are
+    /// the bytes of each table's encoded rows; one that is not named is small.
     ///
     /// # Errors
     /// `Precondition`: the server has tables already, has a binary log, runs events, or refuses `LOAD DATA LOCAL`.
     /// `Unsupported`: a definition needs what this server does not have; it is named. `InvalidInput`: another format.
-    pub async fn begin(server: &Server, objects: Objects) -> Result<Self> {
+    pub async fn begin_with(
+        server: &Server,
+        objects: Objects,
+        options: Options,
+        sizes: &BTreeMap<TableName, u64>,
+    ) -> Result<Self> {
         if objects.format != 1 {
             return Err(Error::new(
                 ErrorKind::InvalidInput,
@@ -84,8 +146,20 @@ impl Loader {
         let mut session = server.session(Role::Load).await?;
         let tables = objects.tables.iter().map(|t| ((t.schema.clone(), t.name.clone()), t.clone())).collect();
         check_candidate(server, &mut session, &objects).await?;
-        let mut loader = Self { session, objects, tables, loaded: BTreeSet::new(), report: Report::default() };
-        loader.make_tables().await?;
+        let relaxed = relaxed::relax(&mut session, server.info().flavour).await?;
+        let mut loader = Self {
+            server: server.clone(),
+            session,
+            objects,
+            options,
+            tables,
+            loaded: BTreeSet::new(),
+            keys: BTreeMap::new(),
+            foreign: BTreeMap::new(),
+            relaxed,
+            report: Report::default(),
+        };
+        loader.make_tables(sizes).await?;
         Ok(loader)
     }
 
@@ -96,31 +170,68 @@ impl Loader {
     /// value; it is shown. `NotFound`: the chunk's table is not in the dump. `InvalidInput`: it was loaded before; a
     /// table without a key would take its rows twice.
     pub async fn chunk(&mut self, chunk: Incoming) -> Result<()> {
-        let name = format!("chunk {} of table `{}.{}`", chunk.number, chunk.schema, chunk.table);
-        let key = (chunk.schema.clone(), chunk.table.clone());
-        let table = self
+        let (name, table, number) = (chunk.name(), chunk.table_name(), chunk.number);
+        let definition = self
             .tables
-            .get(&key)
+            .get(&table)
             .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{name}: the dump has no such table")))?;
-        let place = (chunk.schema.clone(), chunk.table.clone(), chunk.number);
-        if self.loaded.contains(&place) {
-            return Err(Error::new(ErrorKind::InvalidInput, format!("{name} was loaded already")));
+        if self.loaded.contains(&(table.clone(), number)) {
+            return Err(twice(&name));
         }
         let rows = chunk.rows;
-        let bytes = infile::load(&mut self.session, table, chunk).await.map_err(|e| e.during(&name))?;
-        self.loaded.insert(place);
+        let bytes = infile::load(&mut self.session, definition, chunk).await.map_err(|e| e.during(&name))?;
+        self.loaded.insert((table, number));
         self.report.chunks += 1;
         self.report.rows += rows;
         self.report.bytes += bytes;
         Ok(())
     }
 
-    /// Makes routines, views, triggers and events, after the last chunk.
+    /// Loads all chunks of the dump over several connections, each as [`Loader::chunk`] does, the largest table first; a
+    /// table's keys are built when its last chunk is there. A chunk's stream is not touched before its turn.
+    ///
+    /// # Errors
+    /// Those of [`Loader::chunk`]. `Corrupt`: rows break a unique key.
+    pub async fn chunks(
+        &mut self,
+        mut chunks: Vec<Incoming>,
+        sizes: &BTreeMap<TableName, u64>,
+        on_progress: &mut (dyn FnMut(&Progress) + Send),
+    ) -> Result<()> {
+        let mut places = self.loaded.clone();
+        for chunk in &chunks {
+            if !places.insert((chunk.table_name(), chunk.number)) {
+                return Err(twice(&chunk.name()));
+            }
+        }
+        let size = |chunk: &Incoming| sizes.get(&chunk.table_name()).copied().unwrap_or_default();
+        chunks.sort_by(|a, b| size(b).cmp(&size(a)).then_with(|| a.table_name().cmp(&b.table_name())));
+        let work = workers::Work::new(self.tables.clone(), chunks, std::mem::take(&mut self.keys));
+        let loaded = workers::run(&self.server, work, self.options.connections, on_progress).await?;
+        self.report.chunks += loaded.chunks.len() as u64;
+        self.report.rows += loaded.rows;
+        self.report.bytes += loaded.bytes;
+        self.loaded.extend(loaded.chunks);
+        Ok(())
+    }
+
+    /// Builds the keys that are left, makes routines, views, triggers and events, and has the candidate durable again.
+    ///
+    /// # Errors
+    /// `Failed`: it refuses an object, which is named, or is not durable again.
     pub async fn finish(mut self) -> Result<Report> {
+        for (table, keys) in std::mem::take(&mut self.keys) {
+            workers::add_keys(&mut self.session, &table, &keys).await?;
+        }
+        for ((schema, table), keys) in std::mem::take(&mut self.foreign) {
+            let added = self.session.run(keys::add(&schema, &table, &keys)).await;
+            added.map_err(|e| e.during(format!("foreign keys of table `{schema}.{table}`")))?;
+        }
         self.make_stored_objects().await?;
         if json::needed(&self.objects) {
             json::drop_helpers(&mut self.session).await?;
         }
+        self.relaxed.restore(&mut self.session).await?;
         self.session.close().await;
         Ok(self.report)
     }
@@ -142,7 +253,7 @@ impl Loader {
         Ok(())
     }
 
-    async fn make_tables(&mut self) -> Result<()> {
+    async fn make_tables(&mut self, sizes: &BTreeMap<TableName, u64>) -> Result<()> {
         self.install_plugins().await?;
         if json::needed(&self.objects) {
             json::make_helpers(&mut self.session).await.map_err(|e| e.during("functions that make documents"))?;
@@ -170,14 +281,38 @@ impl Loader {
         for t in &self.objects.tables {
             let context = |e: Error| e.during(format!("table `{}.{}`", t.schema, t.name));
             self.session.run(format!("USE {}", quote::ident(&t.schema))).await.map_err(context)?;
-            self.session
-                .run(t.create.bytes().to_vec())
-                .await
-                .map_err(|e| context(explain(e, &self.objects, &t.create)))?;
+            let name = (t.schema.clone(), t.name.clone());
+            let is_large = sizes.get(&name).is_some_and(|bytes| *bytes >= self.options.keys_after);
+            // Other engines build keys well by themselves, and a table with a history takes no change of its definition.
+            let divided = (is_large && t.engine.eq_ignore_ascii_case("InnoDB") && !t.history)
+                .then(|| keys::divide(t.create.bytes()))
+                .flatten();
+            let create = match divided {
+                None => t.create.bytes().to_vec(),
+                Some(divided) => {
+                    // An ALTER without a definition is none.
+                    let told = |list: Vec<Vec<u8>>| Some(list).filter(|list| !list.is_empty());
+                    self.keys.extend(told(divided.keys).map(|keys| (name.clone(), keys)));
+                    self.foreign.extend(told(divided.foreign).map(|keys| (name, keys)));
+                    divided.create
+                }
+            };
+            self.session.run(create).await.map_err(|e| context(explain(e, &self.objects, &t.create)))?;
         }
         self.report.tables = self.objects.tables.len();
         Ok(())
     }
+}
+
+/// Makes sure that a candidate has its durability back, by the server's own word.
+///
+/// # Errors
+/// `Failed`: its redo log is off; it would not survive a crash.
+pub async fn prove_durable(server: &Server) -> Result<()> {
+    let mut session = server.session(Role::Read).await?;
+    relaxed::prove_durable(&mut session).await?;
+    session.close().await;
+    Ok(())
 }
 
 async fn check_candidate(server: &Server, session: &mut Session, objects: &Objects) -> Result<()> {
@@ -244,6 +379,10 @@ fn explain(error: Error, objects: &Objects, create: &Text) -> Error {
 
 fn no_candidate(why: &str) -> Error {
     Error::new(ErrorKind::Precondition, format!("this server is no candidate: {why}"))
+}
+
+fn twice(name: &str) -> Error {
+    Error::new(ErrorKind::InvalidInput, format!("{name} was loaded already"))
 }
 
 /// Tells whether rows of a table are expected at all.

@@ -211,6 +211,9 @@ impl DatabaseOps for MySqlOps {
             .map(|m| Mount { read_only: true, ..m.clone() });
         let mut command = production.command.clone();
         command.extend(arguments);
+        // Production's own may be more than the candidate has in all, or by default a small part of it.
+        let memory = self.system.limits.candidate_memory;
+        command.push(format!("--innodb-buffer-pool-size={}", memory / 2));
         Ok(OneOff {
             name: name.to_owned(),
             image: production.image_id.clone(),
@@ -229,7 +232,7 @@ impl DatabaseOps for MySqlOps {
             network: Network::Isolated,
             own_names: Vec::new(),
             labels: crate::backend::Labels::new(),
-            memory: Some(self.system.limits.candidate_memory),
+            memory: Some(memory),
             start: true,
         })
     }
@@ -253,6 +256,7 @@ impl DatabaseOps for MySqlOps {
                     .hint("the password was changed after the backup: configure the one of that time, then resume"),
                 _ => e,
             })?;
+        load::prove_durable(&reached.server).await?;
         let backup = match backup {
             Source::Repository(backup) => backup,
             Source::Legacy(dump) => return self.verify_dump(&reached.server, dump).await,
