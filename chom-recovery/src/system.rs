@@ -225,6 +225,34 @@ pub struct Database {
     /// no lost id is given out twice.
     #[serde(default = "id_gap")]
     pub id_gap: u64,
+    /// When a backup pauses because the server has other things to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttle: Option<Throttle>,
+}
+
+/// When a dump pauses. Its snapshot stays, and the server keeps old versions of rows for it meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Throttle {
+    /// Pauses while more statements than these run (`Threads_running` without the dump's own).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<u64>,
+    /// Pauses while this server, as a replica, is further behind its source.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "humantime_serde::option")]
+    pub lag: Option<Duration>,
+    /// Longest time that pauses take in all; after it the dump goes on.
+    #[serde(default = "ten_minutes", with = "humantime_serde")]
+    pub longest: Duration,
+}
+
+fn ten_minutes() -> Duration {
+    Duration::from_mins(10)
+}
+
+impl Default for Throttle {
+    fn default() -> Self {
+        Self { running: None, lag: None, longest: ten_minutes() }
+    }
 }
 
 fn id_gap() -> u64 {

@@ -345,7 +345,7 @@ async fn a_server_that_restarts_during_the_dump_leaves_no_backup() {
     let connected = server.connect().await;
     let error = logical::dump_to(&connected, &component, &options, &mut restart).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unreachable, "{error:?}");
-    assert!(error.message().contains("dump of table `r.t`"), "{error}");
+    assert!(error.message().contains("rows of table `r.t`"), "{error}");
     drop((component, backup));
     let catalog = Catalog::new(&repository, &system);
     assert!(catalog.list().await.unwrap().backups.is_empty());

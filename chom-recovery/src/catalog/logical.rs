@@ -28,6 +28,11 @@ const OBJECTS: &str = "objects";
 const ROWS: &str = "rows";
 const BASELINE: &str = "baseline";
 
+/// Note of a manifest that tells how the snapshot was taken, and how long writers were kept out.
+pub const LOCK_NOTE: &str = "database.lock";
+/// Note of a manifest that tells how long the dump paused for others.
+pub const PAUSE_NOTE: &str = "database.paused";
+
 /// Longest JSON part that is read, in bytes.
 const JSON_LIMIT: usize = 1 << 30;
 
@@ -246,8 +251,13 @@ pub fn facts(server: &ServerInfo, summary: &Summary) -> Facts {
     let count = |names: &BTreeMap<String, String>| names.len() as u64;
     let objects = baseline.census.iter().filter(|(k, _)| *k != "account").map(|(k, n)| (k.clone(), count(n))).collect();
     let capture = Capture { begin: summary.begun, point: summary.point, end: summary.ended };
+    let mut notes = BTreeMap::from([(LOCK_NOTE.to_owned(), summary.lock.to_string())]);
+    if summary.paused_ms > 0 {
+        notes.insert(PAUSE_NOTE.to_owned(), format!("{} ms", summary.paused_ms));
+    }
     Facts {
         database: Some(database),
+        notes,
         warnings: summary.warnings.clone(),
         baselines: Baselines {
             tables,

@@ -13,6 +13,7 @@ use super::{
     dump::{
         Chunk, DumpSink, Options, objects, pieces,
         readers::{self, Read},
+        throttle::Pace,
     },
     objects::{Objects, Table},
     server::Server,
@@ -199,8 +200,8 @@ async fn read_all(server: &Server, tables: &[Table]) -> Result<Read> {
         readers.push(reader);
     }
     let Some(first) = readers.first_mut() else { return Ok(Read::default()) };
-    let pieces = pieces::plan(first, tables, &options).await?;
-    let (readers, read) = readers::read(readers, tables, pieces, &options, &mut Nowhere).await?;
+    let jobs = pieces::plan(first, tables, &options).await?;
+    let (readers, read, _) = readers::read(readers, tables, jobs, &options, Pace::free(), &mut Nowhere).await?;
     for mut reader in readers {
         reader.run("ROLLBACK").await?;
         reader.close().await;

@@ -12,11 +12,13 @@
 
 mod encode;
 mod instance;
+mod key;
 pub(super) mod objects;
 pub(super) mod pieces;
 pub(super) mod readers;
 pub(super) mod rows;
 pub(super) mod snapshot;
+pub(super) mod throttle;
 
 use std::{fmt, time::Duration};
 
@@ -32,8 +34,12 @@ use super::{
     server::Server,
     wire::Wire,
 };
-use crate::error::{Error, ErrorKind, Result};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    system::Throttle,
+};
 use snapshot::Snapshot;
+use throttle::Pace;
 
 /// How to dump.
 #[derive(Debug, Clone)]
@@ -48,6 +54,8 @@ pub struct Options {
     pub lock_wait: Duration,
     /// How often a lock is tried.
     pub lock_attempts: u32,
+    /// Pauses between two chunks while the server is busy.
+    pub throttle: Option<Throttle>,
     /// Stops the dump between two chunks.
     pub cancel: CancellationToken,
 }
@@ -60,6 +68,7 @@ impl Default for Options {
             piece_bytes: 64 << 20,
             lock_wait: Duration::from_secs(3),
             lock_attempts: 10,
+            throttle: None,
             cancel: CancellationToken::new(),
         }
     }
@@ -148,6 +157,9 @@ pub struct Summary {
     pub point: DateTime<Utc>,
     /// End of the dump, by the server's clock.
     pub ended: DateTime<Utc>,
+    /// How long the dump paused for others, in milliseconds.
+    #[serde(default)]
+    pub paused_ms: u64,
     /// What the dump cannot promise.
     pub warnings: Vec<String>,
 }
@@ -189,9 +201,12 @@ async fn attempt(
     before.position = snapshot.position.clone();
     sink.objects(&before).await?;
 
-    let pieces = pieces::plan(snapshot.first(), &before.tables, options).await?;
+    let jobs = pieces::plan(snapshot.first(), &before.tables, options).await?;
     let readers = std::mem::take(&mut snapshot.readers);
-    let (readers, read) = readers::read(readers, &before.tables, pieces, options, sink).await?;
+    let pace = options.throttle.as_ref().map_or_else(Pace::free, |throttle| {
+        Pace::watching(server, throttle, readers.len() as u64)
+    });
+    let (readers, read, pace) = readers::read(readers, &before.tables, jobs, options, pace, sink).await?;
     snapshot.readers = readers;
     let mut tables: Vec<_> = before
         .tables
@@ -239,6 +254,7 @@ async fn attempt(
         begun,
         point: snapshot.point,
         ended,
+        paused_ms: pace.held_ms(),
         warnings: before.warnings,
     })
 }

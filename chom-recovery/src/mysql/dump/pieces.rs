@@ -1,8 +1,14 @@
 //! Cuts tables into pieces that several connections read at once.
+//!
+//! A dense integer key is cut by arithmetic. Any other key is walked: the key of the row that is a piece's length further on
+//! is where the next piece begins, and is looked for by the connection that is free, while others read.
 
 use std::collections::BTreeMap;
 
-use super::Options;
+use super::{
+    Options,
+    key::{Key, Range},
+};
 use crate::{
     error::Result,
     mysql::{
@@ -12,118 +18,170 @@ use crate::{
     },
 };
 
+/// Least rows of a piece that is walked to: one more statement costs more than to read them.
+const LEAST_ROWS: u64 = 1000;
+
 /// What one connection reads in one statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::mysql) struct Piece {
     /// Place of the table in the definitions.
-    pub(in crate::mysql) table: usize,
-    /// Condition on its rows; `None`: all of them.
-    pub(in crate::mysql) range: Option<Range>,
-    /// Bytes of the rows, as the server estimates them.
-    bytes: u64,
+    pub(super) table: usize,
+    /// Rows; `None`: all of them.
+    pub(super) range: Option<Range>,
 }
 
-/// Rows of a table: those whose key is at least `from` and below `to`, where there is one.
+/// A table whose rest is to be cut.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::mysql) struct Range {
-    key: String,
-    from: Option<i128>,
-    to: Option<i128>,
+pub(in crate::mysql) struct Walk {
+    /// Place of the table in the definitions.
+    pub(super) table: usize,
+    key: Key,
+    /// Where the rest begins.
+    from: Option<Vec<String>>,
+    /// Rows of a piece.
+    rows: u64,
 }
 
-impl Range {
-    /// Writes what follows the table's name in a query.
-    pub(in crate::mysql) fn condition(&self) -> String {
-        let key = quote::ident(&self.key);
-        let from = self.from.map(|from| format!("{key} >= {from}"));
-        let to = self.to.map(|to| format!("{key} < {to}"));
-        let conditions: Vec<String> = from.into_iter().chain(to).collect();
-        // Whatever the statistics say: a scan of the whole table for each range would be the worst way to read it.
-        format!(" FORCE INDEX (PRIMARY) WHERE {}", conditions.join(" AND "))
+/// What a connection does next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::mysql) enum Job {
+    /// Reads a piece.
+    Read(Piece),
+    /// Cuts a piece off, and reads it.
+    Walk(Walk),
+}
+
+impl Job {
+    pub(super) fn table(&self) -> usize {
+        match self {
+            Self::Read(piece) => piece.table,
+            Self::Walk(walk) => walk.table,
+        }
+    }
+}
+
+impl Walk {
+    /// Cuts the next piece off; the rest, where there is one, is left to be cut.
+    pub(super) async fn step(self, reader: &mut Wire, table: &Table) -> Result<(Piece, Option<Self>)> {
+        let begin = self.from.clone().map(|from| Range::new(&self.key, Some(from), None));
+        let columns = self.key.columns();
+        let sql = format!(
+            "SELECT {columns} FROM {} FORCE INDEX (PRIMARY){} ORDER BY {columns} LIMIT 1 OFFSET {}",
+            quote::qualified(&table.schema, &table.name),
+            begin.map(|range| range.filter()).unwrap_or_default(),
+            self.rows
+        );
+        let to = reader.row(sql).await?.and_then(|row| self.key.literals(&row));
+        let range = Range::new(&self.key, self.from.clone(), to.clone());
+        let piece = Piece { table: self.table, range: range.is_bounded().then_some(range) };
+        Ok((piece, to.map(|to| Self { from: Some(to), ..self })))
     }
 }
 
 /// What the server tells of a table's rows.
+#[derive(Debug, Default)]
 struct Facts {
     bytes: u64,
-    /// First column of the primary key.
-    key: Option<String>,
+    rows: u64,
+    /// Primary key.
+    key: Key,
 }
 
 /// Cuts tables by their primary key, the largest pieces first, so that no connection is left with a large one at the end.
-pub(in crate::mysql) async fn plan(reader: &mut Wire, tables: &[Table], options: &Options) -> Result<Vec<Piece>> {
-    let facts = facts(reader).await?;
-    let mut pieces = Vec::new();
+/// Rows of a table without a primary key are read by one connection.
+pub(in crate::mysql) async fn plan(reader: &mut Wire, tables: &[Table], options: &Options) -> Result<Vec<Job>> {
+    let mut facts = facts(reader).await?;
+    let mut jobs = Vec::new();
     for (index, table) in tables.iter().enumerate() {
         if table.data == TableData::None {
             continue;
         }
-        let known = facts.get(&(table.schema.clone(), table.name.clone()));
-        let bytes = known.map_or(0, |facts| facts.bytes);
-        let wanted = if options.connections > 1 { bytes.div_ceil(options.piece_bytes.max(1)) } else { 1 };
-        let key = known.and_then(|facts| facts.key.clone()).filter(|key| is_integer(table, key));
-        let ranges = match key {
-            Some(key) if wanted > 1 => ranges(reader, table, key, wanted).await?,
-            _ => Vec::new(),
-        };
-        if ranges.is_empty() {
-            pieces.push(Piece { table: index, range: None, bytes });
+        let known = facts.remove(&(table.schema.clone(), table.name.clone())).unwrap_or_default();
+        let wanted = if options.connections > 1 { known.bytes.div_ceil(options.piece_bytes.max(1)) } else { 1 };
+        let whole = |bytes| (bytes, Job::Read(Piece { table: index, range: None }));
+        if wanted <= 1 {
+            jobs.push(whole(known.bytes));
             continue;
         }
-        let share = bytes / ranges.len() as u64;
-        pieces.extend(ranges.into_iter().map(|range| Piece { table: index, range: Some(range), bytes: share }));
+        let ends = ends(reader, table, &known.key).await?;
+        // Where ids have large gaps, or few values, ranges of even width hold very different numbers of rows.
+        let is_even = |(least, greatest): (i128, i128)| {
+            let width = greatest - least + 1;
+            width >= i128::from(wanted) * 8 && width <= i128::from(known.rows) * 4
+        };
+        let can_walk = known.key.can_be_walked() && !table.history;
+        let ranges = match ends {
+            Some((least, greatest)) if is_even((least, greatest)) || !can_walk => {
+                cut(&known.key.first(), least, greatest, wanted)
+            }
+            _ => Vec::new(),
+        };
+        if !ranges.is_empty() {
+            let share = known.bytes / ranges.len() as u64;
+            jobs.extend(ranges.into_iter().map(|range| (share, Job::Read(Piece { table: index, range: Some(range) }))));
+        } else if can_walk {
+            let rows = (known.rows / wanted).max(LEAST_ROWS);
+            jobs.push((known.bytes, Job::Walk(Walk { table: index, key: known.key, from: None, rows })));
+        } else {
+            jobs.push(whole(known.bytes));
+        }
     }
-    pieces.sort_by_key(|piece| std::cmp::Reverse(piece.bytes));
-    Ok(pieces)
+    jobs.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+    Ok(jobs.into_iter().map(|(_, job)| job).collect())
 }
 
 async fn facts(reader: &mut Wire) -> Result<BTreeMap<(String, String), Facts>> {
-    let sql = format!(
-        "SELECT t.TABLE_SCHEMA, t.TABLE_NAME, COALESCE(t.DATA_LENGTH, 0), s.COLUMN_NAME FROM information_schema.TABLES t \
-         LEFT JOIN information_schema.STATISTICS s ON s.TABLE_SCHEMA = t.TABLE_SCHEMA AND s.TABLE_NAME = t.TABLE_NAME \
-         AND s.INDEX_NAME = 'PRIMARY' AND s.SEQ_IN_INDEX = 1 \
-         WHERE t.TABLE_TYPE IN ('BASE TABLE', 'SYSTEM VERSIONED') AND t.TABLE_SCHEMA NOT IN ({})",
-        quote::system_schemas()
+    let system = quote::system_schemas();
+    let mut facts = BTreeMap::<_, Facts>::new();
+    let sizes = format!(
+        "SELECT TABLE_SCHEMA, TABLE_NAME, COALESCE(DATA_LENGTH, 0), COALESCE(TABLE_ROWS, 0) FROM information_schema.TABLES \
+         WHERE TABLE_TYPE IN ('BASE TABLE', 'SYSTEM VERSIONED') AND TABLE_SCHEMA NOT IN ({system})"
     );
-    let mut facts = BTreeMap::new();
-    for row in reader.rows(sql).await? {
-        let fact = Facts { bytes: row.number(2)?.unwrap_or_default(), key: row.optional(3)? };
-        facts.insert((row.text(0)?, row.text(1)?), fact);
+    for row in reader.rows(sizes).await? {
+        let (bytes, rows) = (row.number(2)?.unwrap_or_default(), row.number(3)?.unwrap_or_default());
+        facts.insert((row.text(0)?, row.text(1)?), Facts { bytes, rows, key: Key::default() });
+    }
+    let keys = format!(
+        "SELECT s.TABLE_SCHEMA, s.TABLE_NAME, s.COLUMN_NAME, c.DATA_TYPE, c.CHARACTER_SET_NAME, \
+         s.SUB_PART IS NULL AND COALESCE(s.COLLATION, '') = 'A' FROM information_schema.STATISTICS s \
+         JOIN information_schema.COLUMNS c ON c.TABLE_SCHEMA = s.TABLE_SCHEMA AND c.TABLE_NAME = s.TABLE_NAME \
+         AND c.COLUMN_NAME = s.COLUMN_NAME WHERE s.INDEX_NAME = 'PRIMARY' AND s.TABLE_SCHEMA NOT IN ({system}) \
+         ORDER BY s.TABLE_SCHEMA, s.TABLE_NAME, s.SEQ_IN_INDEX"
+    );
+    for row in reader.rows(keys).await? {
+        if let Some(facts) = facts.get_mut(&(row.text(0)?, row.text(1)?)) {
+            let (name, kind, charset) = (row.text(2)?, row.text(3)?.to_ascii_lowercase(), row.optional(4)?);
+            facts.key.push(name, &kind, charset, row.number(5)? == Some(1));
+        }
     }
     Ok(facts)
 }
 
-fn is_integer(table: &Table, key: &str) -> bool {
-    let integers = ["tinyint", "smallint", "mediumint", "int", "bigint"];
-    table.columns.iter().any(|column| column.name == key && integers.contains(&column.data_type.as_str()))
-}
-
-/// Cuts a table in `wanted` ranges of even width, as the snapshot sees it. Where keys have gaps, some hold fewer rows.
-async fn ranges(reader: &mut Wire, table: &Table, key: String, wanted: u64) -> Result<Vec<Range>> {
+/// Reads the least and the greatest value of a key's first column, where that is an integer.
+async fn ends(reader: &mut Wire, table: &Table, key: &Key) -> Result<Option<(i128, i128)>> {
+    if !key.begins_with_integer() {
+        return Ok(None);
+    }
     let name = quote::qualified(&table.schema, &table.name);
     let history = if table.history { " FOR SYSTEM_TIME ALL" } else { "" };
-    let column = quote::ident(&key);
+    let column = key.first().columns();
     let ends = reader.row(format!("SELECT MIN({column}), MAX({column}) FROM {name}{history}")).await?;
-    let Some(ends) = ends else { return Ok(Vec::new()) };
+    let Some(ends) = ends else { return Ok(None) };
     let number = |index| ends.optional(index).map(|text| text.and_then(|text| text.parse::<i128>().ok()));
-    let (Some(least), Some(greatest)) = (number(0)?, number(1)?) else { return Ok(Vec::new()) };
-    Ok(cut(&key, least, greatest, wanted))
+    Ok(number(0)?.zip(number(1)?))
 }
 
-/// The first range has no lower end and the last no upper one: every row is in exactly one.
-fn cut(key: &str, least: i128, greatest: i128, wanted: u64) -> Vec<Range> {
+/// Cuts a table in `wanted` ranges of even width. The first range has no lower end and the last no upper one: every row is
+/// in exactly one.
+fn cut(key: &Key, least: i128, greatest: i128, wanted: u64) -> Vec<Range> {
     let width = greatest - least + 1;
     let count = i128::from(wanted).min(width);
     if count < 2 {
         return Vec::new();
     }
-    let begin = |nth: i128| least + width * nth / count;
+    let begin = |nth: i128| vec![(least + width * nth / count).to_string()];
     (0..count)
-        .map(|nth| Range {
-            key: key.to_owned(),
-            from: (nth > 0).then(|| begin(nth)),
-            to: (nth + 1 < count).then(|| begin(nth + 1)),
-        })
+        .map(|nth| Range::new(key, (nth > 0).then(|| begin(nth)), (nth + 1 < count).then(|| begin(nth + 1))))
         .collect()
 }
 
@@ -133,12 +191,24 @@ mod tests {
 
     use super::*;
 
+    fn integer(name: &str) -> Key {
+        let mut key = Key::default();
+        key.push(name.into(), "bigint", None, true);
+        key
+    }
+
+    /// Ends of a range as numbers.
+    fn ends(range: &Range) -> (Option<i128>, Option<i128>) {
+        let number = |end: Option<&[String]>| end.map(|end| end[0].parse::<i128>().unwrap());
+        (number(range.from()), number(range.to()))
+    }
+
     proptest! {
         #[test]
         fn every_key_is_in_one_range(least in -1_000_i128..1_000, width in 1_i128..2_000, wanted in 2_u64..40) {
-            let ranges = cut("id", least, least + width - 1, wanted);
+            let ranges: Vec<_> = cut(&integer("id"), least, least + width - 1, wanted).iter().map(ends).collect();
             for key in least - 2..least + width + 2 {
-                let holds = |range: &&Range| range.from.is_none_or(|from| key >= from) && range.to.is_none_or(|to| key < to);
+                let holds = |(from, to): &&(Option<i128>, Option<i128>)| from.is_none_or(|from| key >= from) && to.is_none_or(|to| key < to);
                 prop_assert!(ranges.is_empty() || ranges.iter().filter(holds).count() == 1, "{key}");
             }
             prop_assert!(ranges.len() as u64 <= wanted);
@@ -147,11 +217,9 @@ mod tests {
 
     #[test]
     fn keys_of_the_whole_width_of_a_bigint_are_cut() {
-        let ranges = cut("id", i128::from(i64::MIN), i128::from(u64::MAX), 3);
+        let ranges = cut(&integer("id"), i128::from(i64::MIN), i128::from(u64::MAX), 3);
         assert_eq!(ranges.len(), 3);
-        assert_eq!(ranges[2].to, None);
-        assert_eq!(cut("id", 7, 7, 5), []);
-        let condition = cut("a`b", 0, 9, 2)[1].condition();
-        assert_eq!(condition, " FORCE INDEX (PRIMARY) WHERE `a``b` >= 5");
+        assert_eq!(ranges[2].to(), None);
+        assert_eq!(cut(&integer("id"), 7, 7, 5), []);
     }
 }

@@ -3,15 +3,20 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Chunk, DumpSink, Options, Progress, pieces::Piece, rows::ChunkReader};
+use super::{
+    Chunk, DumpSink, Options, Progress,
+    pieces::{Job, Piece},
+    rows::ChunkReader,
+    throttle::Pace,
+};
 use crate::{
     error::{Error, ErrorKind, Result},
     mysql::{baseline::RowHash, objects::Table, wire::Wire},
@@ -38,6 +43,8 @@ pub(in crate::mysql) struct Read {
 /// What a connection has to tell.
 enum Told {
     Chunk(usize, Chunk),
+    /// One more piece of this table is to be read.
+    More(usize),
     /// A piece of this table was read to its end.
     Done(usize),
     Failed(Error),
@@ -48,28 +55,74 @@ struct Work {
     tables: Vec<Table>,
     /// The next number of a chunk, for each table.
     numbers: Vec<AtomicU32>,
-    pieces: Mutex<VecDeque<Piece>>,
+    queue: Mutex<Queue>,
+    changed: Notify,
     options: Options,
+    pace: Pace,
 }
 
-/// Reads all pieces; gives back the connections, whose snapshot lived until here.
+struct Queue {
+    jobs: VecDeque<Job>,
+    /// Connections that cut a piece off, after which there may be one more job.
+    walking: usize,
+}
+
+impl Work {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the next job; `None` when there will be none.
+    async fn next(&self) -> Option<Job> {
+        loop {
+            let changed = self.changed.notified();
+            {
+                let mut queue = self.queue();
+                if let Some(job) = queue.jobs.pop_front() {
+                    queue.walking += usize::from(matches!(job, Job::Walk(_)));
+                    return Some(job);
+                }
+                if queue.walking == 0 {
+                    return None;
+                }
+            }
+            changed.await;
+        }
+    }
+
+    /// Notes that a piece was cut off, and what is left.
+    fn walked(&self, rest: Option<Job>) {
+        let mut queue = self.queue();
+        queue.walking -= 1;
+        if let Some(rest) = rest {
+            queue.jobs.push_front(rest);
+        }
+        drop(queue);
+        self.changed.notify_waiters();
+    }
+}
+
+/// Does all jobs; gives back the connections, whose snapshot lived until here.
 pub(in crate::mysql) async fn read(
     readers: Vec<Wire>,
     tables: &[Table],
-    pieces: Vec<Piece>,
+    jobs: Vec<Job>,
     options: &Options,
+    pace: Pace,
     sink: &mut dyn DumpSink,
-) -> Result<(Vec<Wire>, Read)> {
+) -> Result<(Vec<Wire>, Read, Pace)> {
     let mut read = Read { tables: vec![TableRead::default(); tables.len()], ..Read::default() };
-    for piece in &pieces {
-        read.tables[piece.table].pieces_left += 1;
+    for job in &jobs {
+        read.tables[job.table()].pieces_left += 1;
     }
     let mut tables_done = read.tables.iter().filter(|table| table.pieces_left == 0).count();
     let work = Arc::new(Work {
         tables: tables.to_vec(),
         numbers: tables.iter().map(|_| AtomicU32::new(0)).collect(),
-        pieces: Mutex::new(pieces.into()),
+        queue: Mutex::new(Queue { jobs: jobs.into(), walking: 0 }),
+        changed: Notify::new(),
         options: options.clone(),
+        pace,
     });
     // One chunk may wait: a slow sink slows the dump and costs no memory.
     let (teller, mut told) = mpsc::channel(1);
@@ -81,6 +134,10 @@ pub(in crate::mysql) async fn read(
     while let Some(told) = told.recv().await {
         let (index, chunk) = match told {
             Told::Chunk(index, chunk) => (index, chunk),
+            Told::More(index) => {
+                read.tables[index].pieces_left += 1;
+                continue;
+            }
             Told::Done(index) => {
                 read.tables[index].pieces_left -= 1;
                 tables_done += usize::from(read.tables[index].pieces_left == 0);
@@ -103,19 +160,19 @@ pub(in crate::mysql) async fn read(
     for one in reading {
         back.push(one.await.map_err(|e| Error::new(ErrorKind::Failed, "a reader ended early").caused_by(e))?);
     }
-    Ok((back, read))
+    let work = Arc::into_inner(work).ok_or_else(|| Error::new(ErrorKind::Failed, "a reader is still at work"))?;
+    Ok((back, read, work.pace))
 }
 
-/// Reads one piece after the other, until none is left or one fails.
+/// Does one job after the other, until none is left or one fails.
 async fn work_on(mut reader: Wire, work: Arc<Work>, teller: mpsc::Sender<Told>) -> Wire {
-    loop {
-        let next = work.pieces.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-        let Some(piece) = next else { return reader };
-        let told = match read_piece(&mut reader, &work, &piece, &teller).await {
-            Ok(()) => Told::Done(piece.table),
+    while let Some(job) = work.next().await {
+        let index = job.table();
+        let told = match do_job(&mut reader, &work, job, &teller).await {
+            Ok(()) => Told::Done(index),
             Err(error) => {
-                let table = &work.tables[piece.table];
-                Told::Failed(error.during(format!("dump of table `{}.{}`", table.schema, table.name)))
+                let table = &work.tables[index];
+                Told::Failed(error.during(format!("rows of table `{}.{}`", table.schema, table.name)))
             }
         };
         let has_failed = matches!(told, Told::Failed(_));
@@ -123,24 +180,47 @@ async fn work_on(mut reader: Wire, work: Arc<Work>, teller: mpsc::Sender<Told>) 
             return reader;
         }
     }
+    reader
+}
+
+async fn do_job(reader: &mut Wire, work: &Work, job: Job, teller: &mpsc::Sender<Told>) -> Result<()> {
+    // Rolling back to here lets go of the table: a change of its definition must not queue behind a long dump, and the
+    // application behind that change.
+    reader.run("SAVEPOINT chom_table").await?;
+    let piece = match job {
+        Job::Read(piece) => piece,
+        Job::Walk(walk) => {
+            let index = walk.table;
+            let (piece, rest) = walk.step(reader, &work.tables[index]).await?;
+            // First: the next piece may be read to its end before this one.
+            if rest.is_some() && teller.send(Told::More(index)).await.is_err() {
+                return Err(ended());
+            }
+            work.walked(rest.map(Job::Walk));
+            piece
+        }
+    };
+    read_piece(reader, work, &piece, teller).await?;
+    reader.run("ROLLBACK TO SAVEPOINT chom_table").await
 }
 
 async fn read_piece(reader: &mut Wire, work: &Work, piece: &Piece, teller: &mpsc::Sender<Told>) -> Result<()> {
     let table = &work.tables[piece.table];
-    // Rolling back to here lets go of the table: a change of its definition must not queue behind a long dump, and the
-    // application behind that change.
-    reader.run("SAVEPOINT chom_table").await?;
-    {
-        let mut rows = ChunkReader::begin(reader, table, piece.range.as_ref(), work.options.chunk_bytes).await?;
-        while let Some(mut chunk) = rows.next().await? {
-            if work.options.cancel.is_cancelled() {
-                return Err(Error::new(ErrorKind::Cancelled, "the dump was cancelled"));
-            }
-            chunk.number = work.numbers[piece.table].fetch_add(1, Ordering::Relaxed);
-            if teller.send(Told::Chunk(piece.table, chunk)).await.is_err() {
-                return Err(Error::new(ErrorKind::Cancelled, "the dump ended"));
-            }
+    let mut rows = ChunkReader::begin(reader, table, piece.range.as_ref(), work.options.chunk_bytes).await?;
+    while let Some(mut chunk) = rows.next().await? {
+        work.pace.wait().await;
+        if work.options.cancel.is_cancelled() {
+            return Err(Error::new(ErrorKind::Cancelled, "the dump was cancelled"));
+        }
+        chunk.number = work.numbers[piece.table].fetch_add(1, Ordering::Relaxed);
+        if teller.send(Told::Chunk(piece.table, chunk)).await.is_err() {
+            return Err(ended());
         }
     }
-    reader.run("ROLLBACK TO SAVEPOINT chom_table").await
+    Ok(())
+}
+
+/// Nobody takes what is read any more: another connection failed.
+fn ended() -> Error {
+    Error::new(ErrorKind::Cancelled, "the dump ended")
 }

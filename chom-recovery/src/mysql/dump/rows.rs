@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-use super::{Chunk, encode, pieces::Range};
+use super::{Chunk, encode, key::Range};
 
 /// Chunks that are begun with memory for all of them, in bytes at most.
 const GROWN: usize = 64 << 20;

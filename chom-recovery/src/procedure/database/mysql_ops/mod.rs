@@ -323,7 +323,7 @@ impl DatabaseOps for MySqlOps {
             let reached = self.production(&production.container).await?;
             let expected = reached.server.sizes().await?.iter().map(|t| t.bytes).sum::<u64>();
             let report = |p: &dump::Progress| told(p.bytes, Some(expected.max(p.bytes)));
-            let options = dump::Options::default();
+            let options = dump::Options { throttle: self.system.database.throttle.clone(), ..Default::default() };
             let summary = logical::dump_to(&reached.server, component, &options, &mut { report }).await?;
             Ok(logical::facts(reached.server.info(), &summary))
         };
