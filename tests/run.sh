@@ -114,6 +114,8 @@ clean_up() {
   for site in target/sites/chom-test*/; do
     [ ! -d "$site" ] || stack_down "$(basename "$site")" || true
   done
+  # Data directories that tests copy; see tests/support/template.rs.
+  docker volume ls -q --filter name=chomt-template- 2>/dev/null | xargs -r docker volume rm >/dev/null 2>&1 || true
 }
 trap clean_up EXIT
 trap 'exit 130' INT
@@ -187,7 +189,7 @@ containers() {
     [ "$db" != mariadb-11.8 ] || cases=core
     [ "$depth" != all ] || cases=slow
     threads=2 phase "dump and load on $db ($cases)" real CHOM_TEST_STACK=1 CHOM_TEST_DB=$db CHOM_TEST_DB_CASES=$cases -- \
-      mysql_roundtrip mysql_load mysql_consistency mysql_settings mysql_scale mysql_pieces mysql_writes
+      mysql_roundtrip mysql_load mysql_consistency mysql_settings mysql_scale mysql_pieces mysql_random mysql_writes
     [ "$cases" = core ] || threads=2 phase "by hand and from other programs' dumps on $db" \
       real CHOM_TEST_STACK=1 CHOM_TEST_DB=$db CHOM_TEST_DB_CASES=$foreign -- format_by_hand sqlfile
   done

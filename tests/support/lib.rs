@@ -12,6 +12,7 @@ pub mod remote;
 pub mod s3;
 pub mod sftp;
 pub mod sql;
+mod template;
 pub mod watch;
 
 use std::path::{Path, PathBuf};

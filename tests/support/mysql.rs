@@ -17,7 +17,7 @@ use chom_recovery::{
     secret::Secret,
 };
 
-use crate::{SWITCH, skip};
+use crate::{SWITCH, skip, template::Template};
 
 /// Variable that chooses the flavour: `mysql` (default), `mariadb-11.8` or `mariadb-10.11`.
 pub const FLAVOUR: &str = "CHOM_TEST_DB";
@@ -26,7 +26,7 @@ pub const FLAVOUR: &str = "CHOM_TEST_DB";
 pub const CASES: &str = "CHOM_TEST_DB_CASES";
 
 /// Longest time for a first start on a busy machine.
-const START: Duration = Duration::from_mins(3);
+pub(crate) const START: Duration = Duration::from_mins(3);
 
 /// A server image under test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +95,10 @@ impl Image {
         if self == Self::Mysql { mysql::Flavour::Mysql } else { mysql::Flavour::Mariadb }
     }
 
+    pub(crate) fn server(self) -> &'static str {
+        if self == Self::Mysql { "mysqld" } else { "mariadbd" }
+    }
+
     fn client(self) -> &'static str {
         if self == Self::Mysql { "mysql" } else { "mariadb" }
     }
@@ -103,6 +107,9 @@ impl Image {
         if self == Self::Mysql { "mysqldump" } else { "mariadb-dump" }
     }
 }
+
+/// Flags that a data directory is made with.
+const LASTING: [&str; 4] = ["lower-case-table-names", "innodb-page-size", "innodb-data-file-path", "innodb-undo"];
 
 /// A running server with a new data directory in memory; removed when dropped.
 #[derive(Debug)]
@@ -116,9 +123,23 @@ pub struct TestServer {
 }
 
 impl TestServer {
-    /// Starts a server with its image's own configuration and these flags.
+    /// Starts a server with its image's own configuration and these flags, on a copy of a data directory that has nothing
+    /// but root.
     pub async fn start(image: Image, flags: &[&str]) -> Self {
-        Self::start_with(image, flags, &[]).await
+        // What a data directory is made with, it keeps.
+        if flags.iter().any(|flag| LASTING.iter().any(|lasting| flag.trim_start_matches('-').starts_with(lasting))) {
+            return Self::start_with(image, flags, &[]).await;
+        }
+        let template = Template::of(image).await;
+        let mut server = Self::begin(image, flags, &[], Some(&template)).await;
+        let password = Secret::random();
+        let all = "SELECT GROUP_CONCAT(QUOTE(user), '@', QUOTE(host)) FROM mysql.user WHERE user = 'root'";
+        let roots = server.script(all);
+        let change = |root: &str| format!("ALTER USER {root} IDENTIFIED BY '{}';", password.expose());
+        let changes: String = roots.trim().split(',').map(change).collect();
+        server.script(format!("SET sql_log_bin = 0; {changes}"));
+        server.password = password;
+        server
     }
 
     /// Starts a candidate, as a recovery would.
@@ -132,7 +153,11 @@ impl TestServer {
     /// # Panics
     /// It does not answer in time; its log is printed.
     pub async fn start_with(image: Image, flags: &[&str], docker_args: &[&str]) -> Self {
-        let password = Secret::random();
+        Self::begin(image, flags, docker_args, None).await
+    }
+
+    async fn begin(image: Image, flags: &[&str], docker_args: &[&str], template: Option<&Template>) -> Self {
+        let password = template.map_or_else(Secret::random, |template| template.password.clone());
         let secrets = tempfile::tempdir().expect("a temporary folder");
         let file = secrets.path().join("password");
         std::fs::write(&file, password.expose()).expect("a password file");
@@ -147,7 +172,10 @@ impl TestServer {
             args.extend(["-e", "MYSQL_INITDB_SKIP_TZINFO=1"]);
         }
         args.extend(docker_args.iter().filter(|a| **a != "--volume" && **a != "TZINFO=1"));
+        let (copying, command) = (template.map(Template::arguments), template.map(|_| Template::command(image)));
+        args.extend(copying.iter().flatten().map(String::as_str));
         args.push(image.name());
+        args.extend(command.iter().flatten().map(String::as_str));
         args.extend(flags);
         docker(&args);
         let address = std::sync::Mutex::new(address_of(&container));
@@ -190,6 +218,21 @@ impl TestServer {
         let output = self.tool(self.image.client(), &args, sql.as_ref());
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Runs a script as [`TestServer::script`] does, and passes over statements that fail.
+    ///
+    /// # Panics
+    /// The client does not run.
+    pub fn forced(&self, sql: impl AsRef<[u8]>) {
+        let args = ["--default-character-set=utf8mb4", "--force", "--batch"];
+        let output = self.tool(self.image.client(), &args, sql.as_ref());
+        // Without a server it ends at once; with failed statements at the end.
+        assert!(
+            !String::from_utf8_lossy(&output.stderr).contains("ERROR 2"),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 
     /// Dumps with the server's own tool and returns its lines in order, for a comparison that owes nothing to ours.
@@ -241,6 +284,26 @@ impl TestServer {
     /// The tool fails.
     pub fn dump(&self, arguments: &[&str]) -> Vec<u8> {
         let output = self.tool(self.image.dumper(), arguments, b"");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    }
+
+    /// What the server's own tool makes of its binary logs: statements that do again what was done up to a position.
+    ///
+    /// # Panics
+    /// The tool fails.
+    pub fn binary_log_up_to(&self, file: &str, offset: u64) -> Vec<u8> {
+        let (tool, ids) = match self.image {
+            Image::Mysql => ("mysqlbinlog", "--skip-gtids"),
+            _ => ("mariadb-binlog", "--skip-annotate-row-events"),
+        };
+        let logs = self.script("SHOW BINARY LOGS");
+        let names = logs.lines().filter_map(|line| line.split('\t').next()).take_while(|name| *name <= file);
+        let files: Vec<_> = names.map(|name| format!("/var/lib/mysql/{name}")).collect();
+        let stop = format!("--stop-position={offset}");
+        let mut args = vec!["exec", &self.container, tool, ids, &stop];
+        args.extend(files.iter().map(String::as_str));
+        let output = Command::new("docker").args(args).output().expect("docker runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         output.stdout
     }
@@ -311,12 +374,12 @@ pub fn fixture(name: &str) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-fn address_of(container: &str) -> String {
+pub(crate) fn address_of(container: &str) -> String {
     let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
     docker(&["inspect", "-f", format, container]).trim().to_owned()
 }
 
-fn docker(args: &[&str]) -> String {
+pub(crate) fn docker(args: &[&str]) -> String {
     let output = Command::new("docker").args(args).output().expect("docker runs");
     assert!(output.status.success(), "docker {}: {}", args[0], String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()

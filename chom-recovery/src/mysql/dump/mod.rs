@@ -203,9 +203,10 @@ async fn attempt(
 
     let jobs = pieces::plan(snapshot.first(), &before.tables, options).await?;
     let readers = std::mem::take(&mut snapshot.readers);
-    let pace = options.throttle.as_ref().map_or_else(Pace::free, |throttle| {
-        Pace::watching(server, throttle, readers.len() as u64)
-    });
+    let pace = options
+        .throttle
+        .as_ref()
+        .map_or_else(Pace::free, |throttle| Pace::watching(server, throttle, readers.len() as u64));
     let (readers, read, pace) = readers::read(readers, &before.tables, jobs, options, pace, sink).await?;
     snapshot.readers = readers;
     let mut tables: Vec<_> = before
