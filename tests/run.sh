@@ -80,7 +80,10 @@ moto() {
 # servers are started here, OpenSSH's as root only.
 unit_tests() {
   moto || return
-  env -u CHOM_TEST_STACK CHOM_TEST_MOTO="$root/target/moto/bin/python" \
+  # Killed at every third place, or at all of them.
+  local kills=third
+  [ "$depth" = core ] || kills=all
+  env -u CHOM_TEST_STACK CHOM_TEST_KILLS="$kills" CHOM_TEST_MOTO="$root/target/moto/bin/python" \
     timeout --foreground "$limit" cargo test --quiet --workspace --no-fail-fast
 }
 # real NAME=VALUE... -- TEST... [-- NAME...]: real-stack tests with variables, not through Cargo, which lets one command
