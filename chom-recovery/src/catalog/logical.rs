@@ -25,7 +25,7 @@ use crate::{
 };
 
 const OBJECTS: &str = "objects";
-const ROWS: &str = "rows";
+pub(super) const ROWS: &str = "rows";
 const BASELINE: &str = "baseline";
 
 /// Note of a manifest that tells how the snapshot was taken, and how long writers were kept out.

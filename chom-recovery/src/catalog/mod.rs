@@ -45,6 +45,7 @@ mod compress;
 mod copy;
 mod crypt;
 mod entry;
+pub mod export;
 mod facts;
 #[doc = include_str!("../docs/format.md")]
 pub mod format {}

@@ -69,15 +69,23 @@ pub(super) fn needed(objects: &Objects) -> bool {
 
 /// Makes the function.
 pub(super) async fn make_helpers(session: &mut Session) -> Result<()> {
+    for statement in helpers() {
+        session.run(statement).await?;
+    }
+    Ok(())
+}
+
+/// Statements that make the function.
+pub(super) fn helpers() -> [String; 5] {
     let schema = quote::ident(HELPERS);
-    session.run(format!("CREATE DATABASE {schema} CHARACTER SET utf8mb4")).await?;
-    // A value has the type of the column that it comes from; local variables of all BLOB types have one and the same.
-    session
-        .run(format!("CREATE TABLE {schema}.`blobs` (t tinyblob, m mediumblob, l longblob) ENGINE = InnoDB"))
-        .await?;
-    session.run(format!("INSERT INTO {schema}.`blobs` VALUES (NULL, NULL, NULL)")).await?;
-    session.run(opaque_function()).await?;
-    session.run(typed_function()).await.map(drop)
+    [
+        format!("CREATE DATABASE {schema} CHARACTER SET utf8mb4"),
+        // A value has the type of the column that it comes from; local variables of all BLOB types have one and the same.
+        format!("CREATE TABLE {schema}.`blobs` (t tinyblob, m mediumblob, l longblob) ENGINE = InnoDB"),
+        format!("INSERT INTO {schema}.`blobs` VALUES (NULL, NULL, NULL)"),
+        opaque_function(),
+        typed_function(),
+    ]
 }
 
 /// Takes the function away.

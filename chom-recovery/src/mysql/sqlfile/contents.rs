@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     header::Header,
     splitter::{Piece, Token},
-    statement::{Insert, Kind, Name, Object},
+    statement::{Insert, Kind, Name, Object, trigger_table},
 };
 use crate::mysql::{SYSTEM_SCHEMAS, baseline::definition_hash};
 
@@ -32,6 +32,9 @@ pub struct Contents {
     pub tables: BTreeMap<String, BTreeMap<String, TableContents>>,
     /// Other objects: kind, schema, name.
     pub objects: BTreeSet<(Object, String, String)>,
+    /// Tables of its triggers, by schema and name of the trigger.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub trigger_tables: BTreeMap<String, BTreeMap<String, String>>,
     /// Statements about accounts.
     pub accounts: u64,
     /// Binary log file and offset of its snapshot, where it tells.
@@ -59,6 +62,9 @@ pub struct Contents {
 pub struct TableContents {
     /// Rows of its INSERTs.
     pub rows: u64,
+    /// Bytes of its INSERTs.
+    #[serde(default)]
+    pub bytes: u64,
     /// Hash of its definition; `None`: the dump has only rows for it.
     pub definition: Option<String>,
     /// Whether rows may be kept or replaced by others of the dump, so that fewer may arrive.
@@ -221,6 +227,11 @@ impl Reader {
             return;
         }
         let (schema, name) = self.place_of(name);
+        if object == Object::Trigger
+            && let Some(table) = trigger_table(piece.text())
+        {
+            self.contents.trigger_tables.entry(schema.clone()).or_default().insert(name.clone(), table.name);
+        }
         if object == Object::Table {
             let definition = Some(definition_hash(piece.text()));
             self.contents.tables.entry(schema).or_default().entry(name).or_default().definition = definition;
@@ -232,7 +243,7 @@ impl Reader {
     /// What is made, removed and made again was a placeholder, as dumps make them for views.
     fn remove(&mut self, object: Object, name: &Name) {
         if object == Object::Schema {
-            self.contents.dropped_schemas.insert(name.name.clone());
+            self.remove_schema(&name.name);
             return;
         }
         let (schema, name) = self.place_of(name);
@@ -244,6 +255,18 @@ impl Reader {
         self.contents.objects.remove(&(object, schema, name));
     }
 
+    /// Takes back what the dump itself put into a schema; what was there before it is gone as well.
+    fn remove_schema(&mut self, schema: &str) {
+        let contents = &mut self.contents;
+        contents.dropped_schemas.insert(schema.to_owned());
+        contents.schemas.remove(schema);
+        contents.made_schemas.remove(schema);
+        let tables = contents.tables.remove(schema).unwrap_or_default();
+        contents.rows -= tables.values().map(|table| table.rows).sum::<u64>();
+        contents.objects.retain(|(_, of, _)| of != schema);
+        contents.trigger_tables.remove(schema);
+    }
+
     fn insert(&mut self, piece: &Piece, insert: &Insert) {
         if insert.rows == 0 {
             self.problem(piece, "an INSERT has no rows".into());
@@ -251,6 +274,7 @@ impl Reader {
         let (schema, name) = self.place_of(&insert.table);
         let table = self.contents.tables.entry(schema).or_default().entry(name).or_default();
         table.rows += insert.rows;
+        table.bytes += piece.text().len() as u64;
         table.is_lenient |= insert.is_lenient;
         self.contents.rows += insert.rows;
     }

@@ -3,8 +3,9 @@
 //! A file is read as bytes, never as characters, by a [`Splitter`] that knows quotes, comments, conditional comments,
 //! `DELIMITER`, the settings that change quoting, and the character sets whose characters may end in a quote. Each
 //! byte is handed out once, in [`Piece`]s. [`read`] makes [`Contents`] of a whole file: what it holds, whether it is
-//! whole, and what is wrong. [`load`] runs its statements on a candidate, one after the other, and counts what the
-//! server took; [`compare`] proves that the candidate holds what the file promised.
+//! whole, and what is wrong. [`load`] runs its statements on a candidate, rows on several connections at once, and counts
+//! what the server took; [`compare`] proves that the candidate holds what the file promised. A [`Selection`] of tables
+//! can be taken out of a file.
 //!
 //! Nothing in a file is trusted: statements that no dump holds are refused, and what would act on a server as a whole
 //! is left out. `USE`, `CREATE DATABASE` and `DROP DATABASE` are run like all others, which is safe only because
@@ -23,17 +24,20 @@ mod load;
 mod mode;
 mod noise;
 mod scan;
+mod select;
 mod splitter;
 mod statement;
 #[cfg(test)]
 mod tests;
 mod tokens;
+pub(crate) mod write;
 
 pub use compare::compare;
 pub use contents::{Completion, Contents, Place, TableContents};
 pub use header::Header;
 pub use input::{FileCompression, Input, Stored};
 pub use load::{LoadOptions, LoadReport, is_same_series, load};
+pub use select::Selection;
 pub use splitter::{Limits, Piece, Splitter, Token};
 pub use statement::{Assignment, Insert, Kind, Name, Object, Settings, Source};
 

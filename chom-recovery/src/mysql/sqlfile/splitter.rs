@@ -36,7 +36,7 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { longest: 256 << 20, split: 4 << 20 }
+        Self { longest: 256 << 20, split: 2 << 20 }
     }
 }
 
@@ -54,6 +54,8 @@ pub struct Piece {
     ending: usize,
     /// `INSERT INTO … VALUES` of the statement that it goes on with.
     head: Option<Arc<[u8]>>,
+    /// Bytes in front of the rows of an INSERT.
+    rows_from: usize,
 }
 
 /// What a piece is.
@@ -87,6 +89,16 @@ impl Piece {
     /// Returns the text without what only ends it.
     pub fn text(&self) -> &[u8] {
         &self.raw[..self.raw.len() - self.ending]
+    }
+
+    /// Returns `INSERT INTO … VALUES` and the rows behind it; both are empty for another statement.
+    pub(super) fn insert(&self) -> (&[u8], &[u8]) {
+        let text = self.text();
+        match (&self.head, self.rows_from) {
+            (Some(head), _) => (head, text),
+            (None, 0) => (&[], &[]),
+            (None, from) => text.split_at(from.min(text.len())),
+        }
     }
 
     /// Returns the statement to run: rows that go on with an INSERT get its beginning again.
@@ -204,7 +216,7 @@ impl<R: Read> Splitter<R> {
         let (offset, line) = (self.offset(), self.line);
         self.start += length;
         self.line += memchr::memchr_iter(b'\n', &raw).count() as u64;
-        Piece { offset, line, token, raw, ending, head: None }
+        Piece { offset, line, token, raw, ending, head: None, rows_from: 0 }
     }
 
     fn compact(&mut self) {
@@ -348,7 +360,9 @@ impl<R: Read> Splitter<R> {
         };
         let is_first = scan.head > 0;
         let mut piece = self.cut(scan.at + 1, 1, Token::Statement(kind));
-        if !is_first {
+        if is_first {
+            piece.rows_from = scan.head;
+        } else {
             piece.head = Some(Arc::clone(&head));
         }
         self.continued = Some(head);
@@ -372,6 +386,7 @@ impl<R: Read> Splitter<R> {
             self.tracker.apply(settings);
         }
         let mut piece = self.cut(scan.at + ending, ending, Token::Statement(kind));
+        piece.rows_from = if continued.is_none() && scan.values == Values::Rows { scan.head } else { 0 };
         piece.head = continued;
         Ok(piece)
     }

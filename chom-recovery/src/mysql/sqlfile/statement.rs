@@ -314,6 +314,39 @@ pub(super) fn classify(text: &[u8], mode: Mode, rows: Option<u64>) -> Kind {
     kind.unwrap_or_else(other)
 }
 
+/// Reads the table that a trigger belongs to.
+pub(super) fn trigger_table(text: &[u8]) -> Option<Name> {
+    let mut cursor = Cursor { tokens: Tokens::new(text, Mode::default()).take(LOOK).collect(), at: 0 };
+    while !cursor.take(&["ON"]) {
+        cursor.next()?;
+    }
+    // Under `ANSI_QUOTES` a name is written like a text.
+    if let Some(Token::Text(name)) = cursor.peek() {
+        return Some(Name { schema: None, name: String::from_utf8_lossy(name).into_owned() });
+    }
+    cursor.name()
+}
+
+/// Reads the columns that an INSERT names; `None`: it says something else. An empty list: it names none.
+pub(super) fn insert_columns(head: &[u8]) -> Option<Vec<String>> {
+    let mut cursor = Cursor { tokens: Tokens::new(head, Mode::default()).collect(), at: 0 };
+    if !cursor.take(&["INSERT", "INTO"]) {
+        return None;
+    }
+    cursor.name()?;
+    let mut columns = Vec::new();
+    if cursor.take_symbol(b'(') {
+        loop {
+            columns.push(cursor.identifier()?);
+            if !cursor.take_symbol(b',') {
+                break;
+            }
+        }
+        cursor.take_symbol(b')').then_some(())?;
+    }
+    (cursor.take(&["VALUES"]) && cursor.peek().is_none()).then_some(columns)
+}
+
 fn insert(cursor: &mut Cursor, rows: Option<u64>) -> Option<Kind> {
     let mut is_lenient = cursor.word() == "REPLACE";
     cursor.at += 1;

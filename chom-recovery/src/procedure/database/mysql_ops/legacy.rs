@@ -132,7 +132,8 @@ impl MySqlOps {
         };
         let with_system =
             contents.system_schemas.contains("mysql") && sqlfile::is_same_series(&contents.header, server);
-        let options = LoadOptions { limits: source::limits(settings), default_schema, with_system };
+        let options =
+            LoadOptions { limits: source::limits(settings), default_schema, with_system, ..LoadOptions::default() };
         let report =
             sqlfile::load(server, &dump.path, &dump.file, &options, |done, total| progress(done, Some(total))).await?;
         warnings.extend(report.warnings);
