@@ -316,6 +316,25 @@ pub(crate) enum Backup {
         #[arg(long, value_enum, default_value_t = Depth::L2)]
         depth: Depth,
     },
+    /// List the tables, rows and other objects of a backup's database, without a server
+    Contents {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Write a logical backup as a plain SQL file that `mysql` and `mariadb` read
+    Export {
+        #[command(flatten)]
+        which: Which,
+        /// File: `.sql`, `.sql.gz` or `.sql.zst`; `-` is standard output, uncompressed
+        #[arg(long, short, value_name = "FILE")]
+        output: PathBuf,
+        /// Write accounts too, as comments; they hold the hashes of passwords
+        #[arg(long)]
+        accounts: bool,
+        /// Take the place of a file that is there
+        #[arg(long)]
+        force: bool,
+    },
     /// Copy backups into the second store, and read them back there; needs no key
     Copy {
         /// By id, or its unique beginning [default: all that the copy lacks]

@@ -40,6 +40,7 @@ use crate::{
 mod choosing;
 mod closing;
 mod copying;
+mod exporting;
 mod files;
 mod gathering;
 mod keeping;
@@ -57,6 +58,7 @@ use recovering::Procedures;
 
 pub use closing::Unclosed;
 pub use copying::{CopiedBackup, CopyReport, CopyStatus, NotCopied};
+pub use exporting::{BackupContents, TableInBackup};
 pub use files::RestoredTree;
 pub use gathering::{Evidence, EvidenceRequest};
 pub use leftovers::{Kept, LeftoverContainer, LeftoverFolder, LeftoverVolume, Leftovers, Pruned};

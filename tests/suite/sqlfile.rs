@@ -7,7 +7,7 @@ use chom_recovery::{
     ErrorKind,
     mysql::{
         Scope, compare, dump,
-        sqlfile::{self, Completion, Limits, LoadOptions, SqlFile},
+        sqlfile::{self, Completion, Kind, Limits, LoadOptions, Selection, Splitter, SqlFile, Token},
     },
 };
 use chom_recovery_tests::mysql::{Image, MemoryDump, TestServer, fixture};
@@ -243,4 +243,181 @@ async fn a_changed_value_is_never_taken_in_silence() {
     assert_eq!(error.kind(), ErrorKind::Failed);
     assert!(error.to_string().contains("rows of table `t` at byte"), "{error}");
     assert!(!format!("{error:?}").contains("INSERT INTO"), "{error:?}");
+}
+
+/// Rows in an order that no server needs, keys of every kind, foreign keys in both directions, and a trigger in between.
+const KEYS: &str = "CREATE DATABASE keyed; USE keyed; SET foreign_key_checks = 0;
+    CREATE TABLE a_child (id int AUTO_INCREMENT, parent int, other varchar(9), KEY id (id), KEY by_other (other),
+        KEY by_parent (parent), CONSTRAINT to_parent FOREIGN KEY (parent) REFERENCES z_parent (id),
+        CONSTRAINT to_code FOREIGN KEY (other) REFERENCES z_parent (code));
+    CREATE TABLE z_parent (id int PRIMARY KEY, code varchar(9) NOT NULL, body text, shape geometry NOT NULL, y year, b bit(9),
+        UNIQUE KEY code (code), KEY body (body(20), code DESC), FULLTEXT KEY words (body), FULLTEXT KEY more (body, code),
+        SPATIAL KEY shape (shape), KEY last (y, b));
+    CREATE TABLE logged (id int AUTO_INCREMENT PRIMARY KEY, what varchar(20), KEY what (what));
+    CREATE TABLE no_key (v int, w varchar(300), KEY w (w, v));
+    SET @n = 0;
+    INSERT INTO z_parent SELECT n, CONCAT('c', n), CONCAT('it\\'s word', n, ' \\\\ text\n\t\\0'), ST_GeomFromText(CONCAT('POINT(', n, ' 1)')),
+        IF(n % 7 = 0, 0, 1901 + n % 200), n % 512 FROM (WITH RECURSIVE s AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM s WHERE n < 900) SELECT n FROM s) x;
+    INSERT INTO a_child (parent, other) SELECT id, code FROM z_parent;
+    INSERT INTO no_key SELECT id, REPEAT(code, 40) FROM z_parent;
+    CREATE TRIGGER log_it AFTER INSERT ON z_parent FOR EACH ROW INSERT INTO logged (what) VALUES (NEW.code);
+    INSERT INTO logged (what) VALUES ('one'), ('two');
+    CREATE DATABASE beside; CREATE TABLE beside.t (id int PRIMARY KEY); INSERT INTO beside.t VALUES (1);
+    CREATE VIEW beside.v AS SELECT * FROM keyed.no_key;";
+
+#[tokio::test]
+async fn keys_come_after_the_rows_and_are_the_same() {
+    let Some(image) = Image::chosen("keys_come_after_the_rows_and_are_the_same") else { return };
+    let source = TestServer::start(image, &[]).await;
+    source.script(KEYS);
+    let (_, expected) = MemoryDump::of(&source.connect().await, &dump::Options::default()).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keyed.sql");
+    for arguments in [&[][..], &["--hex-blob", "--complete-insert"], &["--skip-opt", "--quick", "--set-charset", "--create-options"]] {
+        let all = [&["--single-transaction", "--skip-dump-date"], arguments, &["--databases", "keyed", "beside"]].concat();
+        std::fs::write(&path, source.dump(&all)).unwrap();
+        let file = read(&path).await;
+        let candidate = TestServer::candidate(image).await;
+        let to = candidate.connect().await;
+        let report = sqlfile::load(&to, &path, &file, &LoadOptions::default(), |_, _| {}).await.unwrap();
+        assert_eq!(report.rows, file.contents.rows, "{report:?}");
+        assert!(sqlfile::compare(&to, &file.contents, None).await.unwrap().is_equal());
+        let comparison = compare(&to, &expected.baseline, Scope::WithoutAccounts).await.unwrap();
+        assert_eq!(comparison.differences, [], "{arguments:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_table_of_a_dump_comes_as_it_comes_with_all_others_and_nothing_else_does() {
+    let Some(image) = Image::chosen("one_table_of_a_dump_comes_as_it_comes_with_all_others_and_nothing_else_does") else {
+        return;
+    };
+    let source = TestServer::start(image, &[]).await;
+    source.script(KEYS);
+    let (_, expected) = MemoryDump::of(&source.connect().await, &dump::Options::default()).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keyed.sql");
+    std::fs::write(&path, source.dump(&["--single-transaction", "--add-drop-database", "--databases", "keyed", "beside"])).unwrap();
+    let file = read(&path).await;
+    let candidate = TestServer::candidate(image).await;
+    let to = candidate.connect().await;
+    let load = async |only: Selection| {
+        let options = LoadOptions { only: Some(only), ..LoadOptions::default() };
+        sqlfile::load(&to, &path, &file, &options, |_, _| {}).await
+    };
+    for (only, kind) in [
+        (Selection::default(), ErrorKind::InvalidInput),
+        (Selection::default().table("mysql", "user"), ErrorKind::InvalidInput),
+        (Selection::default().table("beside", "z_parent"), ErrorKind::NotFound),
+        (Selection::default().schema("nowhere"), ErrorKind::NotFound),
+    ] {
+        let error = load(only).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+    }
+    let only = Selection::default().table("keyed", "z_parent");
+    let report = load(only.clone()).await.unwrap();
+    assert_eq!(report.rows, 900, "{report:?}");
+    let contents = file.contents.only(&only, None).unwrap();
+    assert!(sqlfile::compare(&to, &contents, None).await.unwrap().is_equal());
+    let mut baseline = expected.baseline.clone();
+    baseline.tables.retain(|t| t.schema == "keyed" && t.table == "z_parent");
+    let wanted = ["keyed", "keyed.z_parent", "keyed.log_it"];
+    for names in baseline.census.values_mut() {
+        names.retain(|name, _| wanted.contains(&name.as_str()));
+    }
+    assert_eq!(compare(&to, &baseline, Scope::WithoutAccounts).await.unwrap().differences, []);
+    assert_eq!(candidate.script("SHOW DATABASES LIKE 'beside'"), "");
+
+    // A schema comes with what is in it.
+    let candidate = TestServer::candidate(image).await;
+    let to = candidate.connect().await;
+    let options = LoadOptions { only: Some(Selection::default().schema("keyed")), ..LoadOptions::default() };
+    sqlfile::load(&to, &path, &file, &options, |_, _| {}).await.unwrap();
+    let contents = file.contents.only(&Selection::default().schema("keyed"), None).unwrap();
+    assert!(sqlfile::compare(&to, &contents, None).await.unwrap().is_equal());
+    assert_eq!(contents.user_tables().count(), 4);
+}
+
+/// What a server does not take ends the load, on whatever connection, and names its place.
+#[tokio::test]
+async fn one_connection_that_fails_stops_all() {
+    let Some(image) = Image::chosen("one_connection_that_fails_stops_all") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("twice.sql");
+    let mut text = "CREATE DATABASE d;\nUSE d;\nCREATE TABLE t (id int PRIMARY KEY, v text);\n".to_owned();
+    let mut at = 0;
+    for n in 0..40 {
+        if n == 30 {
+            at = text.len();
+        }
+        // The row of the thirtieth statement is there already.
+        let id = if n == 30 { 3 } else { n };
+        text.push_str(&format!("INSERT INTO t VALUES ({id},'{}');\n", "x".repeat(200_000)));
+    }
+    text.push_str("-- Dump completed\n");
+    std::fs::write(&path, text).unwrap();
+    let file = read(&path).await;
+    let candidate = TestServer::candidate(image).await;
+    let options = LoadOptions { connections: 4, ..LoadOptions::default() };
+    let load = sqlfile::load(&candidate.connect().await, &path, &file, &options, |_, _| {}).await;
+    let error = tokio::time::timeout(std::time::Duration::from_secs(60), async { load }).await.unwrap().unwrap_err();
+    // Of two rows with one id the later one to come is refused; which, the connections decide.
+    let text = error.to_string();
+    let first = text.contains("rows of table `t` at byte") && (text.contains(&format!("byte {at} ")) || text.contains("byte 6"));
+    assert!(first, "{error}");
+    assert!(!format!("{error:?}").contains("xxxx"), "values do not belong into errors");
+}
+
+/// Real scripts, changed in a few bytes, cut, and doubled: read to an end without panic, each byte once, at most a window of
+/// them at a time.
+#[test]
+fn mutated_scripts_are_read_without_panic_or_end_with_an_error() {
+    use proptest::{prelude::*, test_runner::TestRunner};
+
+    let names = ["types.sql", "schema.sql", "objects.sql", "mysql.sql", "mariadb.sql", "accounts-mysql.sql"];
+    let texts: Vec<Vec<u8>> = names.iter().map(|name| fixture(name)).collect();
+    let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..6_u8), 0..12);
+    let strategy = (0..texts.len(), changes, 1..5_000_usize, 100..100_000_usize);
+    let mut runner = TestRunner::new(ProptestConfig { cases: 600, ..ProptestConfig::default() });
+    runner
+        .run(&strategy, |(which, changes, split, longest)| {
+            let mut text = texts[which].clone();
+            for (at, byte, how) in changes {
+                let at = at.index(text.len().max(1));
+                match how {
+                    0 if !text.is_empty() => text[at] = byte,
+                    1 if !text.is_empty() => text[at] = b"'`\"\\;/*-#"[usize::from(byte) % 9],
+                    2 => text.truncate(at),
+                    3 if !text.is_empty() => drop(text.remove(at)),
+                    4 if text.len() < 40_000 => text.extend_from_within(at..),
+                    _ => text.insert(at.min(text.len()), byte),
+                }
+            }
+            let limits = Limits { split, longest };
+            let mut splitter = Splitter::new(&text[..], limits);
+            let (mut joined, mut pieces) = (Vec::new(), 0);
+            loop {
+                match splitter.next_piece() {
+                    Ok(Some(piece)) => {
+                        joined.extend_from_slice(piece.raw());
+                        pieces += 1;
+                        // Each piece but the last sign that rows are missing has at least one byte.
+                        prop_assert!(pieces <= text.len() + 1, "it goes on and on");
+                        if let Token::Statement(Kind::Insert(insert)) = &piece.token {
+                            prop_assert!(insert.rows as usize <= piece.raw().len());
+                        }
+                    }
+                    Ok(None) => {
+                        prop_assert_eq!(&joined, &text);
+                        break;
+                    }
+                    Err(_) => {
+                        prop_assert!(text.starts_with(&joined));
+                        break;
+                    }
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
 }

@@ -14,7 +14,7 @@ use comfy_table::{Cell, Color};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::{health, legacy};
+use super::{export, health, legacy};
 use crate::{
     args::{Backup, CompressionChoice, Depth},
     consent::login_name,
@@ -59,6 +59,10 @@ pub(crate) async fn run(session: &Session, command: Backup) -> Result<Exit> {
             let report = report?;
             output.show("verification", &report, |output| print_verification(output, &report));
             Ok(if report.passed() { Exit::Ok } else { Exit::Corrupt })
+        }
+        Backup::Contents { which } => export::contents(session, &which).await,
+        Backup::Export { which, output, accounts, force } => {
+            export::export(session, &which, &output, accounts, force).await
         }
         Backup::Copy { backup } => copy(session, backup).await,
         Backup::Hold { which, why } => {

@@ -13,6 +13,7 @@ mod config;
 mod diagnose;
 mod drill;
 mod evidence;
+mod export;
 mod health;
 mod legacy;
 mod maintenance;

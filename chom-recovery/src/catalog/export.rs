@@ -217,7 +217,7 @@ impl Rows {
 
     /// Compares with what was promised; returns the number of rows.
     fn finish(self, part: &PartRecord) -> Result<u64> {
-        let hash = part.meta.row_hash.as_deref().map(str::parse).transpose()?;
+        let hash = part.meta.row_hash.as_deref().map(str::parse::<RowHash>).transpose()?;
         if self.begun.is_empty() && part.meta.rows == Some(self.rows) && hash.is_none_or(|hash| hash == self.hash) {
             return Ok(self.rows);
         }
