@@ -273,8 +273,11 @@ async fn keys_come_after_the_rows_and_are_the_same() {
     let (_, expected) = MemoryDump::of(&source.connect().await, &dump::Options::default()).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keyed.sql");
-    for arguments in [&[][..], &["--hex-blob", "--complete-insert"], &["--skip-opt", "--quick", "--set-charset", "--create-options"]] {
-        let all = [&["--single-transaction", "--skip-dump-date"], arguments, &["--databases", "keyed", "beside"]].concat();
+    for arguments in
+        [&[][..], &["--hex-blob", "--complete-insert"], &["--skip-opt", "--quick", "--set-charset", "--create-options"]]
+    {
+        let all =
+            [&["--single-transaction", "--skip-dump-date"], arguments, &["--databases", "keyed", "beside"]].concat();
         std::fs::write(&path, source.dump(&all)).unwrap();
         let file = read(&path).await;
         let candidate = TestServer::candidate(image).await;
@@ -289,7 +292,8 @@ async fn keys_come_after_the_rows_and_are_the_same() {
 
 #[tokio::test]
 async fn one_table_of_a_dump_comes_as_it_comes_with_all_others_and_nothing_else_does() {
-    let Some(image) = Image::chosen("one_table_of_a_dump_comes_as_it_comes_with_all_others_and_nothing_else_does") else {
+    let Some(image) = Image::chosen("one_table_of_a_dump_comes_as_it_comes_with_all_others_and_nothing_else_does")
+    else {
         return;
     };
     let source = TestServer::start(image, &[]).await;
@@ -297,7 +301,11 @@ async fn one_table_of_a_dump_comes_as_it_comes_with_all_others_and_nothing_else_
     let (_, expected) = MemoryDump::of(&source.connect().await, &dump::Options::default()).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keyed.sql");
-    std::fs::write(&path, source.dump(&["--single-transaction", "--add-drop-database", "--databases", "keyed", "beside"])).unwrap();
+    std::fs::write(
+        &path,
+        source.dump(&["--single-transaction", "--add-drop-database", "--databases", "keyed", "beside"]),
+    )
+    .unwrap();
     let file = read(&path).await;
     let candidate = TestServer::candidate(image).await;
     let to = candidate.connect().await;
@@ -352,7 +360,7 @@ async fn one_connection_that_fails_stops_all() {
         }
         // The row of the thirtieth statement is there already.
         let id = if n == 30 { 3 } else { n };
-        text.push_str(&format!("INSERT INTO t VALUES ({id},'{}');\n", "x".repeat(200_000)));
+        text += &format!("INSERT INTO t VALUES ({id},'{}');\n", "x".repeat(200_000));
     }
     text.push_str("-- Dump completed\n");
     std::fs::write(&path, text).unwrap();
@@ -363,7 +371,8 @@ async fn one_connection_that_fails_stops_all() {
     let error = tokio::time::timeout(std::time::Duration::from_secs(60), async { load }).await.unwrap().unwrap_err();
     // Of two rows with one id the later one to come is refused; which, the connections decide.
     let text = error.to_string();
-    let first = text.contains("rows of table `t` at byte") && (text.contains(&format!("byte {at} ")) || text.contains("byte 6"));
+    let first = text.contains("rows of table `t` at byte")
+        && (text.contains(&format!("byte {at} ")) || text.contains("byte 6"));
     assert!(first, "{error}");
     assert!(!format!("{error:?}").contains("xxxx"), "values do not belong into errors");
 }
@@ -404,7 +413,7 @@ fn mutated_scripts_are_read_without_panic_or_end_with_an_error() {
                         // Each piece but the last sign that rows are missing has at least one byte.
                         prop_assert!(pieces <= text.len() + 1, "it goes on and on");
                         if let Token::Statement(Kind::Insert(insert)) = &piece.token {
-                            prop_assert!(insert.rows as usize <= piece.raw().len());
+                            prop_assert!(insert.rows <= piece.raw().len() as u64);
                         }
                     }
                     Ok(None) => {

@@ -48,13 +48,7 @@ fn print(output: &Output, contents: &BackupContents) {
     }
 }
 
-pub(super) async fn export(
-    session: &Session,
-    which: &Which,
-    path: &Path,
-    accounts: bool,
-    force: bool,
-) -> Result<Exit> {
+pub(super) async fn export(session: &Session, which: &Which, path: &Path, accounts: bool, force: bool) -> Result<Exit> {
     let (output, recovery) = (&session.output, session.open_without_engine()?);
     let is_stream = path == Path::new("-");
     if is_stream && output.json {

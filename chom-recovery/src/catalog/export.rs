@@ -131,7 +131,8 @@ async fn texts(
     for table in &objects.tables {
         writer.table(table);
         for (_, part) in parts.remove(&(table.schema.clone(), table.name.clone())).unwrap_or_default() {
-            let context = |e: Error| e.during(format!("part {} of table `{}.{}`", part.index, table.schema, table.name));
+            let context =
+                |e: Error| e.during(format!("part {} of table `{}.{}`", part.index, table.schema, table.name));
             let mut rows = Rows::default();
             let mut stream = component.read_part(part).await.map_err(context)?;
             while let Some(bytes) = stream.next().await {

@@ -76,7 +76,12 @@ impl Recovery {
         Ok(BackupContents {
             backup: info.id().to_string(),
             tables: baselines.tables.iter().map(table).collect(),
-            objects: baselines.objects.iter().filter(|(kind, _)| *kind != "table").map(|(k, n)| (k.clone(), *n)).collect(),
+            objects: baselines
+                .objects
+                .iter()
+                .filter(|(kind, _)| *kind != "table")
+                .map(|(k, n)| (k.clone(), *n))
+                .collect(),
             problems: Vec::new(),
         })
     }
@@ -149,5 +154,6 @@ fn word(object: Object) -> &'static str {
         Object::Function | Object::Procedure | Object::Package | Object::PackageBody => "routine",
         Object::Event => "event",
         Object::Sequence => "sequence",
+        Object::Tablespace => "tablespace",
     }
 }

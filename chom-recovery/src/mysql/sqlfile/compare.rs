@@ -6,7 +6,7 @@ use super::{Contents, Object, contents::is_system, load::is_same_series};
 use crate::{
     error::Result,
     mysql::{
-        Comparison, Difference, Objects, Server, TableData,
+        Comparison, Difference, Objects, Server, Table, TableData,
         baseline::definition_hash,
         dump::objects::collect,
         quote,
@@ -59,7 +59,7 @@ pub async fn compare(server: &Server, contents: &Contents, default_schema: Optio
         if table.data == TableData::None {
             continue;
         }
-        let count = count(&mut session, &table.schema, &table.name).await?;
+        let count = count(&mut session, table).await?;
         tables += 1;
         rows += count;
         if count != promised.rows && !(promised.is_lenient && count <= promised.rows) {
@@ -97,6 +97,7 @@ fn name_of(object: Object) -> &'static str {
         Object::Function | Object::Procedure | Object::Package | Object::PackageBody => "routine",
         Object::Event => "event",
         Object::Sequence => "sequence",
+        Object::Tablespace => "tablespace",
     }
 }
 
@@ -129,8 +130,10 @@ impl Sides<'_> {
     }
 }
 
-async fn count(session: &mut Session, schema: &str, table: &str) -> Result<u64> {
-    let row = session.row(format!("SELECT COUNT(*) FROM {}", quote::qualified(schema, table))).await;
-    let row = row.map_err(|e| e.during(format!("table `{schema}.{table}`")))?;
+/// Counts rows, old versions as well: a dump that holds them brings them back, and after any other there are none.
+async fn count(session: &mut Session, table: &Table) -> Result<u64> {
+    let versions = if table.history { " FOR SYSTEM_TIME ALL" } else { "" };
+    let sql = format!("SELECT COUNT(*) FROM {}{versions}", quote::qualified(&table.schema, &table.name));
+    let row = session.row(sql).await.map_err(|e| e.during(format!("table `{}.{}`", table.schema, table.name)))?;
     Ok(row.map_or(Ok(None), |r| r.number(0))?.unwrap_or_default())
 }

@@ -226,6 +226,9 @@ impl Reader {
             self.contents.made_schemas.insert(name.name.clone());
             return;
         }
+        if object == Object::Tablespace {
+            return;
+        }
         let (schema, name) = self.place_of(name);
         if object == Object::Trigger
             && let Some(table) = trigger_table(piece.text())
@@ -244,6 +247,9 @@ impl Reader {
     fn remove(&mut self, object: Object, name: &Name) {
         if object == Object::Schema {
             self.remove_schema(&name.name);
+            return;
+        }
+        if object == Object::Tablespace {
             return;
         }
         let (schema, name) = self.place_of(name);

@@ -63,13 +63,17 @@ impl Contents {
         }
         for (schema, table) in &selection.tables {
             let has = |s: &str, t: &str| self.tables.get(s).is_some_and(|tables| tables.contains_key(t));
-            if !has(schema, table) && !(schema == default && has("", table)) {
+            let is_held = has(schema, table) || (schema == default && has("", table));
+            if !is_held {
                 let place = self.user_tables().find(|(_, t, _)| t == table).map(|(s, t, _)| format!("{}.{t}", full(s)));
-                return Err(Error::new(ErrorKind::NotFound, format!("the dump does not hold table `{schema}.{table}`"))
-                    .hint(match place {
-                        Some(place) => format!("it holds `{place}`"),
-                        None => "`backup contents` lists what it holds".to_owned(),
-                    }));
+                return Err(Error::new(
+                    ErrorKind::NotFound,
+                    format!("the dump does not hold table `{schema}.{table}`"),
+                )
+                .hint(match place {
+                    Some(place) => format!("it holds `{place}`"),
+                    None => "`backup contents` lists what it holds".to_owned(),
+                }));
             }
         }
         let held = self.target_schemas(Some(default));

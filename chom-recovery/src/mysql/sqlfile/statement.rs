@@ -34,6 +34,8 @@ pub enum Object {
     Event,
     /// A sequence (MariaDB).
     Sequence,
+    /// A tablespace, which belongs to no schema (MySQL).
+    Tablespace,
 }
 
 /// Name of an object, as it is written.
@@ -266,6 +268,7 @@ impl Cursor {
             "PROCEDURE" => Object::Procedure,
             "EVENT" => Object::Event,
             "SEQUENCE" => Object::Sequence,
+            "TABLESPACE" => Object::Tablespace,
             "PACKAGE" => {
                 self.at += 1;
                 return Some(if self.take(&["BODY"]) { Object::PackageBody } else { Object::Package });
@@ -504,6 +507,7 @@ mod tests {
             ),
             ("CREATE OR REPLACE PACKAGE BODY `b` AS END", create(Object::PackageBody, "b")),
             ("CREATE SEQUENCE `s` start with 1", create(Object::Sequence, "s")),
+            ("CREATE TABLESPACE `a b` ADD DATAFILE 'a.ibd'", create(Object::Tablespace, "a b")),
         ] {
             assert_eq!(kind(text), wanted, "{text}");
         }

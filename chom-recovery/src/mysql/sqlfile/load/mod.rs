@@ -16,18 +16,10 @@ use std::path::Path;
 
 use tokio::sync::mpsc;
 
-use super::{
-    Contents, Input, Kind, Limits, Name, Object, Piece, Selection, Splitter, SqlFile,
-    header::Header,
-};
+use super::{Contents, Input, Kind, Limits, Name, Object, Piece, Selection, Splitter, SqlFile, header::Header};
 use crate::{
     error::{Error, ErrorKind, Result},
-    mysql::{
-        load::check_empty,
-        quote,
-        server::Server,
-        session::Role,
-    },
+    mysql::{load::check_empty, quote, server::Server, session::Role},
 };
 use connection::Connection;
 

@@ -56,7 +56,8 @@ impl Order {
         current: String,
     ) -> Self {
         let rows = |(schema, tables): (&String, &BTreeMap<String, _>)| {
-            let tables = tables.iter().map(|(name, table): (_, &super::super::TableContents)| (name.clone(), table.rows));
+            let tables =
+                tables.iter().map(|(name, table): (_, &super::super::TableContents)| (name.clone(), table.rows));
             let schema = if schema.is_empty() { current.clone() } else { schema.clone() };
             (schema, tables.collect())
         };
@@ -175,8 +176,7 @@ impl Order {
         if !is_same {
             self.hand_out().await?;
         }
-        let (_, batch) =
-            self.waiting.get_or_insert_with(|| (table, Batch { plan, pieces: Vec::new(), bytes: 0 }));
+        let (_, batch) = self.waiting.get_or_insert_with(|| (table, Batch { plan, pieces: Vec::new(), bytes: 0 }));
         batch.bytes += piece.text().len();
         batch.pieces.push(piece);
         if batch.bytes >= BATCH { self.hand_out().await } else { Ok(()) }

@@ -44,8 +44,7 @@ impl Plans {
         let (client, connection) = (row.text(1)?, row.text(2)?);
         let is_unicode = client == connection && matches!(client.as_str(), "utf8mb4" | "utf8mb3" | "utf8");
         let is_usual = is_unicode && !row.text(3)?.contains("NO_BACKSLASH_ESCAPES") && row.number(4)? == Some(1);
-        let state =
-            State { checks_foreign_keys: row.number(0)? != Some(0), charset: is_usual.then_some(client) };
+        let state = State { checks_foreign_keys: row.number(0)? != Some(0), charset: is_usual.then_some(client) };
         self.state = Some(state.clone());
         Ok(state)
     }
@@ -69,7 +68,11 @@ impl Plans {
 
 /// Reads the columns that an INSERT fills. `None`: the table's engine cannot take rows back, or a column is computed or of
 /// a type that is not known here.
-async fn columns(session: &mut Session, (schema, table): &Key, named: &[String]) -> Result<Option<Vec<(String, Take)>>> {
+async fn columns(
+    session: &mut Session,
+    (schema, table): &Key,
+    named: &[String],
+) -> Result<Option<Vec<(String, Take)>>> {
     let sql = format!(
         "SELECT c.COLUMN_NAME, LOWER(c.DATA_TYPE), c.CHARACTER_SET_NAME, UPPER(c.EXTRA), t.ENGINE, t.TABLE_TYPE \
          FROM information_schema.COLUMNS c JOIN information_schema.TABLES t USING (TABLE_SCHEMA, TABLE_NAME) \
@@ -83,7 +86,8 @@ async fn columns(session: &mut Session, (schema, table): &Key, named: &[String])
         if row.text(4)? != "InnoDB" || row.text(5)? != "BASE TABLE" {
             return Ok(None);
         }
-        let is_computed = ["VIRTUAL GENERATED", "STORED GENERATED", "PERSISTENT"].iter().any(|word| extra.contains(word));
+        let is_computed =
+            ["VIRTUAL GENERATED", "STORED GENERATED", "PERSISTENT"].iter().any(|word| extra.contains(word));
         let take = Take::of(&row.text(1)?, row.optional(2)?.as_deref()).filter(|_| !is_computed);
         all.push((name, take, extra.contains("INVISIBLE")));
     }

@@ -61,8 +61,11 @@ impl Cells {
             let create = &create;
             memchr::memmem::find_iter(create, word).map(move |at| &create[at + word.len()..])
         };
-        let charsets: Vec<&[u8]> =
-            names(b"charset=").chain(names(b"character set ")).chain(names(b"collate ")).chain(names(b"collate=")).collect();
+        let charsets: Vec<&[u8]> = names(b"charset=")
+            .chain(names(b"character set "))
+            .chain(names(b"collate "))
+            .chain(names(b"collate="))
+            .collect();
         Self {
             forms: table.columns.iter().map(|c| Form::of(&c.data_type, c.json_types)).collect(),
             is_unicode: !charsets.is_empty() && charsets.iter().all(|name| name.starts_with(b"utf8")),
@@ -111,9 +114,13 @@ impl Cells {
             Form::Quoted => value.is_ascii().then(|| quoted(value, out)),
             Form::Unicode | Form::Document => std::str::from_utf8(value).ok().map(|_| quoted(value, out)),
             Form::Text => {
-                let is_plain = (value.is_ascii() && self.is_ascii)
-                    || (self.is_unicode && std::str::from_utf8(value).is_ok());
-                if is_plain { quoted(value, out) } else { hex(value, out) }
+                let is_plain =
+                    (value.is_ascii() && self.is_ascii) || (self.is_unicode && std::str::from_utf8(value).is_ok());
+                if is_plain {
+                    quoted(value, out);
+                } else {
+                    hex(value, out);
+                }
                 Some(())
             }
             Form::Hex => {

@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::mysql::{SYSTEM_SCHEMAS, objects::{Objects, View}};
+use crate::mysql::{
+    SYSTEM_SCHEMAS,
+    objects::{Objects, View},
+};
 
 type Key = (String, String);
 
 /// Puts views behind those that they are built on. Second: views that name a table that is not there, or one of these
 /// views: they are invalid, as they were at the source.
 pub(super) fn ordered(objects: &Objects) -> (Vec<&View>, Vec<&View>) {
-    let views: BTreeMap<Key, &View> =
-        objects.views.iter().map(|v| ((v.schema.clone(), v.name.clone()), v)).collect();
+    let views: BTreeMap<Key, &View> = objects.views.iter().map(|v| ((v.schema.clone(), v.name.clone()), v)).collect();
     let tables: BTreeSet<Key> = objects
         .tables
         .iter()
@@ -26,8 +28,7 @@ pub(super) fn ordered(objects: &Objects) -> (Vec<&View>, Vec<&View>) {
     let mut ready: Vec<&View> = Vec::new();
     let mut made: BTreeSet<Key> = BTreeSet::new();
     loop {
-        let next: Vec<Key> =
-            waiting.iter().filter(|(_, on)| on.is_subset(&made)).map(|(key, _)| key.clone()).collect();
+        let next: Vec<Key> = waiting.iter().filter(|(_, on)| on.is_subset(&made)).map(|(key, _)| key.clone()).collect();
         if next.is_empty() {
             break;
         }
@@ -133,10 +134,15 @@ mod tests {
     #[test]
     fn sources_stand_behind_from_and_join() {
         let of = |text: &str| {
-            sources(text.as_bytes()).into_iter().map(|(s, n)| s.map_or(n.clone(), |s| format!("{s}.{n}"))).collect::<Vec<_>>()
+            sources(text.as_bytes())
+                .into_iter()
+                .map(|(s, n)| s.map_or(n.clone(), |s| format!("{s}.{n}")))
+                .collect::<Vec<_>>()
         };
         assert_eq!(
-            of("CREATE VIEW `v` AS select `a`.`id` AS `from`,'from `x`' AS `t` from ((`a` join `s`.`b``c` on((`a`.`id` = `b``c`.`id`))) left join `d` on(1)) where exists(select 1 from `e` limit 1)"),
+            of(
+                "CREATE VIEW `v` AS select `a`.`id` AS `from`,'from `x`' AS `t` from ((`a` join `s`.`b``c` on((`a`.`id` = `b``c`.`id`))) left join `d` on(1)) where exists(select 1 from `e` limit 1)"
+            ),
             ["a", "s.b`c", "d", "e"]
         );
         assert_eq!(of("CREATE VIEW `v` AS with `c` as (select 1 from `a`) select * from `c`"), ["a"]);
