@@ -194,7 +194,7 @@ containers() {
     threads=2 phase "dump and load on $db ($cases)" real CHOM_TEST_STACK=1 CHOM_TEST_DB=$db CHOM_TEST_DB_CASES=$cases -- \
       mysql_roundtrip mysql_load mysql_consistency mysql_settings mysql_scale mysql_pieces mysql_random mysql_writes
     [ "$cases" = core ] || threads=2 phase "by hand and from other programs' dumps on $db" \
-      real CHOM_TEST_STACK=1 CHOM_TEST_DB=$db CHOM_TEST_DB_CASES=$foreign -- format_by_hand sqlfile
+      real CHOM_TEST_STACK=1 CHOM_TEST_DB=$db CHOM_TEST_DB_CASES=$foreign -- format_by_hand sqlfile export
   done
 }
 
