@@ -88,17 +88,20 @@ pub(crate) enum Command {
     /// Restore without triage and maintenance mode: same candidate, verification, approval and swap
     ///
     /// Files take production's place by a rename, when everything was compared with the backup beside it; what was there
-    /// is kept. With `--target` they go into a new folder instead.
+    /// is kept. With `--target` they go into a new folder instead. With `--table` or `--schema` only these tables are restored,
+    /// on the running server; what production had of them is kept beside.
     Restore {
         /// Component: the database, or one of files by its name
         #[arg(long, value_name = "NAME", default_value = chom_recovery::system::DATABASE)]
         component: String,
         #[command(flatten)]
+        tables: OnlyTables,
+        #[command(flatten)]
         files: IntoFolder,
         #[command(flatten)]
         which: Which,
         /// When the incident began (RFC 3339) [default: now]
-        #[arg(long, value_name = "TIME")]
+        #[arg(long, value_name = "TIME", conflicts_with_all = ["tables", "schemas"])]
         since: Option<DateTime<Utc>>,
         #[command(flatten)]
         consent: Consent,
@@ -400,6 +403,23 @@ pub(crate) struct IntoFolder {
     pub(crate) keep_setid: bool,
 }
 
+/// Which tables of the database, where it is not all of it.
+#[derive(Debug, Args)]
+pub(crate) struct OnlyTables {
+    /// Restore this table alone, on the running server; may be given more than once
+    #[arg(long = "table", value_name = "SCHEMA.TABLE")]
+    pub(crate) tables: Vec<String>,
+    /// Restore all tables of this schema, and nothing else of it; may be given more than once
+    #[arg(long = "schema", value_name = "SCHEMA")]
+    pub(crate) schemas: Vec<String>,
+    /// Give the one table another name: then nothing is replaced
+    #[arg(long = "as", value_name = "SCHEMA.TABLE", requires = "tables")]
+    pub(crate) rename: Option<String>,
+    /// Where the server takes no rows from clients (local_infile = OFF), switch that on while they are loaded
+    #[arg(long)]
+    pub(crate) allow_local_infile: bool,
+}
+
 /// Which backup.
 #[derive(Debug, Args)]
 #[group(multiple = false)]
@@ -498,6 +518,13 @@ pub(crate) enum PlanProcedure {
     /// Plan a recovery
     #[command(subcommand)]
     Recover(PlanRecover),
+    /// Plan a restore of single tables
+    Restore {
+        #[command(flatten)]
+        tables: OnlyTables,
+        #[command(flatten)]
+        which: Which,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -44,7 +44,10 @@ pub(crate) async fn run(session: &Session, command: Option<Command>) -> Result<E
         Some(Command::Recover { procedure: None, choose, waivers, consent }) => {
             choose::recover(session, choose, &waivers, &consent).await
         }
-        Some(Command::Restore { component, files, which, since, consent }) => {
+        Some(Command::Restore { component, tables, files, which, since, consent }) => {
+            if tables.are_named() {
+                return recover::restore_tables(session, &component, &tables, &files, &which, &consent).await;
+            }
             recover::restore(session, &component, files, &which, since, &consent).await
         }
         Some(Command::Resume { run, waivers, consent }) => {

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use chom_recovery::{
-    Error, Recovery, Result,
+    Error, ErrorKind, Recovery, Result,
     procedure::{
         Procedure,
         application::{self, RecoverApplication},
         database::{Extent, Request},
         nginx::{self, RecoverNginx},
         partial, performance,
+        tables::RestoreTables,
     },
     recovery::RunOptions,
     run::{Basis, Effect, Plan, PlanItem, PlannedStep, UndoPlan},
@@ -18,7 +19,7 @@ use comfy_table::{Cell, Color};
 use serde::Serialize;
 
 use crate::{
-    args::{PlanProcedure, PlanRecover},
+    args::{OnlyTables, PlanProcedure, PlanRecover, Which},
     exit::Exit,
     human,
     output::Output,
@@ -35,7 +36,10 @@ struct Shown<'a> {
 }
 
 pub(crate) async fn plan(session: &Session, procedure: PlanProcedure, file: Option<PathBuf>) -> Result<Exit> {
-    let PlanProcedure::Recover(recover) = procedure;
+    let recover = match procedure {
+        PlanProcedure::Recover(recover) => recover,
+        PlanProcedure::Restore { tables, which } => return restore(session, &tables, &which, file).await,
+    };
     let recovery = session.open().await?;
     session.output.terminal.begin("planning");
     let (name, planned) = match recover {
@@ -62,6 +66,20 @@ pub(crate) async fn plan(session: &Session, procedure: PlanProcedure, file: Opti
     };
     session.output.terminal.end();
     show(session, &recovery, name, &planned?, file)
+}
+
+/// Plans a restore of single tables.
+async fn restore(session: &Session, tables: &OnlyTables, which: &Which, file: Option<PathBuf>) -> Result<Exit> {
+    if file.is_some() {
+        return Err(Error::new(ErrorKind::InvalidInput, "a restore of tables is not carried out from a file")
+            .hint("leave out `--output`: the restore itself asks before it replaces anything"));
+    }
+    let request = tables.request(which)?;
+    let recovery = session.open().await?;
+    session.output.terminal.begin("planning");
+    let planned = part(&recovery, RestoreTables, request).await;
+    session.output.terminal.end();
+    show(session, &recovery, "tables", &planned?, None)
 }
 
 /// Plans a recovery of a part of the system.

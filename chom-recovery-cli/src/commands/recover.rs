@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use chom_recovery::{
     Error, ErrorKind, Recovery, Result,
     files::unpack::Policy,
+    mysql::tables::TableName,
     procedure::{
         Procedure,
         application::{self, RecoverApplication},
@@ -13,6 +14,7 @@ use chom_recovery::{
         drill, files,
         nginx::{self, RecoverNginx},
         partial, performance,
+        tables::{self, RestoreTables},
     },
     recovery::{RestoredTree, RunOptions},
     run::Plan,
@@ -22,7 +24,7 @@ use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    args::{Consent, How, IntoFolder, Recover, Waivers, Which},
+    args::{Consent, How, IntoFolder, OnlyTables, Recover, Waivers, Which},
     exit::Exit,
     human,
     output::Output,
@@ -129,6 +131,49 @@ pub(crate) async fn restore(
     consent.can_be_given(&replacing(&recovery))?;
     let request = Request { backup: which.selector()?, extent: Extent::Restore, incident_began: since };
     start(session, &recovery, request, run_options(&consent)).await
+}
+
+impl OnlyTables {
+    /// Tells whether it is not about the whole database.
+    pub(crate) fn are_named(&self) -> bool {
+        !self.tables.is_empty() || !self.schemas.is_empty() || self.allow_local_infile
+    }
+
+    pub(crate) fn request(&self, which: &Which) -> Result<tables::Request> {
+        Ok(tables::Request {
+            backup: which.selector()?,
+            tables: self.tables.iter().map(|name| TableName::parse(name)).collect::<Result<_>>()?,
+            schemas: self.schemas.clone(),
+            rename: self.rename.as_deref().map(TableName::parse).transpose()?,
+            allow_local_infile: self.allow_local_infile,
+        })
+    }
+}
+
+/// Restores single tables on the running server.
+pub(crate) async fn restore_tables(
+    session: &Session,
+    component: &str,
+    tables: &OnlyTables,
+    files: &IntoFolder,
+    which: &Which,
+    consent: &Consent,
+) -> Result<Exit> {
+    if component != DATABASE || files.target.is_some() {
+        return Err(Error::new(ErrorKind::InvalidInput, "tables are restored from the database into the database")
+            .hint("leave out `--component` and `--target`"));
+    }
+    let request = tables.request(which)?;
+    let recovery = session.open().await?;
+    let consent = session.consent(consent, &recovery)?;
+    // A table under another name replaces nothing, and nobody is asked.
+    if request.rename.is_none() {
+        let project = &recovery.system().compose.project;
+        let engine = recovery.backend().engine_address();
+        consent.can_be_given(&format!("replace tables of project `{project}` on {engine}"))?;
+    }
+    let going = recovery.recover(RestoreTables, request, run_options(&consent)).await?;
+    watch(session, &recovery, going).await
 }
 
 /// Puts files in production's place.

@@ -181,8 +181,25 @@ pub async fn load_with(
     Ok(Loaded { report: loader.finish().await?, baseline, objects })
 }
 
+/// Finds the parts that hold the rows of a table, in order.
+pub(crate) fn parts_of<'a>(
+    component: &'a ComponentReader,
+    schema: &'a str,
+    table: &'a str,
+) -> impl Iterator<Item = &'a PartRecord> {
+    component.parts().iter().filter(move |part| {
+        let meta = &part.meta;
+        meta.what == ROWS && meta.schema.as_deref() == Some(schema) && meta.table.as_deref() == Some(table)
+    })
+}
+
+/// Counts the stored bytes of what is not rows: definitions and promises, which every restore reads.
+pub(crate) fn stored_definitions(component: &ComponentReader) -> u64 {
+    component.parts().iter().filter(|part| part.meta.what != ROWS).map(|part| part.stored_len).sum()
+}
+
 /// Makes a chunk of a part. It is read when its stream is.
-fn incoming(component: &ComponentReader, part: &PartRecord) -> Result<load::Incoming> {
+pub(crate) fn incoming(component: &ComponentReader, part: &PartRecord) -> Result<load::Incoming> {
     let bad = || Error::new(ErrorKind::Corrupt, format!("part {} does not say which rows it holds", part.index));
     let meta = &part.meta;
     let (reading, wanted) = (component.clone(), part.clone());

@@ -191,7 +191,7 @@ pub async fn compare(server: &Server, baseline: &Baseline, scope: Scope) -> Resu
 }
 
 /// Reads every row over several connections, each in a snapshot of its own: nobody writes to what is compared.
-async fn read_all(server: &Server, tables: &[Table]) -> Result<Read> {
+pub(super) async fn read_all(server: &Server, tables: &[Table]) -> Result<Read> {
     let options = Options { chunk_bytes: CHUNK, ..Options::default() };
     let mut readers = Vec::new();
     for _ in 0..options.connections {

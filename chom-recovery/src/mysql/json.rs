@@ -69,23 +69,39 @@ pub(super) fn needed(objects: &Objects) -> bool {
 
 /// Makes the function.
 pub(super) async fn make_helpers(session: &mut Session) -> Result<()> {
-    for statement in helpers() {
-        session.run(statement).await?;
-    }
-    Ok(())
+    make_store(session).await?;
+    make_functions(session).await
 }
 
 /// Statements that make the function.
 pub(super) fn helpers() -> [String; 5] {
+    let [schema, table, row] = store();
+    [schema, table, row, opaque_function(), typed_function()]
+}
+
+/// Statements that make the schema of the functions, and the table that they work with.
+fn store() -> [String; 3] {
     let schema = quote::ident(HELPERS);
     [
         format!("CREATE DATABASE {schema} CHARACTER SET utf8mb4"),
         // A value has the type of the column that it comes from; local variables of all BLOB types have one and the same.
         format!("CREATE TABLE {schema}.`blobs` (t tinyblob, m mediumblob, l longblob) ENGINE = InnoDB"),
         format!("INSERT INTO {schema}.`blobs` VALUES (NULL, NULL, NULL)"),
-        opaque_function(),
-        typed_function(),
     ]
+}
+
+/// Makes the schema of the functions, and the table that they work with.
+pub(super) async fn make_store(session: &mut Session) -> Result<()> {
+    for statement in store() {
+        session.run(statement).await?;
+    }
+    Ok(())
+}
+
+/// Makes the functions.
+pub(super) async fn make_functions(session: &mut Session) -> Result<()> {
+    session.run(opaque_function()).await?;
+    session.run(typed_function()).await.map(drop)
 }
 
 /// Takes the function away.

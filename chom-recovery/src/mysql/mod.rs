@@ -24,6 +24,7 @@ mod scratch;
 mod server;
 mod session;
 pub mod sqlfile;
+pub mod tables;
 mod wire;
 
 #[doc = include_str!("../docs/database.md")]

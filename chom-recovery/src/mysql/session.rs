@@ -21,6 +21,8 @@ pub(super) enum Role {
     Read,
     /// Recreates objects and rows on a candidate exactly as they were.
     Load,
+    /// Recreates tables and rows on a server that goes on serving, whose replicas get them too.
+    Restore,
     /// Writes rows that nobody else sees, and drops them.
     Scratch,
 }
@@ -64,6 +66,7 @@ const LOADING: &[(&str, &str)] = &[
     ("restrict_fk_on_non_standard_key", "0"),
     ("innodb_strict_mode", "0"),
     ("system_versioning_insert_history", "1"),
+    ("system_versioning_alter_history", "KEEP"),
 ];
 
 /// `''`-class mode for reading: nothing is reinterpreted.
@@ -264,12 +267,14 @@ pub(super) fn read_clock(row: Option<Row>) -> Result<DateTime<Utc>> {
 fn mode(role: Role) -> &'static str {
     match role {
         Role::Read | Role::Scratch | Role::Guest => READ_MODE,
-        Role::Load => LOAD_MODE,
+        Role::Load | Role::Restore => LOAD_MODE,
     }
 }
 
 fn wanted(role: Role) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
-    PINNED.iter().chain(if role == Role::Load { LOADING } else { &[] })
+    let loading: &[_] = if matches!(role, Role::Load | Role::Restore) { LOADING } else { &[] };
+    // What is written to production goes to its replicas.
+    PINNED.iter().chain(loading).filter(move |(name, _)| role == Role::Load || *name != "sql_log_bin")
 }
 
 /// Asks which of the settings to be pinned the server knows.

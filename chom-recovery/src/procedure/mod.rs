@@ -31,6 +31,7 @@ pub mod quiesce;
 mod recovered;
 mod redis;
 mod signs;
+pub mod tables;
 
 pub(crate) use locate::{locate, path_on_host};
 pub(crate) use permissions::{Compared, look};

@@ -16,7 +16,7 @@ use crate::{
         database::{self, ops::BackUp},
         drill, files, fix,
         nginx::RecoverNginx,
-        partial, performance,
+        partial, performance, tables,
     },
     run::{NewRun, Plan, Run},
 };
@@ -65,6 +65,7 @@ impl Procedures {
             .with(partial::RecoverScheduler)
             .with(partial::RecoverRedis)
             .with(performance::RecoverPerformance)
+            .with(tables::RestoreTables)
     }
 
     fn with(&self, procedure: impl Procedure) -> Self {

@@ -84,6 +84,15 @@ pub(in crate::mysql) async fn collect_accounts(server: &Server) -> Result<Vec<Ac
     Ok(accounts)
 }
 
+/// Reads triggers alone, in the order in which they fire.
+pub(in crate::mysql) async fn collect_triggers(server: &Server) -> Result<Vec<Trigger>> {
+    let mut session = server.session(Role::Read).await?;
+    let flavour = server.info().flavour;
+    let triggers = Reader { session: &mut session, flavour, warnings: Vec::new() }.triggers().await?;
+    session.close().await;
+    Ok(triggers)
+}
+
 struct Named {
     schema: String,
     table: String,

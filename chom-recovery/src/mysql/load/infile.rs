@@ -35,7 +35,7 @@ struct Sent {
 }
 
 /// Loads a chunk; returns its encoded bytes.
-pub(super) async fn load(session: &mut Session, table: &Table, chunk: Incoming) -> Result<u64> {
+pub(in crate::mysql) async fn load(session: &mut Session, table: &Table, chunk: Incoming) -> Result<u64> {
     if !has_rows(table) {
         return Err(Error::new(ErrorKind::Corrupt, "the table's definition says that it has no rows of its own"));
     }

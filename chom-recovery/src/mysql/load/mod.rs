@@ -32,6 +32,9 @@ use crate::{
     stream::ByteStream,
 };
 
+pub(in crate::mysql) use infile::load as load_chunk;
+pub(in crate::mysql) use objects::make_trigger;
+
 pub use accounts::{AccountsReport, NewAccount, make_accounts, replace_accounts, replace_accounts_by};
 use relaxed::Relaxed;
 

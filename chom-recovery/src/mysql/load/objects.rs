@@ -6,7 +6,7 @@ use super::Loader;
 use crate::{
     error::{Error, ErrorKind, Result},
     mysql::{
-        objects::{Schema, Setting, Text, View},
+        objects::{Schema, Setting, Text, Trigger, View},
         quote,
         session::{LOAD_MODE, Session, server_code},
     },
@@ -119,17 +119,29 @@ impl Loader {
         }
         let made = run_under(&mut self.session, create, setting, clock).await;
         // Also after a failure: the next object is not to inherit any of it.
-        let reset = format!(
-            "SET NAMES utf8mb4, SESSION sql_mode = {}, SESSION time_zone = '+00:00', SESSION timestamp = 0, \
-             SESSION character_set_results = NULL",
-            quote::text(LOAD_MODE)
-        );
-        self.session.run(reset).await?;
+        self.session.run(usual_settings()).await?;
         if let Some(c) = &collation {
             c.set(&mut self.session, &c.usual).await?;
         }
         made
     }
+}
+
+/// Makes a trigger on a server that serves, in a session of [`Role::Restore`](crate::mysql::session::Role::Restore).
+pub(in crate::mysql) async fn make_trigger(session: &mut Session, trigger: &Trigger) -> Result<()> {
+    session.run(format!("USE {}", quote::ident(&trigger.schema))).await?;
+    let made = run_under(session, &trigger.create, &trigger.setting, None).await;
+    session.run(usual_settings()).await?;
+    made
+}
+
+/// Puts back the settings of a session that loads.
+fn usual_settings() -> String {
+    format!(
+        "SET NAMES utf8mb4, SESSION sql_mode = {}, SESSION time_zone = '+00:00', SESSION timestamp = 0, \
+         SESSION character_set_results = NULL",
+        quote::text(LOAD_MODE)
+    )
 }
 
 async fn run_under(session: &mut Session, create: &Text, setting: &Setting, clock: Option<u64>) -> Result<()> {

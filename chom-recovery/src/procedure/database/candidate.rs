@@ -77,6 +77,11 @@ impl Site {
         &self.production
     }
 
+    /// Names production's volume.
+    pub(in crate::procedure) fn volume(&self) -> &str {
+        &self.original.volume
+    }
+
     /// The same place for a candidate that is only to be looked at.
     pub(in crate::procedure) fn for_drill(self) -> Self {
         Self { purpose: Purpose::Drill, ..self }

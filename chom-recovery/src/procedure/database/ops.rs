@@ -15,6 +15,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     mysql::LoginAnswer,
     probe::SharedProbe,
+    procedure::tables::ops::TableOps,
     secret::Secret,
 };
 
@@ -107,6 +108,14 @@ pub trait DatabaseOps: fmt::Debug + Send + Sync + 'static {
 
     /// Raises every counter in `next` that stands lower. Lowers none.
     async fn raise_counters(&self, container: &str, next: &NextIds) -> Result<Vec<RaisedCounter>>;
+
+    /// Returns what single tables are restored with. The default cannot.
+    ///
+    /// # Errors
+    /// `Unsupported`: this database's tables cannot be restored one by one.
+    fn tables(&self) -> Result<Arc<dyn TableOps>> {
+        Err(Error::new(ErrorKind::Unsupported, "single tables of this database cannot be restored"))
+    }
 
     /// Takes a backup of a running server and verifies it, as deep as
     /// [`verify_written`](crate::catalog::verify_written) can.

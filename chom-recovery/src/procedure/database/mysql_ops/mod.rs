@@ -14,7 +14,10 @@ use crate::{
     error::{Error, ErrorKind, Result},
     mysql::{self, Login, LoginAnswer, Scope, Server, candidate_args, compare, dump, load},
     probe::{self, SharedProbe, mysql::MysqlProbe},
-    procedure::backup::{Taking, take},
+    procedure::{
+        backup::{Taking, take},
+        tables::ops::TableOps,
+    },
     secret::Secret,
     system::{DATABASE, System},
 };
@@ -22,6 +25,7 @@ use crate::{
 mod assess;
 mod legacy;
 mod raise;
+mod tables;
 
 /// Folder in every image, for the candidate's one-time password.
 const PASSWORD_FILE: &str = "/run/chom-recovery-password";
@@ -314,6 +318,10 @@ impl DatabaseOps for MySqlOps {
     async fn raise_counters(&self, container: &str, next: &NextIds) -> Result<Vec<RaisedCounter>> {
         let reached = self.production(container).await?;
         raise::raise(&reached.server, next, self.system.database.id_gap).await
+    }
+
+    fn tables(&self) -> Result<Arc<dyn TableOps>> {
+        Ok(Arc::new(self.clone()))
     }
 
     async fn back_up(&self, production: &Production, request: &BackUp, progress: Progress) -> Result<BackupInfo> {

@@ -20,7 +20,7 @@ pub(super) async fn raise(server: &Server, known: &NextIds, gap: u64) -> Result<
     Ok(raised)
 }
 
-fn wanted(counter: &Counter, known: Option<u64>, gap: u64) -> u64 {
+pub(super) fn wanted(counter: &Counter, known: Option<u64>, gap: u64) -> u64 {
     known.unwrap_or_else(|| {
         // At most a sixteenth of what is left: a small column must not run full for the sake of a guess.
         let left = counter.largest.saturating_sub(counter.next);

@@ -1,0 +1,265 @@
+//! Making tables beside production's, on the same server, and comparing them with the backup.
+//!
+//! Rows go through the binary log as any others do, so that replicas have them too; always as rows, whatever the server's
+//! format is, since a replica cannot repeat the statement.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Placed, TableName, definition::Definition, look::unnamed};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    mysql::{
+        compare::read_all,
+        json,
+        load::{Incoming, load_chunk},
+        objects::{Objects, Table},
+        quote,
+        server::Server,
+        session::{Role, Session, server_code},
+    },
+};
+
+/// What may be done where the server takes no `LOAD DATA LOCAL`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LocalInfile {
+    /// It has to take it as it is.
+    AsIs,
+    /// It is switched on while rows are loaded.
+    WhileLoading,
+}
+
+/// What was compared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checked {
+    /// Tables.
+    pub tables: u64,
+    /// Rows of them.
+    pub rows: u64,
+}
+
+/// Tables that are being made beside production's.
+#[derive(Debug)]
+pub(crate) struct Restore {
+    server: Server,
+    session: Session,
+    /// By name in the backup.
+    tables: BTreeMap<TableName, Table>,
+    loaded: BTreeSet<(TableName, u32)>,
+    has_helpers: bool,
+    switched_on: bool,
+}
+
+impl Restore {
+    /// Makes the tables anew, whatever an earlier attempt left of them. [`Restore::end`] has to follow, also after an
+    /// error.
+    ///
+    /// # Errors
+    /// `Precondition`: the server takes no `LOAD DATA LOCAL`, or the account may not write rows as rows to the binary log.
+    pub(crate) async fn begin(
+        server: &Server,
+        objects: &Objects,
+        places: &[Placed],
+        local_infile: LocalInfile,
+    ) -> Result<Self> {
+        let mut session = server.session(Role::Restore).await?;
+        log_rows(&mut session, server).await?;
+        let mut restore = Self {
+            server: server.clone(),
+            session,
+            tables: BTreeMap::new(),
+            loaded: BTreeSet::new(),
+            has_helpers: false,
+            switched_on: false,
+        };
+        match restore.make(objects, places, local_infile).await {
+            Ok(()) => Ok(restore),
+            Err(error) => {
+                let _ = restore.end().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn make(&mut self, objects: &Objects, places: &[Placed], local_infile: LocalInfile) -> Result<()> {
+        self.allow(local_infile).await?;
+        discard(&mut self.session, places).await?;
+        for schema in schemas(places, |p| &p.fresh) {
+            self.session.run(format!("CREATE DATABASE {} CHARACTER SET utf8mb4", quote::ident(schema))).await?;
+        }
+        for place in places {
+            let context = |e: Error| e.during(format!("table `{}`", place.source));
+            let table = objects
+                .tables
+                .iter()
+                .find(|t| t.schema == place.source.schema && t.name == place.source.name)
+                .ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("the backup has no table `{}`", place.source)))?;
+            let unnamed = unnamed(&self.server, place.is_copy());
+            let definition = Definition::read(table.create.bytes(), &table.schema, unnamed).map_err(context)?;
+            self.session.run(format!("USE {}", quote::ident(&place.fresh.schema))).await?;
+            self.session.run(definition.create(&place.fresh)).await.map_err(context)?;
+            let made = Table { schema: place.fresh.schema.clone(), name: place.fresh.name.clone(), ..table.clone() };
+            self.tables.insert(place.source.clone(), made);
+        }
+        if self.tables.values().flat_map(|t| &t.columns).any(|c| c.json_types) {
+            self.has_helpers = true;
+            self.make_helpers().await?;
+        }
+        Ok(())
+    }
+
+    /// Switches `LOAD DATA LOCAL` on, where that is allowed and needed.
+    async fn allow(&mut self, local_infile: LocalInfile) -> Result<()> {
+        let value = self.session.row("SELECT @@global.local_infile").await?.map_or(Ok(None), |r| r.number(0))?;
+        if value == Some(1) {
+            return Ok(());
+        }
+        if local_infile == LocalInfile::AsIs {
+            return Err(refused_infile());
+        }
+        self.session
+            .run("SET GLOBAL local_infile = ON")
+            .await
+            .map_err(|e| e.during("cannot switch local_infile on"))?;
+        self.switched_on = true;
+        Ok(())
+    }
+
+    /// The table of the helpers goes to replicas too, since a function may write to it; the functions stay here, where they
+    /// are called: replicas get rows.
+    async fn make_helpers(&mut self) -> Result<()> {
+        json::drop_helpers(&mut self.session).await?;
+        json::make_store(&mut self.session).await?;
+        self.session.run("SET SESSION sql_log_bin = 0").await?;
+        let made = json::make_functions(&mut self.session).await;
+        self.session.run("SET SESSION sql_log_bin = 1").await?;
+        made.map_err(|e| e.during("functions that make documents"))
+    }
+
+    /// Loads one chunk in a transaction of its own, or nothing of it.
+    ///
+    /// # Errors
+    /// `Corrupt`: the stream's own errors, or other rows than promised. `Failed`: the server refused or changed a value.
+    pub(crate) async fn chunk(&mut self, chunk: Incoming) -> Result<u64> {
+        let name = format!("chunk {} of table `{}.{}`", chunk.number, chunk.schema, chunk.table);
+        let source = TableName::new(chunk.schema.as_str(), chunk.table.as_str());
+        let place = (source.clone(), chunk.number);
+        let table = self
+            .tables
+            .get(&source)
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{name}: that table is not wanted")))?;
+        if !self.loaded.insert(place) {
+            return Err(Error::new(ErrorKind::Corrupt, format!("{name} is there twice")));
+        }
+        load_chunk(&mut self.session, table, chunk).await.map_err(|e| e.during(&name))
+    }
+
+    /// Takes away what was only needed to load, and switches `LOAD DATA LOCAL` off again where it was switched on.
+    pub(crate) async fn end(self) -> Result<()> {
+        let (server, has_helpers, switched_on) = (self.server.clone(), self.has_helpers, self.switched_on);
+        // An answer that is still being read would have to be read to its end.
+        server.kill(&[self.session.id()]).await;
+        drop(self.session);
+        let mut session = server.session(Role::Restore).await?;
+        if switched_on {
+            session.run("SET GLOBAL local_infile = OFF").await?;
+        }
+        if has_helpers {
+            json::drop_helpers(&mut session).await?;
+        }
+        session.close().await;
+        Ok(())
+    }
+}
+
+/// The error of a server that takes no `LOAD DATA LOCAL`.
+pub(crate) fn refused_infile() -> Error {
+    Error::new(ErrorKind::Precondition, "the server takes no rows from clients: local_infile is OFF").hint(
+        "`--allow-local-infile` switches it on while rows are loaded and off again; or have somebody run \
+         `SET GLOBAL local_infile = ON`",
+    )
+}
+
+impl Server {
+    /// Compares the tables that were made with what the backup promises: definitions, rows, and their hashes. Reads every
+    /// row of them.
+    ///
+    /// # Errors
+    /// `Corrupt`: they differ; the first difference is named.
+    pub(crate) async fn check_restored(&self, places: &[Placed], tables: &[Table]) -> Result<Checked> {
+        let differs = |place: &Placed, what: String| {
+            let what = format!("the restored table `{}` is not as in the backup: {what}", place.source);
+            Err(Error::new(ErrorKind::Corrupt, what).hint("production is untouched; try another backup"))
+        };
+        let mut session = self.session(Role::Read).await?;
+        let mut made = Vec::new();
+        for place in places {
+            let row = session.row(format!("SHOW CREATE TABLE {}", place.fresh.quoted())).await?;
+            let create = row.as_ref().and_then(|r| r.bytes(1)).unwrap_or_default().to_vec();
+            let unnamed = unnamed(self, place.is_copy());
+            if Definition::read(&create, &place.fresh.schema, unnamed)?.hash() != place.definition {
+                return differs(place, "it has another definition".into());
+            }
+            let source = &place.source;
+            let table = tables.iter().find(|t| t.schema == source.schema && t.name == source.name);
+            let table = table
+                .ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("the backup has no table `{source}`")))?
+                .clone();
+            made.push(Table { schema: place.fresh.schema.clone(), name: place.fresh.name.clone(), ..table });
+        }
+        session.close().await;
+        let mut checked = Checked::default();
+        for (place, read) in places.iter().zip(read_all(self, &made).await?.tables) {
+            if read.rows != place.rows {
+                return differs(place, format!("{} rows, not {}", read.rows, place.rows));
+            }
+            if read.row_hash != place.row_hash {
+                return differs(place, "other rows".into());
+            }
+            checked.tables += 1;
+            checked.rows += read.rows;
+        }
+        Ok(checked)
+    }
+
+    /// Takes away what was made beside production, and what was only needed for it. What was exchanged is not touched.
+    pub(crate) async fn discard_restored(&self, places: &[Placed], local_infile_off: bool) -> Result<()> {
+        let mut session = self.session(Role::Restore).await?;
+        if local_infile_off {
+            session.run("SET GLOBAL local_infile = OFF").await?;
+        }
+        json::drop_helpers(&mut session).await?;
+        discard(&mut session, places).await?;
+        session.close().await;
+        Ok(())
+    }
+}
+
+/// Drops the schemas of what was not exchanged.
+pub(super) async fn discard(session: &mut Session, places: &[Placed]) -> Result<()> {
+    for schema in schemas(places, |p| &p.fresh) {
+        session.run(format!("DROP DATABASE IF EXISTS {}", quote::ident(schema))).await?;
+    }
+    Ok(())
+}
+
+pub(super) fn schemas(places: &[Placed], of: impl Fn(&Placed) -> &TableName) -> BTreeSet<&str> {
+    // Names are borrowed from the places, whatever `of` is.
+    places.iter().map(|place| of(place).schema.as_str()).collect()
+}
+
+/// Sees to it that this session's changes are logged as rows.
+async fn log_rows(session: &mut Session, server: &Server) -> Result<()> {
+    if !server.info().log_bin || server.info().binlog_format == "ROW" {
+        return Ok(());
+    }
+    session.run("SET SESSION binlog_format = 'ROW'").await.map(drop).map_err(|e| match server_code(&e) {
+        Some(1227) => Error::new(
+            ErrorKind::Precondition,
+            "the account may not choose that its rows are logged as rows, and replicas could not repeat the statements",
+        )
+        .hint("use an account with the privilege BINLOG ADMIN or SUPER, or set binlog_format = ROW"),
+        _ => e,
+    })
+}
