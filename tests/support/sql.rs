@@ -41,6 +41,15 @@ impl Sql {
         self.connection.query_first(statement).await.unwrap().expect("a row")
     }
 
+    /// Reads the second value of the only row as text, as of a `SHOW CREATE`.
+    ///
+    /// # Panics
+    /// The statement fails or returns no such row.
+    pub async fn second(&mut self, statement: &str) -> String {
+        let row: mysql_async::Row = self.connection.query_first(statement).await.unwrap().expect("a row");
+        row.get(1).expect("a second value")
+    }
+
     /// Runs a statement.
     ///
     /// # Panics

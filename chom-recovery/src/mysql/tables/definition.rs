@@ -60,6 +60,9 @@ pub struct ForeignKey {
     pub parent_columns: Vec<String>,
     /// `ON DELETE` and `ON UPDATE`, as the server writes them.
     pub actions: String,
+    /// Index of just these columns, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<String>,
 }
 
 impl ForeignKey {
@@ -83,21 +86,30 @@ impl ForeignKey {
             parent,
             parent_columns: names(open, close)?,
             actions: std::str::from_utf8(line.get(close + 1..)?).ok()?.trim().to_owned(),
+            index: None,
         })
     }
 
-    /// Writes the clause of an `ALTER TABLE` that makes it, towards `parent`.
-    pub(in crate::mysql) fn add(&self, parent: &TableName) -> String {
-        let list = |names: &[String]| names.iter().map(|n| quote::ident(n)).collect::<Vec<_>>().join(", ");
+    /// Writes the clause of an `ALTER TABLE` that makes it.
+    pub(in crate::mysql) fn add(&self) -> String {
         format!(
             "ADD CONSTRAINT {} FOREIGN KEY ({}) REFERENCES {} ({}) {}",
             quote::ident(&self.name),
             list(&self.columns),
-            parent.quoted(),
+            self.parent.quoted(),
             list(&self.parent_columns),
             self.actions
         )
     }
+
+    /// Tells whether another one is the same rule, whatever its index is called.
+    pub(in crate::mysql) fn is_same(&self, other: &Self) -> bool {
+        Self { index: None, ..self.clone() } == Self { index: None, ..other.clone() }
+    }
+}
+
+fn list(names: &[String]) -> String {
+    names.iter().map(|n| quote::ident(n)).collect::<Vec<_>>().join(",")
 }
 
 /// A definition without its foreign keys, and these.
@@ -107,6 +119,8 @@ pub(in crate::mysql) struct Definition {
     body: Vec<u8>,
     /// Foreign keys, in the order of the text.
     pub(in crate::mysql) keys: Vec<ForeignKey>,
+    /// Indexes: name, and columns as the text has them.
+    indexes: Vec<(String, String)>,
 }
 
 impl Definition {
@@ -123,7 +137,7 @@ impl Definition {
         let lines = lines(create);
         let open = quote::find(lines[0], b" (", 0).ok_or_else(strange)?;
         let end = lines.iter().position(|line| line.starts_with(b")")).ok_or_else(strange)?;
-        let (mut kept, mut keys) = (Vec::new(), Vec::new());
+        let (mut kept, mut keys, mut indexes) = (Vec::new(), Vec::new(), Vec::new());
         for line in &lines[1..end] {
             let line = line.strip_suffix(b",").unwrap_or(line);
             let is_constraint = line.starts_with(b"  CONSTRAINT `");
@@ -132,11 +146,16 @@ impl Definition {
             } else if let Some(check) = quote::find(line, b" CHECK (", 0).filter(|_| is_constraint && unnamed) {
                 kept.push([b" ", &line[check..]].concat());
             } else {
+                indexes.extend(index(line));
                 kept.push(line.to_vec());
             }
         }
+        for key in &mut keys {
+            let columns = list(&key.columns);
+            key.index = indexes.iter().find(|(_, of)| *of == columns).map(|(name, _)| name.clone());
+        }
         let body = [&lines[0][open..], b"\n", &kept.join(&b",\n"[..]), b"\n", &lines[end..].join(&b"\n"[..])].concat();
-        Ok(Self { body, keys })
+        Ok(Self { body, keys, indexes })
     }
 
     /// Writes the statement that makes the table in another place, without its foreign keys.
@@ -144,10 +163,24 @@ impl Definition {
         [b"CREATE TABLE ", place.quoted().as_bytes(), &self.body].concat()
     }
 
+    /// Tells whether there is an index of this name.
+    pub(in crate::mysql) fn has_index(&self, name: &str) -> bool {
+        self.indexes.iter().any(|(one, _)| one == name)
+    }
+
     /// Hashes all but the name, the foreign keys and what moves with the data.
     pub(in crate::mysql) fn hash(&self) -> String {
         definition_hash(&self.body)
     }
+}
+
+/// Reads the line of an index.
+fn index(line: &[u8]) -> Option<(String, String)> {
+    let text = std::str::from_utf8(line).ok()?.trim_start();
+    let text = text.strip_prefix("UNIQUE ").unwrap_or(text).strip_prefix("KEY ")?;
+    let open = quote::find(text.as_bytes(), b" (", 0)?;
+    let close = quote::find(text.as_bytes(), b")", open)?;
+    Some((quote::names(&text[..open]).into_iter().next()?, text[open + 2..close].to_owned()))
 }
 
 /// Divides a statement at the line feeds that are not in quotes.
@@ -167,7 +200,7 @@ mod tests {
 
     const CHILD: &[u8] =
         b"CREATE TABLE `child` (\n  `id` int NOT NULL COMMENT 'a,\n  CONSTRAINT `x` FOREIGN KEY (',\n  \
-        `pid` int DEFAULT NULL,\n  PRIMARY KEY (`id`),\n  \
+        `pid` int DEFAULT NULL,\n  PRIMARY KEY (`id`),\n  KEY `by_pid` (`pid`,`id`),\n  \
         CONSTRAINT `f``1` FOREIGN KEY (`pid`, `id`) REFERENCES `parent` (`id`, `v`) ON DELETE CASCADE,\n  \
         CONSTRAINT `positive` CHECK ((`id` > 0)),\n  CONSTRAINT `f2` FOREIGN KEY (`id`) REFERENCES `far`.`p` (`id`)\n\
         ) ENGINE=InnoDB AUTO_INCREMENT=7\n/*!50100 PARTITION BY HASH (`id`) */";
@@ -180,14 +213,18 @@ mod tests {
             text.starts_with("CREATE TABLE `new`.`child` (\n  `id` int NOT NULL COMMENT 'a,\n  CONSTRAINT"),
             "{text}"
         );
-        assert!(text.contains("PRIMARY KEY (`id`),\n  CONSTRAINT `positive` CHECK ((`id` > 0))\n) ENGINE"), "{text}");
+        assert!(
+            text.contains("KEY `by_pid` (`pid`,`id`),\n  CONSTRAINT `positive` CHECK ((`id` > 0))\n) ENGINE"),
+            "{text}"
+        );
         assert!(text.ends_with("PARTITION BY HASH (`id`) */"), "{text}");
         let [first, second] = &definition.keys[..] else { panic!("{definition:?}") };
         assert_eq!((first.name.as_str(), first.parent.to_string().as_str()), ("f`1", "app.parent"));
         assert_eq!(
-            first.add(&TableName::new("app", "parent")),
-            "ADD CONSTRAINT `f``1` FOREIGN KEY (`pid`, `id`) REFERENCES `app`.`parent` (`id`, `v`) ON DELETE CASCADE"
+            first.add(),
+            "ADD CONSTRAINT `f``1` FOREIGN KEY (`pid`,`id`) REFERENCES `app`.`parent` (`id`,`v`) ON DELETE CASCADE"
         );
+        assert_eq!((first.index.as_deref(), definition.has_index("by_pid")), (Some("by_pid"), true));
         assert_eq!((second.parent.to_string().as_str(), second.actions.as_str()), ("far.p", ""));
     }
 

@@ -267,14 +267,20 @@ async fn present(session: &mut Session, table: &TableName) -> Result<Option<Pres
     }))
 }
 
-/// Reads the foreign keys of a table; one that is gone has none.
-pub(super) async fn keys_of(session: &mut Session, table: &TableName) -> Result<Vec<super::ForeignKey>> {
+/// Reads the definition of a table; `None`: it is gone.
+pub(super) async fn definition_of(session: &mut Session, table: &TableName) -> Result<Option<Definition>> {
+    let context = |e: Error| e.during(format!("table `{table}`"));
     let row = match session.row(format!("SHOW CREATE TABLE {}", table.quoted())).await {
-        Err(e) if matches!(server_code(&e), Some(1146 | 1049)) => return Ok(Vec::new()),
-        row => row.map_err(|e| e.during(format!("table `{table}`")))?,
+        Err(e) if matches!(server_code(&e), Some(1146 | 1049)) => return Ok(None),
+        row => row.map_err(context)?,
     };
-    let create = row.as_ref().and_then(|r| r.bytes(1)).unwrap_or_default().to_vec();
-    Definition::read(&create, &table.schema, false).map(|d| d.keys).map_err(|e| e.during(format!("table `{table}`")))
+    let create = row.as_ref().and_then(|r| r.bytes(1)).unwrap_or_default();
+    Definition::read(create, &table.schema, false).map(Some).map_err(context)
+}
+
+/// Reads the foreign keys of a table; one that is gone has none.
+async fn keys_of(session: &mut Session, table: &TableName) -> Result<Vec<super::ForeignKey>> {
+    Ok(definition_of(session, table).await?.map(|d| d.keys).unwrap_or_default())
 }
 
 /// Reads the foreign keys by which tables that are not `wanted` too refer to a table.

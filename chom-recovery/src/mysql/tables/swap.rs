@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::{Instant, sleep};
 
-use super::{ForeignKey, Placed, TableName, load::schemas, look::keys_of};
+use super::{ForeignKey, Placed, TableName, load::schemas, look::definition_of};
 use crate::{
     error::{Error, ErrorKind, Result},
     mysql::{
@@ -20,6 +20,7 @@ use crate::{
         server::Server,
         session::{Role, Session, server_code},
     },
+    run::failpoint,
 };
 
 /// How long a statement is tried again while others use the table. Each attempt holds their next statements up for at most
@@ -135,6 +136,7 @@ impl Server {
                     session.run(format!("DROP TRIGGER {}", quote::qualified(&place.target.schema, &name))).await?;
                 }
             }
+            failpoint::hit("before tables are renamed");
             patiently(session, &format!("RENAME TABLE {}", renames.join(", "))).await
         };
         if let Err(error) = moved.await {
@@ -155,7 +157,9 @@ impl Server {
 
     /// Makes again what an exchange takes apart: triggers, foreign keys of the tables and towards them, counters.
     async fn settle(&self, session: &mut Session, places: &[Placed], side: Side) -> Result<()> {
+        failpoint::hit("after tables are renamed");
         make_triggers(session, places, side).await?;
+        failpoint::hit("after triggers are made");
         for place in places {
             let (keys, aside) = match side {
                 Side::Restored => (&place.keys, &place.kept),
@@ -167,15 +171,15 @@ impl Server {
                 }
             }
             // Rows that are only kept must not hold production's rows.
-            for key in keys_of(session, aside).await? {
-                let sql = format!("ALTER TABLE {} DROP FOREIGN KEY {}", aside.quoted(), quote::ident(&key.name));
-                patiently(session, &sql).await?;
+            if side == Side::Old || place.present.is_some() {
+                untie(session, aside).await?;
             }
             for child in &place.children {
                 tie(session, &child.table, &child.key).await?;
             }
         }
         session.run("UNLOCK TABLES").await?;
+        failpoint::hit("after keys are tied");
         if side == Side::Restored {
             for place in places {
                 // Ids that were given out while the tables were exchanged.
@@ -300,24 +304,47 @@ async fn make_triggers(session: &mut Session, places: &[Placed], side: Side) -> 
 
 /// Sees to it that a table has a foreign key towards the table that it names. Rows are not looked at: those without a
 /// parent are counted later.
+///
+/// Servers drop an index that they had made for a key by themselves when a key of another name comes, and build it anew.
+/// So the index has the key's name while the key is made: nothing is built, and it is called as before afterwards.
 async fn tie(session: &mut Session, table: &TableName, key: &ForeignKey) -> Result<()> {
-    let now = keys_of(session, table).await?;
     let name = quote::ident(&key.name);
     let context = |e: Error| e.during(format!("foreign key {name} of table `{table}`"));
-    match now.iter().find(|k| k.name == key.name) {
-        Some(now) if now == key => return Ok(()),
-        Some(_) => {
-            let drop = format!("ALTER TABLE {} DROP FOREIGN KEY {name}", table.quoted());
-            patiently(session, &drop).await.map_err(context)?;
+    // A table that was dropped since needs none.
+    let Some(now) = definition_of(session, table).await.map_err(context)? else { return Ok(()) };
+    let index = key.index.as_ref().filter(|index| **index != key.name);
+    let there = now.keys.iter().find(|k| k.name == key.name);
+    if !there.is_some_and(|there| there.is_same(key)) {
+        let mut first = Vec::new();
+        if there.is_some() {
+            first.push(format!("DROP FOREIGN KEY {name}"));
         }
-        None => {}
+        if let Some(index) = index.filter(|index| now.has_index(index) && !now.has_index(&key.name)) {
+            first.push(format!("RENAME INDEX {} TO {name}", quote::ident(index)));
+        }
+        if !first.is_empty() {
+            patiently(session, &format!("ALTER TABLE {} {}", table.quoted(), first.join(", ")))
+                .await
+                .map_err(context)?;
+        }
+        patiently(session, &format!("ALTER TABLE {} {}", table.quoted(), key.add())).await.map_err(context)?;
     }
-    let add = format!("ALTER TABLE {} {}", table.quoted(), key.add(&key.parent));
-    match patiently(session, &add).await {
-        // The table that had it was dropped since.
-        Err(e) if server_code(&e) == Some(1146) => Ok(()),
-        done => done.map_err(context),
+    let Some(index) = index else { return Ok(()) };
+    let Some(now) = definition_of(session, table).await.map_err(context)? else { return Ok(()) };
+    if now.has_index(&key.name) && !now.has_index(index) {
+        let back = format!("ALTER TABLE {} RENAME INDEX {name} TO {}", table.quoted(), quote::ident(index));
+        patiently(session, &back).await.map_err(context)?;
     }
+    Ok(())
+}
+
+/// Takes all foreign keys from a table.
+async fn untie(session: &mut Session, table: &TableName) -> Result<()> {
+    for key in definition_of(session, table).await?.map(|d| d.keys).unwrap_or_default() {
+        let sql = format!("ALTER TABLE {} DROP FOREIGN KEY {}", table.quoted(), quote::ident(&key.name));
+        patiently(session, &sql).await?;
+    }
+    Ok(())
 }
 
 async fn next_id(session: &mut Session, table: &TableName) -> Result<Option<u64>> {
