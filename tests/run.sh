@@ -220,6 +220,7 @@ containers_and_more() {
   if stack_up chom-test-more mysql 8454; then
     phase "recover application on mysql" on_stack chom-test-more recover_application
     phase "recover performance on mysql" on_stack chom-test-more recover_performance
+    phase "restore tables on mysql" on_stack chom-test-more restore_tables
     phase "triage on mysql" on_stack chom-test-more triage
     check_stack chom-test-more
     stack_down chom-test-more
@@ -235,6 +236,7 @@ mariadb_stacks() {
       phase "recover database on $db" on_stack "$project" recover_database $(recoveries "$db")
       # Statements of MariaDB's own, as far as they differ; on 11.8 it is tried with the other parts.
       [ "$db" != mariadb-10.11 ] || phase "recover performance on $db" on_stack "$project" recover_performance
+      phase "restore tables on $db" on_stack "$project" restore_tables
       [ "$db" != mariadb-10.11 ] || phase "troubleshoot on $db" on_stack "$project" troubleshoot
       # On the last one: the first lane has enough to do.
       [ "$db" != mariadb-11.8 ] || phase "Python" env CHOM_TEST_STACK=1 CHOM_TEST_EXTENSION="$extension" \

@@ -82,6 +82,14 @@ pub(crate) enum Command {
         #[arg(long, default_value = "full")]
         mode: chom_recovery::probe::HealthMode,
     },
+    /// Check every table of the running database (CHECK TABLE), several at once, for a limited time
+    ///
+    /// Changes nothing. Tables that were not reached in time are named, and are not healthy for that: exit code 3.
+    Check {
+        /// Longest time [default: `limits.check_table_cap` of the configuration]
+        #[arg(long, value_name = "SECONDS")]
+        within: Option<u64>,
+    },
     /// Take, find and verify backups
     #[command(subcommand)]
     Backup(Backup),

@@ -37,6 +37,7 @@ use crate::{
     triage::{Choice, Diagnosis, diagnose},
 };
 
+mod checking;
 mod choosing;
 mod closing;
 mod copying;

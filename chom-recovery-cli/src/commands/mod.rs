@@ -1,5 +1,7 @@
 //! One file per group of commands: arguments, one call of the library, print.
 
+use std::time::Duration;
+
 use chom_recovery::Result;
 
 use crate::{args::Command, exit::Exit, session::Session};
@@ -7,6 +9,7 @@ use crate::{args::Command, exit::Exit, session::Session};
 mod approve;
 mod backup;
 mod card;
+mod check;
 mod choose;
 mod close;
 mod config;
@@ -36,6 +39,7 @@ pub(crate) async fn run(session: &Session, command: Option<Command>) -> Result<E
         Some(Command::Diagnose) => diagnose::diagnose(session).await,
         Some(Command::Evidence(command)) => evidence::run(session, command).await,
         Some(Command::Health { mode }) => health::health(session, mode).await,
+        Some(Command::Check { within }) => check::check(session, within.map(Duration::from_secs)).await,
         Some(Command::Backup(command)) => backup::run(session, command).await,
         Some(Command::Prune { plan, consent }) => prune::prune(session, plan, &consent).await,
         Some(Command::Drill { which, operator }) => drill::drill(session, &which, operator).await,

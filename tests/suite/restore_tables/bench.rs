@@ -17,6 +17,8 @@ use chom_recovery::{
 use chom_recovery_tests::{Stack, chaos, sql::Sql};
 
 pub(crate) const SCHEMA: &str = "shelf";
+/// Whether the server takes rows from clients.
+pub(crate) const LOCAL_INFILE: &str = "SELECT CAST(@@global.local_infile AS CHAR)";
 
 /// Tables of the schema that every server has, in an order in which they can be made.
 const TABLES: &[&str] = &[

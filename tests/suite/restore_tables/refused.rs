@@ -2,7 +2,7 @@
 
 use chom_recovery::{ErrorKind, mysql::tables::TableName};
 
-use crate::bench::{Bench, DAMAGE, request};
+use crate::bench::{Bench, DAMAGE, LOCAL_INFILE, request};
 
 #[tokio::test]
 async fn a_damaged_part_changes_nothing_and_one_of_another_table_does_not_matter() {
@@ -54,7 +54,7 @@ async fn what_cannot_be_restored_is_named_before_anything_is_made() {
         ..request(&["author"])
     };
     assert_eq!(bench.refused(legacy).await.kind(), ErrorKind::Unsupported);
-    if !bench.is_mariadb() {
+    if bench.text(LOCAL_INFILE).await == "0" {
         let mut unasked = request(&["author"]);
         unasked.allow_local_infile = false;
         let error = bench.refused(unasked).await;

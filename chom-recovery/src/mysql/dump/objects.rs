@@ -13,6 +13,7 @@ use crate::{
         quote,
         server::Server,
         session::{Role, Row, Session, lossy, server_code},
+        tables,
     },
 };
 
@@ -124,6 +125,10 @@ impl Reader<'_> {
         let mut schemas = Vec::new();
         for row in self.session.rows(sql).await? {
             let name = row.text(0)?;
+            // What a restore of single tables keeps beside is no part of production.
+            if tables::is_own(&name) {
+                continue;
+            }
             let create =
                 self.create(&format!("SHOW CREATE DATABASE {}", quote::ident(&name)), "Create Database").await?;
             schemas.push(Schema { name, create: create.1 });
@@ -148,6 +153,7 @@ impl Reader<'_> {
                 comment: row.bytes(5).map(lossy).unwrap_or_default(),
             });
         }
+        names.retain(|name| !tables::is_own(&name.schema));
         // The server orders by its own collation, which differs between versions.
         names.sort_by(|a, b| (&a.schema, &a.table).cmp(&(&b.schema, &b.table)));
         Ok(names)

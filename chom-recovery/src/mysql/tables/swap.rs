@@ -160,25 +160,30 @@ impl Server {
         failpoint::hit("after tables are renamed");
         make_triggers(session, places, side).await?;
         failpoint::hit("after triggers are made");
+        let mut later = Vec::new();
         for place in places {
             let (keys, aside) = match side {
                 Side::Restored => (&place.keys, &place.kept),
                 Side::Old => (&place.old_keys, &place.undone),
             };
-            if side == Side::Restored || place.present.is_some() {
-                for key in keys {
-                    tie(session, &place.target, key).await?;
+            let own = if side == Side::Restored || place.present.is_some() { &keys[..] } else { &[] };
+            let own = own.iter().map(|key| (&place.target, key));
+            for (table, key) in own.chain(place.children.iter().map(|child| (&child.table, &child.key))) {
+                match tie(session, table, key).await {
+                    // A parent that is not there cannot be locked (1100), and may be referred to all the same.
+                    Err(error) if server_code(&error) == Some(1100) => later.push((table, key)),
+                    tied => tied?,
                 }
             }
             // Rows that are only kept must not hold production's rows.
             if side == Side::Old || place.present.is_some() {
                 untie(session, aside).await?;
             }
-            for child in &place.children {
-                tie(session, &child.table, &child.key).await?;
-            }
         }
         session.run("UNLOCK TABLES").await?;
+        for (table, key) in later {
+            tie(session, table, key).await?;
+        }
         failpoint::hit("after keys are tied");
         if side == Side::Restored {
             for place in places {
