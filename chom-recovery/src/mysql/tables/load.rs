@@ -26,7 +26,7 @@ use crate::{
 pub(crate) enum LocalInfile {
     /// It has to take it as it is.
     AsIs,
-    /// It is switched on while rows are loaded.
+    /// It is off, and is switched on while rows are loaded.
     WhileLoading,
 }
 
@@ -109,21 +109,16 @@ impl Restore {
         Ok(())
     }
 
-    /// Switches `LOAD DATA LOCAL` on, where that is allowed and needed.
+    /// Switches `LOAD DATA LOCAL` on, where that is allowed and needed. An attempt that was killed may have left it on: it
+    /// is switched off all the same in the end.
     async fn allow(&mut self, local_infile: LocalInfile) -> Result<()> {
+        if local_infile == LocalInfile::WhileLoading {
+            self.switched_on = true;
+            let on = self.session.run("SET GLOBAL local_infile = ON").await;
+            return on.map(drop).map_err(|e| e.during("cannot switch local_infile on"));
+        }
         let value = self.session.row("SELECT @@global.local_infile").await?.map_or(Ok(None), |r| r.number(0))?;
-        if value == Some(1) {
-            return Ok(());
-        }
-        if local_infile == LocalInfile::AsIs {
-            return Err(refused_infile());
-        }
-        self.session
-            .run("SET GLOBAL local_infile = ON")
-            .await
-            .map_err(|e| e.during("cannot switch local_infile on"))?;
-        self.switched_on = true;
-        Ok(())
+        if value == Some(1) { Ok(()) } else { Err(refused_infile()) }
     }
 
     /// The table of the helpers goes to replicas too, since a function may write to it; the functions stay here, where they

@@ -150,10 +150,7 @@ impl Server {
                 })?,
                 None => Vec::new(),
             };
-            let children = match is_copy {
-                true => Vec::new(),
-                false => children(&mut session, &wish.target, &wanted).await?,
-            };
+            let children = if is_copy { Vec::new() } else { children(&mut session, &wish.target, &wanted).await? };
             tables.push(Placed {
                 definition: definition.hash(),
                 keys: if is_copy { Vec::new() } else { definition.keys },

@@ -112,7 +112,7 @@ impl Procedure for RestoreTables {
             return Err(refused_infile());
         }
         check_space(&run, parts, &site, &look).await?;
-        let loaded = load(&run, parts, &work, &backup, &look, request.allow_local_infile).await?;
+        let loaded = load(&run, parts, &work, &backup, &look).await?;
         let checked = verify(&run, parts, &work, &backup, &look).await?;
         swap(&run, parts, &work, &backup, &look).await?;
         let orphans = orphans(&run, &work, &look).await?;
@@ -170,14 +170,16 @@ async fn choose(run: &Run, parts: &Parts, wanted: &Selector) -> Result<BackupInf
 
 async fn newest_logical(catalog: &Catalog, wanted: &Selector) -> Result<BackupPlace> {
     let mut info = catalog.select(wanted).await?;
-    while *wanted == Selector::Latest {
+    if *wanted != Selector::Latest {
+        return Ok(info.place);
+    }
+    loop {
         let reader = catalog.open(&info.place).await?;
         if reader.manifest().component(DATABASE)?.kind == ComponentKind::Logical {
-            break;
+            return Ok(info.place);
         }
         info = catalog.select(&Selector::Before(info.id())).await?;
     }
-    Ok(info.place)
 }
 
 async fn look(run: &Run, parts: &Parts, tables: &Tables, backup: &BackupInfo, asked: &Asked) -> Result<Look> {
@@ -225,14 +227,7 @@ fn names(look: &Look) -> Vec<(&TableName, &TableName)> {
     look.tables.iter().map(|t| (&t.source, &t.target)).collect()
 }
 
-async fn load(
-    run: &Run,
-    parts: &Parts,
-    tables: &Tables,
-    backup: &BackupInfo,
-    look: &Look,
-    allow_local_infile: bool,
-) -> Result<Loaded> {
+async fn load(run: &Run, parts: &Parts, tables: &Tables, backup: &BackupInfo, look: &Look) -> Result<Loaded> {
     let (catalog, place) = (parts.catalog.clone(), backup.place.clone());
     let (loading, clearing) = (tables.clone(), tables.clone());
     let (places, to_clear, was_off) = (look.tables.clone(), look.tables.clone(), !look.local_infile);
@@ -251,7 +246,7 @@ async fn load(
         .run(async move |cx| {
             let reader = catalog.open(&place).await?;
             let progress = Arc::new(move |done, total| cx.progress(done, total));
-            loading.ops.load(&loading.container, &reader, &places, allow_local_infile, progress).await
+            loading.ops.load(&loading.container, &reader, &places, was_off, progress).await
         })
         .await
 }

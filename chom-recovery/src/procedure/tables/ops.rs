@@ -25,7 +25,7 @@ pub trait TableOps: fmt::Debug + Send + Sync + 'static {
     async fn look(&self, container: &str, backup: &BackupReader, asked: &Asked, run: &str) -> Result<Look>;
 
     /// Makes the tables anew beside production's, and loads their rows: of the backup only what they need is read, and
-    /// verified on the way.
+    /// verified on the way. `switch_local_infile_on` switches it on for that time and off afterwards.
     ///
     /// # Errors
     /// `Corrupt`: a part is damaged. `Precondition`: the server takes no rows from clients.
@@ -34,7 +34,7 @@ pub trait TableOps: fmt::Debug + Send + Sync + 'static {
         container: &str,
         backup: &BackupReader,
         places: &[Placed],
-        allow_local_infile: bool,
+        switch_local_infile_on: bool,
         progress: Progress,
     ) -> Result<Loaded>;
 

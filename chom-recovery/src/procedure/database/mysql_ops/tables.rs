@@ -52,7 +52,7 @@ impl TableOps for MySqlOps {
         container: &str,
         backup: &BackupReader,
         places: &[Placed],
-        allow_local_infile: bool,
+        switch_local_infile_on: bool,
         progress: Progress,
     ) -> Result<Loaded> {
         let component = logical_component(backup).await?;
@@ -65,7 +65,7 @@ impl TableOps for MySqlOps {
             of: component.parts().iter().map(|part| part.stored_len).sum(),
             ..Loaded::default()
         };
-        let local_infile = if allow_local_infile { LocalInfile::WhileLoading } else { LocalInfile::AsIs };
+        let local_infile = if switch_local_infile_on { LocalInfile::WhileLoading } else { LocalInfile::AsIs };
         let mut restore = Restore::begin(&server, &objects, places, local_infile).await?;
         let load = async {
             for part in parts() {
