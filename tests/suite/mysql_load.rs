@@ -387,33 +387,6 @@ async fn a_server_answers_what_a_recovery_asks() {
     assert_eq!((capped.good, capped.unchecked.len()), (0, 3), "{capped:?}");
 }
 
-/// InnoDB may end the server over a damaged page, while other tables are being checked.
-#[tokio::test]
-async fn a_damaged_page_is_found_and_no_table_is_called_good_for_nothing() {
-    let test = "a_damaged_page_is_found_and_no_table_is_called_good_for_nothing";
-    let Some(image) = Image::chosen(test) else { return };
-    let server = TestServer::start_with(image, &[], &["--volume"]).await;
-    server.script(
-        "CREATE DATABASE k; USE k; CREATE TABLE big (id int PRIMARY KEY AUTO_INCREMENT, v varchar(200));
-         INSERT INTO big (v) VALUES (REPEAT('x', 200)), (REPEAT('y', 200));
-         INSERT INTO big (v) SELECT b.v FROM big b, big c, big d, big e, big f, big g, big h, big i, big j;
-         INSERT INTO big (v) SELECT b.v FROM big b LIMIT 4000; ANALYZE TABLE big;
-         CREATE TABLE a LIKE big; CREATE TABLE b LIKE big; CREATE TABLE c LIKE big; CREATE TABLE d LIKE big;
-         CREATE TABLE e LIKE big;",
-    );
-    let pages = "of=/var/lib/mysql/k/big.ibd";
-    server.exec(&["dd", "if=/dev/urandom", pages, "bs=16384", "seek=6", "count=12", "conv=notrunc"]);
-    server.restart();
-    let connected = server.connect().await;
-    let report = connected.check_tables(Duration::from_secs(30)).await.unwrap();
-    println!("{report:?}");
-    assert!(report.corrupt.iter().any(|problem| problem.table == "k.big"), "{report:?}");
-    assert_eq!(report.good + report.corrupt.len() + report.unchecked.len(), 6, "{report:?}");
-    if connected.ping().await.is_ok() {
-        assert_eq!((report.good, report.corrupt.len()), (5, 1), "{report:?}");
-    }
-}
-
 #[tokio::test]
 async fn the_next_id_is_known_after_a_restart() {
     let Some(image) = Image::chosen("the_next_id_is_known_after_a_restart") else { return };

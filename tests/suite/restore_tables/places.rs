@@ -68,7 +68,6 @@ async fn a_table_that_is_gone_comes_back_with_its_triggers_and_nobody_is_asked()
     let Some(bench) = Bench::open(test).await else { return };
     let sound = bench.state().await;
     bench.back_up().await;
-    bench.run(&["SET foreign_key_checks = 0"]).await;
     let mut sql = bench.sql().await;
     sql.run("SET foreign_key_checks = 0").await;
     sql.run("DROP TABLE shelf.book").await;
