@@ -306,6 +306,10 @@ pub(crate) enum Backup {
         /// Compression of the parts
         #[arg(long, value_enum, default_value_t = CompressionChoice::Zstd)]
         compression: CompressionChoice,
+        /// logical: rows and definitions, into newer servers too, and table by table; physical: the data files, much faster
+        /// back, into the same release series
+        #[arg(long, value_enum, default_value_t = KindChoice::Logical)]
+        kind: KindChoice,
     },
     /// List backups, newest last
     List {
@@ -388,6 +392,12 @@ pub(crate) struct Why {
 pub(crate) enum CompressionChoice {
     Zstd,
     Gzip,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum KindChoice {
+    Logical,
+    Physical,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

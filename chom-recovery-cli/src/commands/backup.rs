@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use chom_recovery::{
     Result,
-    catalog::{BackupInfo, Compression, Level, Listing, Selector, VerifyReport, legacy::LegacyListing},
+    catalog::{BackupInfo, ComponentKind, Compression, Level, Listing, Selector, VerifyReport, legacy::LegacyListing},
     probe::Status,
-    procedure::database::ops::BackUp,
+    procedure::database::ops::{BackUp, DatabaseKind},
     recovery::{BackupStatus, CopyReport},
+    system::DATABASE,
 };
 use chrono::{DateTime, Utc};
 use comfy_table::{Cell, Color};
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{export, health, legacy};
 use crate::{
-    args::{Backup, CompressionChoice, Depth},
+    args::{Backup, CompressionChoice, Depth, KindChoice},
     consent::login_name,
     exit::Exit,
     human,
@@ -28,8 +29,9 @@ use crate::{
 pub(crate) async fn run(session: &Session, command: Backup) -> Result<Exit> {
     let output = &session.output;
     match command {
-        Backup::Create { components, tags, compression } => {
-            create(session, BackUp { components, tags, run: None, compression: compression.into() }).await
+        Backup::Create { components, tags, compression, kind } => {
+            let request = BackUp { components, tags, run: None, compression: compression.into(), kind: kind.into() };
+            create(session, request).await
         }
         Backup::List { tag } => list(session, tag.as_deref()).await,
         Backup::Show { which } => {
@@ -165,6 +167,15 @@ impl From<CompressionChoice> for Compression {
     }
 }
 
+impl From<KindChoice> for DatabaseKind {
+    fn from(choice: KindChoice) -> Self {
+        match choice {
+            KindChoice::Logical => Self::Logical,
+            KindChoice::Physical => Self::Physical,
+        }
+    }
+}
+
 impl From<Depth> for Level {
     fn from(depth: Depth) -> Self {
         match depth {
@@ -176,7 +187,13 @@ impl From<Depth> for Level {
 }
 
 fn components(info: &BackupInfo) -> String {
-    let one = |name| format!("{name}{}", if info.incomplete.contains(name) { " (INCOMPLETE)" } else { "" });
+    let is_files = |name: &chom_recovery::catalog::Name| {
+        name.as_str() == DATABASE && info.database_kind == Some(ComponentKind::Physical)
+    };
+    let one = |name| {
+        let kind = if is_files(name) { " (physical)" } else { "" };
+        format!("{name}{kind}{}", if info.incomplete.contains(name) { " (INCOMPLETE)" } else { "" })
+    };
     info.components.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chom_recovery::{
     Result,
     objective::Achieved,
-    procedure::{Recovered, close},
+    procedure::{Recovered, close, database::ops::Verified},
     recovery::{Leftovers, Pruned, Report},
     report::{RunReport, standing},
     run::{
@@ -153,11 +153,9 @@ pub(crate) fn print_report(output: &Output, report: &RunReport) {
     achieved(output, "RPO", rpo, report.rpo);
     if let Some(Report::Drill(done)) = &report.achieved {
         output.line(format!(
-            "backup {} can be restored (L3): {} tables, {} rows and {} definitions compared",
+            "backup {} can be restored (L3): {}",
             done.backup.id(),
-            done.verified.tables,
-            done.verified.rows,
-            done.verified.definitions
+            compared(&done.verified)
         ));
     }
     if let Some(Report::BackUp(info)) = &report.achieved {
@@ -185,13 +183,10 @@ pub(crate) fn print_report(output: &Output, report: &RunReport) {
     if let Some(Report::RecoverDatabase(done)) = &report.achieved {
         let from = match &done.restored {
             Some(restored) => {
-                let verified = &restored.verified;
                 format!(
-                    "restored from backup {}: {} tables, {} rows and {} definitions compared before the swap",
+                    "restored from backup {}: {} before the swap",
                     restored.backup.name(),
-                    verified.tables,
-                    verified.rows,
-                    verified.definitions
+                    compared(&restored.verified)
                 )
             }
             None => "no data was replaced: starting the server was enough".into(),
@@ -258,6 +253,16 @@ pub(crate) fn print_checklist(output: &Output, checklist: &[CheckSummary]) {
         table.add_row([Cell::new(&check.item), verdict, Cell::new(&check.text), Cell::new(&check.evidence)]);
     }
     output.line(table.trim_fmt());
+}
+
+/// What was proven of a restored database.
+fn compared(verified: &Verified) -> String {
+    let Verified { tables, rows, definitions, is_physical } = verified;
+    if *is_physical {
+        format!("{tables} tables read to their end by the server, and {definitions} definitions compared")
+    } else {
+        format!("{tables} tables, {rows} rows and {definitions} definitions compared")
+    }
 }
 
 fn print_recovered(output: &Output, done: &Recovered) {

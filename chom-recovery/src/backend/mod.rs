@@ -221,6 +221,13 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Lists the containers that carry [`RUN_LABEL`].
     async fn own_containers(&self) -> Result<Vec<Container>>;
 
+    /// Finds the folder of this host that is the root of a running container's files, as its processes see them; `None`: they
+    /// are not reached from here. Paths below it are for [`Root::below`](crate::files::Root::below): a link in a container
+    /// would lead to this host's files. The default reaches none.
+    async fn container_root(&self, _container: &str) -> Result<Option<std::path::PathBuf>> {
+        Ok(None)
+    }
+
     /// Gives an address of a container's port that this process can dial; it stays open as long as the returned
     /// value lives.
     ///

@@ -13,13 +13,14 @@ use crate::{
         hold::Hold,
         id::{BackupId, HostId, Name, RepositoryId},
         layout::Place,
+        manifest::ComponentKind,
         reader::BackupReader,
         sign::SignerId,
         tombstone::Tombstone,
         verify::Level,
     },
     error::{Error, ErrorKind, ErrorRecord, Result},
-    system::SystemId,
+    system::{DATABASE, SystemId},
 };
 
 /// A backup, as a list shows it.
@@ -42,6 +43,9 @@ pub struct BackupInfo {
     pub components: Vec<Name>,
     /// The database server that it was made from.
     pub database: Option<DatabaseFacts>,
+    /// How its database is kept: as a dump, or as data files. `None`: it holds none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database_kind: Option<ComponentKind>,
     /// Tags.
     pub tags: Vec<Name>,
     /// What a person should know before restoring it. Empty in a list where it is sealed: choosing a backup opens it, if
@@ -130,6 +134,7 @@ impl BackupInfo {
             plain_len: manifest.plain_len(),
             components: manifest.components.iter().map(|c| c.name.clone()).collect(),
             database: database.clone(),
+            database_kind: manifest.components.iter().find(|c| c.name.as_str() == DATABASE).map(|c| c.kind),
             tags: tags.iter().cloned().collect(),
             warnings: manifest.details.as_ref().map(|d| d.warnings.clone()).unwrap_or_default(),
             recipients: manifest.recipients.clone(),

@@ -57,6 +57,7 @@ mod layout;
 pub mod legacy;
 pub mod logical;
 mod manifest;
+pub mod physical;
 mod probe;
 mod prune;
 mod reader;

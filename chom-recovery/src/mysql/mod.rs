@@ -19,6 +19,7 @@ mod json;
 pub mod load;
 mod login;
 mod objects;
+pub mod physical;
 mod quote;
 mod scratch;
 mod server;

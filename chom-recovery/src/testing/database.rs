@@ -362,6 +362,7 @@ impl DatabaseOps for SimDatabase {
             tables: data.tables.len() as u64,
             rows: data.tables.values().map(|t| rows(t)).sum(),
             definitions: 0,
+            is_physical: false,
         })
     }
 

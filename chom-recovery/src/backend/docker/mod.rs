@@ -264,6 +264,10 @@ impl Backend for DockerBackend {
         self.connection.matching(&[("label", RUN_LABEL)]).await
     }
 
+    async fn container_root(&self, container: &str) -> Result<Option<std::path::PathBuf>> {
+        self.connection.container_root(container).await
+    }
+
     async fn endpoint(&self, container: &str, port: u16) -> Result<Endpoint> {
         self.connection.endpoint(container, port).await
     }

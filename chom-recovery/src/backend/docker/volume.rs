@@ -106,6 +106,16 @@ impl Connection {
         Ok(Path::new(folder).parent().is_some_and(Path::is_dir))
     }
 
+    /// Finds the root of a running container's files. It is reached through its first process, whatever stores the layers.
+    pub(super) async fn container_root(&self, container: &str) -> Result<Option<std::path::PathBuf>> {
+        let pid = self.inspect(container).await?.state.and_then(|state| state.pid).filter(|pid| *pid > 0);
+        let root = pid.map(|pid| std::path::PathBuf::from(format!("/proc/{pid}/root")));
+        match root {
+            Some(root) if self.reaches(&root.to_string_lossy()).await? => Ok(Some(root)),
+            _ => Ok(None),
+        }
+    }
+
     /// Tells which content a volume's name leads to.
     pub(super) async fn volume_identity(self: &Arc<Self>, project: &str, name: &str) -> Result<VolumeIdentity> {
         if let Some(folder) = self.host_folder(name).await? {

@@ -24,6 +24,8 @@ const HARD_LINKS: u32 = 90_000_000;
 const SYMLINKS: u32 = 92_000_000;
 const FOLDERS: u32 = 95_000_000;
 const REPORT: u32 = 99_000_000;
+/// First number of what follows a tree and is none of it.
+pub(super) const AFTER_TREE: u32 = 99_000_001;
 /// Name of the last part: what was wrong with the tree.
 const TROUBLES: &str = "troubles";
 /// Notes of a part.

@@ -8,7 +8,7 @@ use std::{
 
 use futures::{StreamExt, TryStreamExt, stream::FuturesUnordered};
 
-use super::{ALLOCATED, BYTES, OnProgress, TROUBLES, lanes, number};
+use super::{AFTER_TREE, ALLOCATED, BYTES, OnProgress, TROUBLES, lanes, number};
 use crate::{
     catalog::{ComponentReader, PartRecord},
     error::{Error, ErrorKind, Result},
@@ -154,7 +154,7 @@ impl Layout {
     fn of(component: &ComponentReader) -> Result<Self> {
         let mut layout = Self::default();
         for part in component.parts() {
-            if part.meta.what == TROUBLES {
+            if part.meta.what == TROUBLES || part.index >= AFTER_TREE {
                 continue;
             }
             let said = |number: Option<u64>| {

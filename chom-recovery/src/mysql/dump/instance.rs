@@ -15,10 +15,10 @@ use crate::{
 };
 
 /// Table → number that InnoDB gave its rows: another number under the same name means other rows.
-pub(super) type Identities = BTreeMap<String, u64>;
+pub(in crate::mysql) type Identities = BTreeMap<String, u64>;
 
 /// Reads the identities of all tables and partitions of InnoDB; `None` where the account may not see them.
-pub(super) async fn identities(server: &Server) -> Result<Option<Identities>> {
+pub(in crate::mysql) async fn identities(server: &Server) -> Result<Option<Identities>> {
     let mut session = server.session(Role::Read).await?;
     let found = async {
         let mut found = Identities::new();

@@ -11,7 +11,7 @@
 //! document of MySQL as its text and, in a second cell, the types that its text does not tell.
 
 mod encode;
-mod instance;
+pub(super) mod instance;
 mod key;
 pub(super) mod objects;
 pub(super) mod pieces;

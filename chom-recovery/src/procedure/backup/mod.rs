@@ -13,7 +13,7 @@ use super::{
 use crate::{
     catalog::BackupInfo,
     error::Result,
-    run::{Effect, Run, Undo},
+    run::{Effect, Run},
 };
 
 /// Name of the procedure in journals.
@@ -27,15 +27,19 @@ pub const PROCEDURE: &str = "back-up";
 pub async fn create(run: &Run, parts: &Parts, request: &BackUp) -> Result<BackupInfo> {
     let site = database::survey(run, parts).await?;
     let (ops, production) = (parts.database.clone(), site.production().clone());
+    let undoing = (ops.clone(), production.clone());
     let mut request = request.clone();
     request.run = Some(run.id().to_string());
     run.step("dump")
         // A dump that was interrupted left nothing that anybody can see; the next one is a backup of its own.
         .effect(Effect::Idempotent)
-        .undo(Undo::Unnecessary("a backup harms nobody"))
+        .undo_text("remove what is left of a copy that it made of the data files; a backup harms nobody")
+        .undo_with(async move |_, _: Option<BackupInfo>| undoing.0.discard_copies(&undoing.1).await)
         .retry(1, std::time::Duration::from_secs(5))
         .timeout(std::time::Duration::from_hours(12))
         .run(async move |cx| {
+            // Of a backup that was killed: it takes as much room as the data.
+            ops.discard_copies(&production).await?;
             ops.back_up(&production, &request, Arc::new(move |done, total| cx.progress(done, total))).await
         })
         .await

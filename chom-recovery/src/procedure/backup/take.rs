@@ -12,7 +12,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     files::{Root, Rules, walk::TroubleKind},
     procedure::{
-        database::ops::{BackUp, Progress},
+        database::ops::{BackUp, DatabaseKind, Progress},
         locate, redis,
     },
     system::{Component, DATABASE, System, TreeKind},
@@ -148,7 +148,11 @@ async fn write(
     let begin = repository.ids().now();
     let mut facts = Facts::new(Capture { begin, point: begin, end: begin });
     if with_database {
-        let spec = ComponentSpec::new(DATABASE, ComponentKind::Logical)?.compression(request.compression);
+        let kind = match request.kind {
+            DatabaseKind::Logical => ComponentKind::Logical,
+            DatabaseKind::Physical => ComponentKind::Physical,
+        };
+        let spec = ComponentSpec::new(DATABASE, kind)?.compression(request.compression);
         facts = dump(&writer.component(spec)?).await?;
     }
     let mut known = Vec::new();

@@ -106,6 +106,7 @@ impl Verified {
             tables,
             rows: contents.user_tables().map(|(_, _, table)| table.rows).sum(),
             definitions: tables + contents.objects.len() as u64,
+            is_physical: false,
         }
     }
 }

@@ -10,13 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use super::source::Source;
 use crate::{
-    backend::{Container, Mount, OneOff},
-    catalog::{BackupInfo, BackupReader, Compression},
+    backend::{Container, Mount, MountSource, OneOff},
+    catalog::{BackupInfo, BackupReader, ComponentKind, Compression},
     error::{Error, ErrorKind, Result},
     mysql::LoginAnswer,
     probe::SharedProbe,
     procedure::tables::ops::TableOps,
     secret::Secret,
+    system::DATABASE,
 };
 
 /// Called with bytes done so far, and all bytes where known.
@@ -51,6 +52,14 @@ impl Production {
             data_dir: data_dir.to_owned(),
             time_zone: None,
         }
+    }
+
+    /// Returns what holds its data: the full name of a volume, or the path of a folder of the Engine's host.
+    pub fn data(&self) -> Option<&str> {
+        self.mounts.iter().find(|m| m.target == self.data_dir).and_then(|m| match &m.source {
+            MountSource::Volume(data) | MountSource::HostPath(data) => Some(data.as_str()),
+            MountSource::Tmpfs => None,
+        })
     }
 }
 
@@ -117,6 +126,12 @@ pub trait DatabaseOps: fmt::Debug + Send + Sync + 'static {
         Err(Error::new(ErrorKind::Unsupported, "single tables of this database cannot be restored"))
     }
 
+    /// Ends and removes copies of its data that a backup, which was killed, had begun to make on production's server. Nothing
+    /// else is touched; a server that does not run keeps them for the next time. The default makes no copies.
+    async fn discard_copies(&self, _production: &Production) -> Result<()> {
+        Ok(())
+    }
+
     /// Takes a backup of a running server and verifies it, as deep as
     /// [`verify_written`](crate::catalog::verify_written) can.
     async fn back_up(&self, production: &Production, request: &BackUp, progress: Progress) -> Result<BackupInfo>;
@@ -137,6 +152,26 @@ pub struct BackUp {
     /// Compression of its parts.
     #[serde(default)]
     pub compression: Compression,
+    /// How the database is kept.
+    #[serde(default, skip_serializing_if = "DatabaseKind::is_logical")]
+    pub kind: DatabaseKind,
+}
+
+/// How a backup keeps the database.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DatabaseKind {
+    /// As rows and definitions: goes into newer servers too, table by table where it has to.
+    #[default]
+    Logical,
+    /// As the server's data files: back in the time it takes to copy them, into the same release series alone.
+    Physical,
+}
+
+impl DatabaseKind {
+    fn is_logical(&self) -> bool {
+        *self == Self::Logical
+    }
 }
 
 /// What is wrong with the production database.
@@ -234,6 +269,9 @@ pub struct Verified {
     pub rows: u64,
     /// Definitions equal: of schemas, tables, views, triggers, routines, events, accounts.
     pub definitions: u64,
+    /// The backup is physical: the server read every table to its end and found it sound, and nobody compared its rows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_physical: bool,
 }
 
 impl Verified {
@@ -244,8 +282,14 @@ impl Verified {
             tables: baselines.tables.len() as u64,
             rows: baselines.tables.iter().map(|t| t.rows).sum(),
             definitions: baselines.objects.values().sum(),
+            is_physical: is_physical(backup),
         })
     }
+}
+
+/// Tells whether a backup keeps the database as data files.
+pub(super) fn is_physical(backup: &BackupReader) -> bool {
+    backup.manifest().component(DATABASE).is_ok_and(|component| component.kind == ComponentKind::Physical)
 }
 
 /// A counter that was raised.

@@ -113,6 +113,11 @@ impl Origin {
         }
     }
 
+    /// Tells whether it keeps the database as data files.
+    pub fn is_physical(&self) -> bool {
+        matches!(self, Self::Repository(info) if info.database_kind == Some(catalog::ComponentKind::Physical))
+    }
+
     /// Returns what a person should know of it.
     pub fn warnings(&self) -> &[String] {
         match self {

@@ -21,7 +21,9 @@ const JOURNAL: u64 = 1 << 20;
 /// `NoSpace`: the Engine's filesystem or that of the state directory has too little room; the numbers are named.
 pub async fn check_space(run: &Run, parts: &Parts, site: &Site, backup: &CheckedBackup) -> Result<()> {
     let keep_free = parts.system.limits.keep_free_bytes;
-    let needed = backup.origin().plain_len().saturating_mul(5) / 2 + FRESH_SERVER;
+    let plain = backup.origin().plain_len();
+    // Files take the room that they took; rows get indexes.
+    let needed = if backup.origin().is_physical() { plain } else { plain.saturating_mul(5) / 2 } + FRESH_SERVER;
     let look = async {
         let volume = &site.original.volume;
         let free = parts.backend.measure_volume(volume).await?.free_bytes;

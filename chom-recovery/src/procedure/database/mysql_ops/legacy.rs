@@ -183,6 +183,7 @@ impl MySqlOps {
             tables: comparison.tables as u64,
             rows: comparison.rows,
             definitions: comparison.definitions as u64,
+            is_physical: false,
         })
     }
 }

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use super::{
-    ops::{Assessment, BackUp, DatabaseOps, Loaded, NextIds, Production, Progress, RaisedCounter, Verified},
+    ops::{
+        Assessment, BackUp, DatabaseKind, DatabaseOps, Loaded, NextIds, Production, Progress, RaisedCounter, Verified,
+        is_physical,
+    },
     source::Source,
 };
 use crate::{
@@ -23,9 +26,13 @@ use crate::{
 };
 
 mod assess;
+mod copies;
 mod legacy;
+mod physical;
 mod raise;
 mod tables;
+
+use physical::verify_copy;
 
 /// Folder in every image, for the candidate's one-time password.
 const PASSWORD_FILE: &str = "/run/chom-recovery-password";
@@ -132,7 +139,7 @@ impl MySqlOps {
             Source::Legacy(dump) => return self.load_dump(&reached.server, dump, progress).await,
         };
         if let Some(from) = &backup.manifest().facts.database {
-            check_version(from, reached.server.info())?;
+            check_version(ComponentKind::Logical, from, reached.server.info())?;
         }
         let component = backup.component(DATABASE).await?;
         let total = component.parts().iter().map(|p| p.plain_len).sum();
@@ -176,9 +183,12 @@ impl DatabaseOps for MySqlOps {
         let Some(from) = &backup.manifest().facts.database else {
             return Err(Error::new(ErrorKind::Unsupported, "this backup holds no database"));
         };
+        if is_physical(backup) {
+            return self.check_copy(backup, from, production).await;
+        }
         // A server that does not answer is judged when the candidate, made from its image, has started.
         match self.production(&production.container).await {
-            Ok(reached) => check_version(from, reached.server.info()).map(|()| Vec::new()),
+            Ok(reached) => check_version(ComponentKind::Logical, from, reached.server.info()).map(|()| Vec::new()),
             Err(_) => Ok(Vec::new()),
         }
     }
@@ -218,30 +228,38 @@ impl DatabaseOps for MySqlOps {
         // Production's own may be more than the candidate has in all, or by default a small part of it.
         let memory = self.system.limits.candidate_memory;
         command.push(format!("--innodb-buffer-pool-size={}", memory / 2));
+        // Data files bring their accounts along, and have to be there before the server starts.
+        let is_filled_first = matches!(backup, Source::Repository(backup) if is_physical(backup));
+        let one_time_password = OneOffFile {
+            path: PASSWORD_FILE.into(),
+            content: password.clone(),
+            mode: 0o400,
+            uid: MYSQL_UID,
+            gid: MYSQL_UID,
+        };
         Ok(OneOff {
             name: name.to_owned(),
             image: production.image_id.clone(),
             entrypoint: None,
             command,
-            env: candidate_env(production),
+            env: candidate_env(production, is_filled_first),
             user: None,
             mounts: std::iter::once(data).chain(settings).collect(),
-            files: vec![OneOffFile {
-                path: PASSWORD_FILE.into(),
-                content: password.clone(),
-                mode: 0o400,
-                uid: MYSQL_UID,
-                gid: MYSQL_UID,
-            }],
+            files: if is_filled_first { Vec::new() } else { vec![one_time_password] },
             network: Network::Isolated,
             own_names: Vec::new(),
             labels: crate::backend::Labels::new(),
             memory: Some(memory),
-            start: true,
+            start: !is_filled_first,
         })
     }
 
     async fn load(&self, candidate: &str, password: &Secret, backup: &Source, progress: Progress) -> Result<Loaded> {
+        if let Source::Repository(backup) = backup
+            && is_physical(backup)
+        {
+            return self.start_on_copy(candidate, backup, progress).await;
+        }
         tokio::select! {
             ended = self.candidate_ended(candidate) => Err(ended),
             loaded = self.load_into(candidate, password, backup, progress) => loaded,
@@ -254,18 +272,16 @@ impl DatabaseOps for MySqlOps {
         let reached = self
             .reach(endpoint, &database.user, database.password.resolve().await?, Duration::from_secs(30))
             .await
-            .map_err(|e| match e.kind() {
-                ErrorKind::Authentication => e
-                    .during("the accounts of the backup refuse the configured credentials")
-                    .hint("the password was changed after the backup: configure the one of that time, then resume"),
-                _ => e,
-            })?;
+            .map_err(of_backups_accounts)?;
         load::prove_durable(&reached.server).await?;
         let backup = match backup {
             Source::Repository(backup) => backup,
             Source::Legacy(dump) => return self.verify_dump(&reached.server, dump).await,
         };
         let component = backup.component(DATABASE).await?;
+        if is_physical(backup) {
+            return verify_copy(&reached.server, &component).await;
+        }
         let baseline = logical::read_baseline(&component).await?;
         let comparison = compare(&reached.server, &baseline, Scope::Everything).await?;
         comparison.require_equal()?;
@@ -273,6 +289,7 @@ impl DatabaseOps for MySqlOps {
             tables: comparison.tables as u64,
             rows: comparison.rows,
             definitions: comparison.definitions as u64,
+            is_physical: false,
         })
     }
 
@@ -324,10 +341,17 @@ impl DatabaseOps for MySqlOps {
         Ok(Arc::new(self.clone()))
     }
 
+    async fn discard_copies(&self, production: &Production) -> Result<()> {
+        self.discard(production).await
+    }
+
     async fn back_up(&self, production: &Production, request: &BackUp, progress: Progress) -> Result<BackupInfo> {
         let taking = Taking { system: &self.system, backend: &self.backend, repository: &self.repository, request };
         let told = progress.clone();
         let dump = async |component: &ComponentWriter| {
+            if request.kind == DatabaseKind::Physical {
+                return self.copy_to(production, component, request.run.as_deref(), told.clone()).await;
+            }
             let reached = self.production(&production.container).await?;
             let expected = reached.server.sizes().await?.iter().map(|t| t.bytes).sum::<u64>();
             let report = |p: &dump::Progress| told(p.bytes, Some(expected.max(p.bytes)));
@@ -339,20 +363,30 @@ impl DatabaseOps for MySqlOps {
     }
 }
 
-fn check_version(from: &catalog::DatabaseFacts, to: &mysql::ServerInfo) -> Result<()> {
+fn check_version(kind: ComponentKind, from: &catalog::DatabaseFacts, to: &mysql::ServerInfo) -> Result<()> {
     let flavour = match to.flavour {
         mysql::Flavour::Mysql => catalog::Flavour::Mysql,
         mysql::Flavour::Mariadb => catalog::Flavour::Mariadb,
     };
-    catalog::compatible(ComponentKind::Logical, (from.flavour, &from.version), (flavour, &to.version_text))
+    catalog::compatible(kind, (from.flavour, &from.version), (flavour, &to.version_text))
+}
+
+fn of_backups_accounts(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Authentication => error
+            .during("the accounts of the backup refuse the configured credentials")
+            .hint("the password was changed after the backup: configure the one of that time, then resume"),
+        _ => error,
+    }
 }
 
 /// Environment of a candidate: the contract of the official images; MariaDB's takes the names of MySQL's as well.
-fn candidate_env(production: &Production) -> Vec<(String, String)> {
-    let mut env = vec![
-        ("MYSQL_ROOT_PASSWORD_FILE".to_owned(), PASSWORD_FILE.to_owned()),
-        ("MYSQL_ROOT_HOST".to_owned(), "%".to_owned()),
-    ];
+fn candidate_env(production: &Production, has_accounts: bool) -> Vec<(String, String)> {
+    let mut env = Vec::new();
+    if !has_accounts {
+        env.push(("MYSQL_ROOT_PASSWORD_FILE".to_owned(), PASSWORD_FILE.to_owned()));
+        env.push(("MYSQL_ROOT_HOST".to_owned(), "%".to_owned()));
+    }
     // Events keep moments in UTC, and their definitions tell them in the server's own zone.
     env.extend(production.time_zone.iter().map(|zone| ("TZ".to_owned(), zone.clone())));
     env
@@ -373,10 +407,10 @@ mod tests {
             time_zone: Some("Europe/Berlin".into()),
         };
         let zone = |env: Vec<(String, String)>| env.into_iter().find(|(name, _)| name == "TZ").map(|(_, value)| value);
-        assert_eq!(zone(candidate_env(&production)).as_deref(), Some("Europe/Berlin"));
+        assert_eq!(zone(candidate_env(&production, false)).as_deref(), Some("Europe/Berlin"));
         production.time_zone = None;
-        assert_eq!(zone(candidate_env(&production)), None);
-        let names: Vec<_> = candidate_env(&production).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(zone(candidate_env(&production, false)), None);
+        let names: Vec<_> = candidate_env(&production, false).into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["MYSQL_ROOT_PASSWORD_FILE", "MYSQL_ROOT_HOST"]);
     }
 }

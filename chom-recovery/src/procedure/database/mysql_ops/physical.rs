@@ -1,0 +1,163 @@
+//! Physical backups: production's server copies its data files, which are stored, and a candidate that starts on them.
+
+use std::{path::Path, time::Duration};
+
+use super::{
+    super::ops::{Loaded, Production, Progress, Verified},
+    FIRST_START, MySqlOps, check_version, of_backups_accounts,
+};
+use crate::{
+    backend::MountSource,
+    catalog::{BackupReader, Capture, ComponentKind, ComponentReader, ComponentWriter, DatabaseFacts, Facts, physical},
+    error::{Error, ErrorKind, Result},
+    files::Root,
+    mysql::{
+        Server,
+        physical::{CopyBaseline, require_copyable, require_same, settings},
+    },
+    store::pipe,
+    system::DATABASE,
+};
+
+/// Longest time in which a server reads all of its tables.
+const CHECK: Duration = Duration::from_mins(100);
+/// Note that tells how exact the position is.
+const POSITION: &str = "position";
+
+impl MySqlOps {
+    /// Copies production's data files and stores them.
+    pub(super) async fn copy_to(
+        &self,
+        production: &Production,
+        component: &ComponentWriter,
+        run: Option<&str>,
+        progress: Progress,
+    ) -> Result<Facts> {
+        let id = run.map_or_else(|| ulid::Ulid::new().to_string(), str::to_owned);
+        let reached = self.production(&production.container).await?;
+        let server = &reached.server;
+        let mut warnings = require_copyable(server).await?;
+        self.require_room(production).await?;
+        let before = CopyBaseline::of(server).await?;
+        let copied = async {
+            let copy = self.make_copy(server, production, &id).await?;
+            let after = CopyBaseline::of(server).await?;
+            before.require_unchanged(&after)?;
+            let stored = physical::store(component, &copy.root, &before, progress).await?;
+            Ok::<_, Error>((copy, stored))
+        }
+        .await;
+        // It takes as much room as the data.
+        let removed = self.discard(production).await;
+        let (copy, stored) = copied?;
+        if let Err(error) = removed {
+            warnings.push(format!("the copy of the data files is still in `{}`: {error}", production.container));
+        }
+        warnings.extend(copy.warnings);
+        if stored.pages.unchecked > 0 {
+            let number = stored.pages.unchecked;
+            warnings
+                .push(format!("{number} pages are encrypted or compressed as a whole: their checksums are not known"));
+        }
+        let capture = Capture { begin: copy.begun, point: copy.ended, end: copy.ended };
+        let mut facts = physical::facts(server.info(), &before, capture, copy.position.as_ref());
+        facts.warnings = warnings;
+        facts.notes.insert(POSITION.into(), copy.position_is.into());
+        Ok(facts)
+    }
+
+    /// Refuses files that this server, or this host, cannot take.
+    pub(super) async fn check_copy(
+        &self,
+        backup: &BackupReader,
+        from: &DatabaseFacts,
+        production: &Production,
+    ) -> Result<Vec<String>> {
+        if !self.backend.engine().await?.is_local {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "the Engine runs on another host, and data files are put in place on its own alone",
+            )
+            .hint("run it there, or choose a logical backup: `chom-recovery backup list`"));
+        }
+        // A server that does not answer is judged when the candidate, made from its image, has started.
+        if let Ok(reached) = self.production(&production.container).await {
+            check_version(ComponentKind::Physical, from, reached.server.info())?;
+            require_same(&from.variables, &settings(&reached.server).await?)?;
+        }
+        let baseline = physical::read_baseline(&backup.component(DATABASE).await?).await?;
+        Ok(vec![format!(
+            "it holds the data files of {} tables, and no binary logs: the server begins new ones, under an identity of its own",
+            baseline.tables().count()
+        )])
+    }
+
+    /// Fills a candidate's volume, starts its server, and waits until that answers with the accounts of the backup.
+    pub(super) async fn start_on_copy(
+        &self,
+        candidate: &str,
+        backup: &BackupReader,
+        progress: Progress,
+    ) -> Result<Loaded> {
+        let component = backup.component(DATABASE).await?;
+        let root = self.volume_of(candidate).await?;
+        let keep_free = self.system.limits.keep_free_bytes;
+        let unpacked = physical::restore(&component, &root, keep_free, progress).await?;
+        drop(root);
+        self.backend.start_container(candidate).await?;
+        tokio::select! {
+            ended = self.candidate_ended(candidate) => Err(ended),
+            ready = self.await_copy(candidate, backup) => ready,
+        }?;
+        let tables = backup.private().await?.baselines.tables.len() as u64;
+        Ok(Loaded { rows: 0, bytes: unpacked.bytes, tables, warnings: Vec::new() })
+    }
+
+    /// Waits until a server that was started on a copy answers as what it was.
+    async fn await_copy(&self, candidate: &str, backup: &BackupReader) -> Result<()> {
+        let endpoint = self.candidate_endpoint(candidate, FIRST_START).await?;
+        let database = &self.system.database;
+        let reached = self.reach(endpoint, &database.user, database.password.resolve().await?, FIRST_START).await;
+        let reached = match reached.map_err(of_backups_accounts) {
+            Ok(reached) => reached,
+            Err(e) => return Err(e.with("log", self.last_lines(candidate).await)),
+        };
+        let Some(from) = &backup.manifest().facts.database else {
+            return Err(Error::new(ErrorKind::Unsupported, "this backup holds no database"));
+        };
+        check_version(ComponentKind::Physical, from, reached.server.info())
+    }
+
+    /// Opens the folder of a candidate's volume.
+    async fn volume_of(&self, candidate: &str) -> Result<Root> {
+        let container = self.backend.container(candidate).await?;
+        let data_dir = &self.system.database.data_dir;
+        let mounts = container.map(|c| c.mounts).unwrap_or_default();
+        let name = mounts.into_iter().find_map(|mount| match mount.source {
+            MountSource::Volume(name) if mount.target == *data_dir && !mount.read_only => Some(name),
+            _ => None,
+        });
+        let name = name.ok_or_else(|| {
+            Error::new(ErrorKind::Failed, format!("candidate `{candidate}` has no volume at `{data_dir}`"))
+        })?;
+        let volume = self.backend.volume(&name).await?;
+        let folder = volume
+            .as_ref()
+            .and_then(|v| v.host_folder())
+            .ok_or_else(|| Error::new(ErrorKind::Unsupported, format!("the folder of volume `{name}` is not known")))?;
+        let folder = Path::new(folder).to_owned();
+        pipe::blocking(move || Root::open(&folder)).await
+    }
+}
+
+/// Proves that a server on a copy has what was copied, and can read all of it.
+pub(super) async fn verify_copy(server: &Server, component: &ComponentReader) -> Result<Verified> {
+    let baseline = physical::read_baseline(component).await?;
+    let verdict = baseline.verify(server, CHECK).await?;
+    Ok(Verified {
+        tables: (verdict.check.good + verdict.check.unchecked.len()) as u64,
+        rows: 0,
+        definitions: verdict.definitions as u64,
+        is_physical: true,
+    })
+}
