@@ -152,11 +152,7 @@ pub(crate) fn print_report(output: &Output, report: &RunReport) {
     achieved(output, "RTO", rto, report.rto);
     achieved(output, "RPO", rpo, report.rpo);
     if let Some(Report::Drill(done)) = &report.achieved {
-        output.line(format!(
-            "backup {} can be restored (L3): {}",
-            done.backup.id(),
-            compared(&done.verified)
-        ));
+        output.line(format!("backup {} can be restored (L3): {}", done.backup.id(), compared(&done.verified)));
     }
     if let Some(Report::BackUp(info)) = &report.achieved {
         let level = info.level.map_or_else(|| "not verified".into(), |level| format!("verified to {level:?}"));

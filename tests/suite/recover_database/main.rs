@@ -12,6 +12,7 @@ mod found;
 mod kill;
 mod legacy;
 mod people;
+mod physical;
 mod rollback;
 mod signals;
 mod space;
