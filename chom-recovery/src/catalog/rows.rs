@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
-use super::{Catalog, Selector, TableBaseline};
+use super::{Catalog, ComponentKind, Selector, TableBaseline};
 use crate::{
     backend::Backend,
     error::Result,
@@ -43,11 +43,12 @@ pub struct BackedUpRows {
 }
 
 impl BackedUpRows {
-    /// Reads them from the newest backup.
+    /// Reads them from the newest logical backup: who copies data files counts no rows.
     ///
     /// # Errors
     /// `NotFound`: there is no backup. `Precondition`: it is sealed, and there is no identity to read it with.
     pub async fn of_newest(catalog: &Catalog) -> Result<Self> {
+        let catalog = catalog.clone().of_kind(ComponentKind::Logical);
         let newest = catalog.select(&Selector::Latest).await?;
         let reader = catalog.open(&newest.place).await?;
         let tables = reader.private().await?.baselines.tables.clone();

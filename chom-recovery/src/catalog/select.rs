@@ -18,6 +18,7 @@ use crate::{
         hold,
         id::{BackupId, Hash, Name},
         layout::{self, Belongs, Place},
+        manifest::ComponentKind,
         reader::{BackupReader, Second},
         repo::Repository,
         statement,
@@ -98,13 +99,21 @@ pub struct Catalog {
     system: SystemId,
     is_clone: bool,
     holding: Option<String>,
+    kind: Option<ComponentKind>,
     second: Option<Second>,
 }
 
 impl Catalog {
     /// Looks for the backups of a system.
     pub fn new(repository: &Repository, system: &SystemId) -> Self {
-        Self { repository: repository.clone(), system: system.clone(), is_clone: false, holding: None, second: None }
+        Self {
+            repository: repository.clone(),
+            system: system.clone(),
+            is_clone: false,
+            holding: None,
+            kind: None,
+            second: None,
+        }
     }
 
     /// Reads what is damaged or gone from a copy of the repository, where it is good. Without one, a reader tells how the
@@ -120,6 +129,14 @@ impl Catalog {
     #[must_use]
     pub fn holding(mut self, component: &str) -> Self {
         self.holding = Some(component.to_owned());
+        self
+    }
+
+    /// Looks for those alone that keep the database in one way: rows are counted in logical ones, and one table is restored
+    /// from them.
+    #[must_use]
+    pub fn of_kind(mut self, kind: ComponentKind) -> Self {
+        self.kind = Some(kind);
         self
     }
 
@@ -217,7 +234,10 @@ impl Catalog {
                     info.is_future_dated |= place.id.time() > listing.now + MAX_SKEW;
                     info.missing_sources.clone_from(&info.sources);
                     info.missing_sources.retain(|source| !complete.contains(&place.sibling(*source).prefix()));
-                    if self.holding.as_ref().is_none_or(|name| info.components.iter().any(|c| c.as_str() == name)) {
+                    let is_of_kind = self.kind.is_none() || info.database_kind == self.kind;
+                    if is_of_kind
+                        && self.holding.as_ref().is_none_or(|name| info.components.iter().any(|c| c.as_str() == name))
+                    {
                         listing.backups.push(info);
                     }
                 }

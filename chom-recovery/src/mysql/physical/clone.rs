@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// How long an interrupted copy may take to end.
-const END: Duration = Duration::from_secs(60);
+const END: Duration = Duration::from_mins(1);
 
 /// A copy that a MySQL server made of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]

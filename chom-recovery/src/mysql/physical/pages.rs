@@ -242,7 +242,7 @@ fn full_sum(page: &[u8]) -> u32 {
 fn fold(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0_u32, |fold, byte| {
         let byte = u32::from(*byte);
-        (((fold ^ byte ^ 1_653_893_711) << 8).wrapping_add(fold) ^ 1_463_735_687).wrapping_add(byte)
+        (((fold ^ byte ^ 0x6294_6A4F) << 8).wrapping_add(fold) ^ 0x573E_D587).wrapping_add(byte)
     })
 }
 

@@ -153,7 +153,7 @@ pub struct BackUp {
     #[serde(default)]
     pub compression: Compression,
     /// How the database is kept.
-    #[serde(default, skip_serializing_if = "DatabaseKind::is_logical")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub kind: DatabaseKind,
 }
 
@@ -168,10 +168,8 @@ pub enum DatabaseKind {
     Physical,
 }
 
-impl DatabaseKind {
-    fn is_logical(&self) -> bool {
-        *self == Self::Logical
-    }
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// What is wrong with the production database.

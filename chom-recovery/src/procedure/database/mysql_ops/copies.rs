@@ -139,6 +139,7 @@ impl MySqlOps {
             move || Ok(rustix::fs::statfs(&path).map_err(std::io::Error::from)?.f_type)
         })
         .await?;
+        #[allow(clippy::useless_conversion, reason = "the field is narrower on other processors")]
         if IN_MEMORY.contains(&i64::from(kind)) {
             let what = format!(
                 "`/{FOLDER}` of container `{container}` lies in memory, and a copy of the data has no place there"
@@ -188,7 +189,10 @@ impl MySqlOps {
                 Error::new(ErrorKind::Precondition, what).hint("take a logical backup, or use an image that has it")
             );
         }
-        done.success(&format!("`mariadb-backup {}`", options.join(" "))).map(drop)
+        // Its only word for a page whose checksum is wrong.
+        let is_damaged = String::from_utf8_lossy(&done.stderr).to_lowercase().contains("corrupt");
+        let done = done.success(&format!("`mariadb-backup {}`", options.join(" "))).map(drop);
+        done.map_err(|e| if is_damaged { e.of_kind(ErrorKind::Corrupt) } else { e })
     }
 
     /// How mariadb-backup logs in, as a file of options.

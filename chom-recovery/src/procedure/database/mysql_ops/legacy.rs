@@ -112,7 +112,7 @@ impl MySqlOps {
     }
 
     async fn accounts_of_newest(&self) -> Result<(catalog::BackupId, Vec<Account>)> {
-        let catalog = Catalog::new(&self.repository, &self.system.id).holding(DATABASE);
+        let catalog = Catalog::new(&self.repository, &self.system.id).of_kind(ComponentKind::Logical);
         let info = catalog.select(&Selector::Latest).await?;
         let reader = catalog.open(&info.place).await?;
         let objects = logical::read_objects(&reader.component(DATABASE).await?).await?;
