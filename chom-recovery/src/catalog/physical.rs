@@ -26,7 +26,7 @@ use crate::{
     mysql::{
         self, ServerInfo,
         physical::{
-            self, CopyBaseline,
+            CopyBaseline,
             pages::{Dialect, PageReport, check_file},
         },
     },
@@ -56,18 +56,19 @@ pub struct StoredCopy {
     pub pages: PageReport,
 }
 
-/// Stores a copy of a data directory, which nobody writes to, in a component that is empty so far.
+/// Stores a copy of a data directory, which nobody writes to, in a component that is empty so far. `pages` is what
+/// [`check_pages`] found of it.
 ///
 /// # Errors
-/// `Corrupt`: a page is damaged; file and page are named. `Incomplete`: a file could not be read. `Conflict`: one changed
+/// `Incomplete`: a file could not be read. `Conflict`: one changed
 /// while it was read. Those of the store. After one the component is not a backup: abandon it.
 pub async fn store(
     component: &ComponentWriter,
     root: &Root,
+    pages: PageReport,
     baseline: &CopyBaseline,
     progress: OnProgress,
 ) -> Result<StoredCopy> {
-    let pages = check_pages(root, physical::dialect(baseline.flavour, &baseline.settings)).await?;
     let options = StoreOptions::new(Rules::new::<&str>(&[], &LEFT_OUT)?);
     let (stored, _) = tree::store_tree(component, root, &options, progress).await?;
     let lacks = |kind, what: &str| {

@@ -53,8 +53,8 @@ for folder in "$1"??????????????????????????; do
   fi
   rm -rf -- "$folder" || exit 1
 done"#;
-/// Runs mariadb-backup on the folder `$1` with the options that follow, and says the end of its log where it fails. The login
-/// comes on standard input.
+/// Runs mariadb-backup on the folder `$1` with the options that follow, and says its last errors where it fails: only lines of
+/// its own, since it also prints damaged pages, with the rows in them. The login comes on standard input.
 const BACK_UP: &str = r#"
 folder=$1; shift
 program=$(command -v mariadb-backup || command -v mariabackup) || { echo "there is no mariadb-backup in the image" >&2; exit 127; }
@@ -64,7 +64,7 @@ cat >"$folder/login.cnf"
 echo $! >"$folder/pid"
 wait $!; code=$?
 rm -f "$folder/login.cnf" "$folder/pid"
-[ "$code" = 0 ] || tail -c 700 "$folder/log" >&2
+[ "$code" = 0 ] || grep -a -E '^\[[0-9]+\] .*(rror|corrupt|fail)|^[0-9-]+ .*\[ERROR\]' "$folder/log" | cut -c1-200 | tail -n 4 >&2
 exit "$code""#;
 /// Prints where the binary log was, as mariadb-backup of different versions keeps it.
 const POSITION: &str =

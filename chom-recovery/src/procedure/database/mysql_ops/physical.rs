@@ -4,7 +4,9 @@ use std::{path::Path, time::Duration};
 
 use super::{
     super::ops::{Loaded, Production, Progress, Verified},
-    FIRST_START, MySqlOps, check_version, of_backups_accounts,
+    FIRST_START, MySqlOps, check_version,
+    copies::Copy,
+    of_backups_accounts,
 };
 use crate::{
     backend::MountSource,
@@ -13,7 +15,7 @@ use crate::{
     files::Root,
     mysql::{
         Server,
-        physical::{CopyBaseline, require_copyable, require_same, settings},
+        physical::{CopyBaseline, dialect, pages::PageReport, require_copyable, require_same, settings},
     },
     store::pipe,
     system::DATABASE,
@@ -21,6 +23,8 @@ use crate::{
 
 /// Longest time in which a server reads all of its tables.
 const CHECK: Duration = Duration::from_mins(100);
+/// How often a copy is made in which a page is damaged.
+const ATTEMPTS: u32 = 3;
 /// Note that tells how exact the position is.
 const POSITION: &str = "position";
 
@@ -40,10 +44,11 @@ impl MySqlOps {
         self.require_room(production).await?;
         let before = CopyBaseline::of(server).await?;
         let copied = async {
-            let copy = self.make_copy(server, production, &id).await?;
+            let (copy, pages, torn) = self.make_sound_copy(server, production, &id, &before).await?;
+            warnings.extend(torn);
             let after = CopyBaseline::of(server).await?;
             before.require_unchanged(&after)?;
-            let stored = physical::store(component, &copy.root, &before, progress).await?;
+            let stored = physical::store(component, &copy.root, pages, &before, progress).await?;
             Ok::<_, Error>((copy, stored))
         }
         .await;
@@ -64,6 +69,32 @@ impl MySqlOps {
         facts.warnings = warnings;
         facts.notes.insert(POSITION.into(), copy.position_is.into());
         Ok(facts)
+    }
+
+    /// Copies until every page is sound. One that was caught half written is whole in the next copy; one that is damaged on
+    /// the disk stays so.
+    async fn make_sound_copy(
+        &self,
+        server: &Server,
+        production: &Production,
+        id: &str,
+        baseline: &CopyBaseline,
+    ) -> Result<(Copy, PageReport, Option<String>)> {
+        let dialect = dialect(baseline.flavour, &baseline.settings);
+        let mut torn = None;
+        for attempt in 1.. {
+            let copy = self.make_copy(server, production, id).await?;
+            match physical::check_pages(&copy.root, dialect).await {
+                Ok(pages) => return Ok((copy, pages, torn)),
+                Err(e) if e.kind() == ErrorKind::Corrupt && attempt < ATTEMPTS => {
+                    torn = Some(format!("copy {attempt} was not sound, and made again: {e}"));
+                    drop(copy);
+                    self.discard(production).await?;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Err(Error::new(ErrorKind::Failed, "no copy was made"))
     }
 
     /// Refuses files that this server, or this host, cannot take.
