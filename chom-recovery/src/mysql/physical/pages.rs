@@ -27,6 +27,8 @@ const TRAILER: usize = 8;
 const FLAGS: usize = 54;
 /// Marks `full_crc32` among them: as a size of compressed pages, what MySQL has there, it would be too large.
 const FULL_CRC32: u32 = 1 << 4;
+/// Which compression the pages of a tablespace of that form may have; 0: none.
+const COMPRESSION: u32 = 7 << 5;
 /// Kept in the place of a sum where none was wanted.
 const NO_SUM: u32 = 0xDEAD_BEEF;
 /// First page of a tablespace.
@@ -56,7 +58,7 @@ struct Layout {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
     Plain,
-    Full,
+    Full { is_compressed: bool },
     Zipped,
 }
 
@@ -154,7 +156,8 @@ impl Layout {
             return Self { form: own.form_of_later(block), ..own };
         }
         if dialect.is_mariadb && flags & FULL_CRC32 != 0 {
-            return size_of(flags & 0xf).map_or(own, |size| Self { size, form: Form::Full });
+            return size_of(flags & 0xf)
+                .map_or(own, |size| Self { size, form: Form::Full { is_compressed: flags & COMPRESSION != 0 } });
         }
         match (size_of(flags >> 1 & 0xf), size_of(flags >> 6 & 0xf)) {
             (Some(size), _) if flags >> 1 & 0xf != 0 => Self { size, form: Form::Zipped },
@@ -167,7 +170,7 @@ impl Layout {
     fn form_of_later(self, block: &[u8]) -> Form {
         let page = block.get(..self.size).unwrap_or(block);
         let is_full = page.len() > TRAILER && full_sum(page) == u32_at(page, page.len() - 4);
-        if is_full && !is_empty(page) { Form::Full } else { Form::Plain }
+        if is_full && !is_empty(page) { Form::Full { is_compressed: false } } else { Form::Plain }
     }
 
     fn check(self, page: &[u8], number: u64, dialect: Dialect) -> Verdict {
@@ -177,7 +180,7 @@ impl Layout {
         let is_whole_page_coded = match (self.form, dialect.is_mariadb) {
             // The highest bit marks a compressed page, whose sum is where its data ends. An encrypted one is summed up as it
             // lies in the file.
-            (Form::Full, _) => u16_at(page, 24) & 0x8000 != 0,
+            (Form::Full { is_compressed }, _) => is_compressed && u16_at(page, 24) & 0x8000 != 0,
             // FIL_PAGE_COMPRESSED, _ENCRYPTED, _COMPRESSED_AND_ENCRYPTED, _ENCRYPTED_RTREE.
             (_, false) => matches!(u16_at(page, 24), 14..=17),
             // FIL_PAGE_PAGE_COMPRESSED and its encrypted form; else the version of the key that a page is encrypted with,
@@ -188,7 +191,7 @@ impl Layout {
             return Verdict::Unchecked;
         }
         match self.form {
-            Form::Full => self.check_full(page),
+            Form::Full { .. } => self.check_full(page),
             Form::Zipped => check_zipped(page),
             Form::Plain => self.check_plain(page),
         }
@@ -341,14 +344,24 @@ mod tests {
 
     #[test]
     fn pages_that_are_coded_as_a_whole_are_counted_and_not_believed_to_be_good() {
-        for (dialect, flags, kind) in
-            [(MYSQL, 0x4021, 14_u16), (MYSQL, 0x4021, 15), (MARIADB, 0, 34354), (MARIADB, FULL_CRC32 | 5, 0x8001)]
-        {
+        for (dialect, flags, kind) in [
+            (MYSQL, 0x4021, 14_u16),
+            (MYSQL, 0x4021, 15),
+            (MARIADB, 0, 34354),
+            (MARIADB, FULL_CRC32 | 5 | 1 << 5, 0x8001),
+        ] {
             let mut file = file(16384, flags);
             file[16384 + 24..16384 + 26].copy_from_slice(&kind.to_be_bytes());
             let report = check_file(&*file, dialect).unwrap();
             assert_eq!((report.good, report.unchecked, report.damaged), (2, 1, None), "{kind}");
         }
+    }
+
+    #[test]
+    fn garbage_does_not_pass_for_compressed() {
+        let mut file = file(16384, FULL_CRC32 | 5);
+        file[16384 + 24..16384 + 26].copy_from_slice(&0xffff_u16.to_be_bytes());
+        assert_eq!(check_file(&*file, MARIADB).unwrap().damaged.unwrap().0, 1);
     }
 
     #[test]
