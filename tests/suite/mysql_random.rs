@@ -77,7 +77,7 @@ fn kind(random: &mut Random, image: Image) -> Kind {
     };
     let float: fn(&mut Random) -> String = |random| match random.below(4) {
         0 => "-0e0".into(),
-        1 => format!("{}e{}", random.below(1_000_000), random.below(60) as i64 - 40),
+        1 => format!("{}e{}", random.below(1_000_000), random.below(60).cast_signed() - 40),
         2 => format!("{}/7e0", random.below(1_000_000)),
         _ => format!("{}", random.below(1000)),
     };

@@ -368,7 +368,7 @@ async fn one_connection_that_fails_stops_all() {
     let candidate = TestServer::candidate(image).await;
     let options = LoadOptions { connections: 4, ..LoadOptions::default() };
     let load = sqlfile::load(&candidate.connect().await, &path, &file, &options, |_, _| {}).await;
-    let error = tokio::time::timeout(std::time::Duration::from_secs(60), async { load }).await.unwrap().unwrap_err();
+    let error = tokio::time::timeout(std::time::Duration::from_mins(1), async { load }).await.unwrap().unwrap_err();
     // Of two rows with one id the later one to come is refused; which, the connections decide.
     let text = error.to_string();
     let first = text.contains("rows of table `t` at byte")

@@ -35,7 +35,7 @@ impl TableOps for MySqlOps {
         let component = logical_component(backup).await?;
         let Reached { server, _endpoint } = self.production(container).await?;
         if let Some(from) = &backup.manifest().facts.database {
-            check_version(from, server.info())?;
+            check_version(ComponentKind::Logical, from, server.info())?;
         }
         let objects = logical::read_objects(&component).await?;
         let baseline = logical::read_baseline(&component).await?;
