@@ -12,7 +12,7 @@ use chom_recovery::{
     ErrorKind, Result,
     catalog::{BackupWriter, Catalog, ComponentKind, ComponentSpec, Encryption, HostId, Repository, Signer, logical},
     mysql::{
-        Flavour, Objects, Scope, Server, compare,
+        Difference, Flavour, Objects, Scope, Server, compare,
         dump::{self, Chunk, DumpSink},
     },
     store::{BackupStore, memory::MemoryStore},
@@ -146,7 +146,9 @@ async fn money_that_moves_during_the_dump_is_neither_lost_nor_made() {
         let copy = TestServer::start(image, &[]).await;
         copy.script(server.binary_log_up_to(&position.file, position.offset));
         let found = compare(&copy.connect().await, &summary.baseline, Scope::WithoutAccounts).await.unwrap();
-        assert_eq!(found.differences, [], "{position}");
+        // The next id is read when the dump ends, so that none is given twice.
+        let is_id = |d: &Difference| matches!(d, Difference::AutoIncrement { .. });
+        assert!(found.differences.iter().all(is_id), "{position}: {:?}", found.differences);
     }
 }
 

@@ -26,11 +26,13 @@ pub(super) fn tells_types(flavour: Flavour, version: Version, data_type: &str) -
     flavour == Flavour::Mysql && version >= Version(8, 0, 14) && data_type == "json"
 }
 
-/// Condition that a value has a type which its text does not tell; text of a larger integer is read as unsigned anyway.
+/// Condition that a value has a type which its text does not tell. Text of an integer from 2^32 on is read as unsigned, and
+/// one that does not fit a signed integer could be nothing else.
 fn hidden(value: &str) -> String {
     format!(
         "(JSON_TYPE({value}) NOT IN ('OBJECT', 'ARRAY', 'STRING', 'INTEGER', 'DOUBLE', 'BOOLEAN', 'NULL') \
-         AND NOT (JSON_TYPE({value}) = 'UNSIGNED INTEGER' AND {value} > 9223372036854775807))"
+         AND NOT (JSON_TYPE({value}) = 'UNSIGNED INTEGER' AND {value} > 9223372036854775807) \
+         OR JSON_TYPE({value}) = 'INTEGER' AND {value} > 4294967295)"
     )
 }
 
@@ -128,6 +130,7 @@ fn typed_function() -> String {
          WHEN 'TIME' THEN SET doc = JSON_SET(doc, p, CAST(v AS TIME(6))); \
          WHEN 'DATETIME' THEN SET doc = JSON_SET(doc, p, CAST(v AS DATETIME(6))); \
          WHEN 'TIMESTAMP' THEN SET ts = v; SET doc = JSON_SET(doc, p, ts); \
+         WHEN 'INTEGER' THEN SET doc = JSON_SET(doc, p, CAST(v AS SIGNED)); \
          WHEN 'UNSIGNED INTEGER' THEN SET doc = JSON_SET(doc, p, CAST(v AS UNSIGNED)); \
          WHEN 'DECIMAL' THEN CASE IF(LOCATE('.', v) > 0, LENGTH(v) - LOCATE('.', v), 0) {decimals} END CASE; \
          ELSE SET doc = `{HELPERS}`.`opaque`(doc, p, SUBSTRING_INDEX(v, ':', 2), FROM_BASE64(SUBSTRING(v, LOCATE(':', v, 8) + 1))); \

@@ -92,12 +92,10 @@ pub fn kill_matrix(test: &str, kills: Kills, promises: &Promises<'_>) -> Vec<Str
         (promises.work)(Path::new(&directory));
         std::process::exit(0);
     }
-    let is_thinned = match env::var(ROWS).as_deref() {
-        Err(_) | Ok("" | "all") => false,
-        Ok("third") => true,
-        Ok(other) => panic!("{ROWS}={other} is neither all nor third"),
-    };
-    let (first, step) = if is_thinned { (test.bytes().map(u32::from).sum::<u32>() % 3, 3) } else { (0, 1) };
+    let step = stride();
+    let is_thinned = step > 1;
+    // Not the same third in all tests.
+    let first = test.bytes().map(u32::from).sum::<u32>() % step;
     let rows = Rows { next: AtomicU32::new(first), step, is_over: AtomicBool::new(false), places: Mutex::default() };
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
@@ -115,6 +113,18 @@ pub fn kill_matrix(test: &str, kills: Kills, promises: &Promises<'_>) -> Vec<Str
         return passed;
     }
     crashes.into_iter().map(|crash| crash.place).collect()
+}
+
+/// Of how many rows of a matrix one is tried.
+///
+/// # Panics
+/// `CHOM_TEST_KILLS` is neither `all` nor `third`.
+pub fn stride() -> u32 {
+    match env::var(ROWS).as_deref() {
+        Err(_) | Ok("" | "all") => 1,
+        Ok("third") => 3,
+        Ok(other) => panic!("{ROWS}={other} is neither all nor third"),
+    }
 }
 
 /// Names of all places that the work passes.

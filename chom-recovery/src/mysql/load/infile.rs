@@ -91,7 +91,8 @@ async fn check(session: &mut Session, table: &Table, info: &str, rows: u64, blan
     if warned != blanks && records == rows && skipped == 0 && deleted == 0 {
         let warnings = session.warnings().await?;
         let harmless = |w: &(u64, String)| blank_enum(table, w) || is_of_expression(table, w);
-        if warnings.len() as u64 == warned && warnings.iter().all(harmless) {
+        let of_expressions = warnings.iter().filter(|w| is_of_expression(table, w)).count() as u64;
+        if warnings.len() as u64 == warned && warned == blanks + of_expressions {
             return Ok(());
         }
         let first = warnings.iter().find(|w| !harmless(w)).or(warnings.first());
