@@ -1,8 +1,9 @@
 //! Data directories of servers that were started once: a copy of one starts in a second, where a first start takes ten.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, OpenOptions, TryLockError},
     os::unix::fs::OpenOptionsExt,
+    time::Duration,
 };
 
 use chom_recovery::{
@@ -42,7 +43,13 @@ impl Template {
             .mode(0o600)
             .open(&note)
             .expect("a note");
-        file.lock().expect("a lock");
+        let end = tokio::time::Instant::now() + 2 * START;
+        // Who makes it may be another future of this very thread.
+        while let Err(error) = file.try_lock() {
+            assert!(matches!(error, TryLockError::WouldBlock), "{error}");
+            assert!(tokio::time::Instant::now() < end, "nobody makes {volume}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
         let known = fs::read_to_string(&note).expect("a note");
         let volumes = docker(&["volume", "ls", "--quiet", "--filter", &format!("name={volume}")]);
         if !known.is_empty() && volumes.contains(&volume) {

@@ -254,7 +254,7 @@ async fn a_damaged_page_fails_the_backup_and_is_named() {
     chaos::in_volume(&bench.stack, &bench.volume(), "rm /v/chom/sick.ibd");
     let report = physical::check_pages(&root, dialect).await.unwrap();
     println!("pages of a live data directory: {report:?}");
-    assert!(report.good > 500 && report.unchecked == 0, "{report:?}");
+    assert!(report.good > 300 && report.unchecked == 0, "{report:?}");
     chaos::compose(&bench.stack, &["up", "-d", "--wait", "mysql"]);
     bench.sql().await.run("DROP TABLE IF EXISTS chom.sick").await;
     assert_eq!(bench.fingerprint().await, before);
