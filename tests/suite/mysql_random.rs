@@ -167,7 +167,9 @@ fn table(random: &mut Random, image: Image, number: u64) -> String {
         }
     }
     if random.one_in(3) {
-        lines.push(format!("`g` varchar(200) AS (HEX(`c0`)) {}", random.of(&["VIRTUAL", "STORED"])));
+        // MariaDB's CHECKSUM TABLE takes a virtual column for whatever its record's memory holds.
+        let kinds: &[&str] = if image == Image::Mysql { &["VIRTUAL", "STORED"] } else { &["STORED"] };
+        lines.push(format!("`g` varchar(200) AS (HEX(`c0`)) {}", random.of(kinds)));
     }
     let id = random.below(4);
     if id == 0 {
@@ -211,7 +213,8 @@ async fn random_tables_come_back() {
     };
     println!("{SEED}={seed}");
     let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-    let mode = random.of(&["", "ALLOW_INVALID_DATES", "NO_AUTO_VALUE_ON_ZERO,PAD_CHAR_TO_FULL_LENGTH"]);
+    // Not PAD_CHAR_TO_FULL_LENGTH: what a stored generated column holds would depend on the mode of who wrote the row.
+    let mode = random.of(&["", "ALLOW_INVALID_DATES", "NO_AUTO_VALUE_ON_ZERO,NO_BACKSLASH_ESCAPES"]);
     let mut sql = format!(
         "CREATE DATABASE r CHARACTER SET utf8mb4; USE r; SET sql_mode = '{mode}'; SET innodb_strict_mode = 0;\n"
     );
@@ -233,7 +236,12 @@ async fn random_tables_come_back() {
     let (want, found) = (source.foreign_dump(&schemas), candidate.foreign_dump(&schemas));
     let other: Vec<_> = want.iter().zip(&found).filter(|(want, found)| want != found).take(3).collect();
     assert_eq!((want.len(), other), (found.len(), Vec::new()), "{SEED}={seed}");
-    assert_eq!(checksums(&source), checksums(&candidate), "{SEED}={seed}");
+    let (want, found) = (checksums(&source), checksums(&candidate));
+    for (want, found) in want.lines().zip(found.lines()).filter(|(want, found)| want != found) {
+        let name = want.split('\t').next().and_then(|name| name.strip_prefix("r.")).unwrap_or_default();
+        let create = source.script(format!("SHOW CREATE TABLE r.`{}`", name.replace('`', "``")));
+        panic!("{SEED}={seed}: was {want}, is {found}\n{create}");
+    }
     let found = compare(&to, &summary.baseline, Scope::WithoutAccounts).await.unwrap();
     if !found.is_equal() {
         let (again, _) =
