@@ -36,6 +36,7 @@ pub(in crate::mysql) use infile::load as load_chunk;
 pub(in crate::mysql) use objects::make_trigger;
 
 pub use accounts::{AccountsReport, NewAccount, make_accounts, replace_accounts, replace_accounts_by};
+pub(in crate::mysql) use relaxed::relax;
 use relaxed::Relaxed;
 
 /// Schema and name of a table.
@@ -149,7 +150,7 @@ impl Loader {
         let mut session = server.session(Role::Load).await?;
         let tables = objects.tables.iter().map(|t| ((t.schema.clone(), t.name.clone()), t.clone())).collect();
         check_candidate(server, &mut session, &objects).await?;
-        let relaxed = relaxed::relax(&mut session, server.info().flavour).await?;
+        let relaxed = relax(&mut session, server.info().flavour).await?;
         let mut loader = Self {
             server: server.clone(),
             session,

@@ -13,7 +13,7 @@ const REDO: u64 = 512 << 20;
 
 /// What was given up, and how it was before.
 #[derive(Debug, Default)]
-pub(super) struct Relaxed {
+pub(in crate::mysql) struct Relaxed {
     redo_log: bool,
     variables: Vec<(&'static str, String)>,
 }
@@ -23,7 +23,7 @@ pub(super) struct Relaxed {
 /// # Source
 /// MySQL 8.0 manual, "Disabling Redo Logging" (8.0.21): it switches the doublewrite buffer off as well. MariaDB's
 /// `innodb_doublewrite` can be set while it runs since 11.0, `innodb_log_file_size` since 10.9.
-pub(super) async fn relax(session: &mut Session, flavour: Flavour) -> Result<Relaxed> {
+pub(in crate::mysql) async fn relax(session: &mut Session, flavour: Flavour) -> Result<Relaxed> {
     let mut relaxed = Relaxed::default();
     if flavour == Flavour::Mysql {
         match session.run("ALTER INSTANCE DISABLE INNODB REDO_LOG").await {
@@ -65,7 +65,7 @@ impl Relaxed {
     ///
     /// # Errors
     /// `Failed`: the server says otherwise.
-    pub(super) async fn restore(self, session: &mut Session) -> Result<()> {
+    pub(in crate::mysql) async fn restore(self, session: &mut Session) -> Result<()> {
         for (name, before) in self.variables.iter().rev() {
             session.run(format!("SET GLOBAL {name} = {before}")).await.map_err(|e| e.during(format!("`{name}`")))?;
         }

@@ -4,6 +4,8 @@
 //! rows that stand in front of it are there. Rows go to several connections at once, each of which runs the dump's `SET`
 //! and `USE` statements at the same place. Rows that depend on their order stay with the first: those of REPLACE and
 //! INSERT IGNORE, those that fire triggers, and all while foreign keys are checked.
+//!
+//! As with our own dumps, the candidate goes without its redo log, doublewrite buffer and flushes meanwhile.
 
 mod connection;
 mod indexes;
@@ -19,7 +21,12 @@ use tokio::sync::mpsc;
 use super::{Contents, Input, Kind, Limits, Name, Object, Piece, Selection, Splitter, SqlFile, header::Header};
 use crate::{
     error::{Error, ErrorKind, Result},
-    mysql::{load::check_empty, quote, server::Server, session::Role},
+    mysql::{
+        load::{check_empty, relax},
+        quote,
+        server::Server,
+        session::Role,
+    },
 };
 use connection::Connection;
 
@@ -113,6 +120,9 @@ pub async fn load(
     };
     let mut first = server.session(Role::Load).await?;
     check_empty(server, &mut first).await?;
+    // Stays open: a dump of all databases may replace the account that would open another.
+    let mut guard = server.session(Role::Load).await?;
+    let relaxed = relax(&mut guard, server.info().flavour).await?;
     let mut first = Connection::new(first);
     let current = make_schemas(&mut first, contents, options).await?;
 
@@ -145,6 +155,8 @@ pub async fn load(
     for of_one in reports {
         report.add(of_one);
     }
+    relaxed.restore(&mut guard).await?;
+    guard.close().await;
     Ok(report)
 }
 
