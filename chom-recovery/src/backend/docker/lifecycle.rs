@@ -26,6 +26,13 @@ const POLL: Duration = Duration::from_millis(200);
 const SETTLE: Duration = Duration::from_secs(1);
 /// How many restarts by the Engine while waiting mean that it will not come up.
 const RESTARTS_ALLOWED: u64 = 3;
+/// How often the settings of a container are changed that ends in the middle of it.
+const UPDATES: u32 = 10;
+/// What the Engine says then.
+///
+/// # Source
+/// containerd, `Task.Update` of the shim: `cannot update a stopped container`.
+const ENDED_MEANWHILE: &str = "cannot update a stopped container";
 /// Lines of the log that an error about a container shows.
 const LINES_SHOWN: usize = 12;
 
@@ -186,9 +193,20 @@ impl Connection {
 
     /// Sets a restart policy and reads it back.
     pub(super) async fn update_restart_policy(&self, name: &str, policy: &RestartPolicy) -> Result<()> {
-        let body = ContainerUpdateBody { restart_policy: Some(engine_policy(policy)), ..Default::default() };
-        let request = self.control.update_container(checked_name(name)?, body);
-        self.change(format!("set the restart policy of container `{name}`"), request).await?;
+        let mut attempts = UPDATES;
+        loop {
+            let body = ContainerUpdateBody { restart_policy: Some(engine_policy(policy)), ..Default::default() };
+            let request = self.control.update_container(checked_name(name)?, body);
+            attempts -= 1;
+            match self.change(format!("set the restart policy of container `{name}`"), request).await {
+                Ok(_) => break,
+                // It ended while it was updated, as one does that comes and goes; the Engine changed nothing.
+                Err(error) if attempts > 0 && error.message().contains(ENDED_MEANWHILE) => {
+                    tokio::time::sleep(POLL).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
         let now = self.container(name).await?.restart_policy;
         if now == *policy {
             Ok(())
