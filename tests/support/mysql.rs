@@ -133,11 +133,12 @@ impl TestServer {
         let template = Template::of(image).await;
         let mut server = Self::begin(image, flags, &[], Some(&template)).await;
         let password = Secret::random();
-        let all = "SELECT GROUP_CONCAT(QUOTE(user), '@', QUOTE(host)) FROM mysql.user WHERE user = 'root'";
+        // Whatever mode the flags set.
+        let all = "SET sql_mode = ''; SELECT GROUP_CONCAT(QUOTE(user), '@', QUOTE(host)) FROM mysql.user WHERE user = 'root'";
         let roots = server.script(all);
         let change = |root: &str| format!("ALTER USER {root} IDENTIFIED BY '{}';", password.expose());
         let changes: String = roots.trim().split(',').map(change).collect();
-        server.script(format!("SET sql_log_bin = 0; {changes}"));
+        server.script(format!("SET sql_mode = '', sql_log_bin = 0; {changes}"));
         server.password = password;
         server
     }
