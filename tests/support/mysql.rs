@@ -134,7 +134,8 @@ impl TestServer {
         let mut server = Self::begin(image, flags, &[], Some(&template)).await;
         let password = Secret::random();
         // Whatever mode the flags set.
-        let all = "SET sql_mode = ''; SELECT GROUP_CONCAT(QUOTE(user), '@', QUOTE(host)) FROM mysql.user WHERE user = 'root'";
+        let all =
+            "SET sql_mode = ''; SELECT GROUP_CONCAT(QUOTE(user), '@', QUOTE(host)) FROM mysql.user WHERE user = 'root'";
         let roots = server.script(all);
         let change = |root: &str| format!("ALTER USER {root} IDENTIFIED BY '{}';", password.expose());
         let changes: String = roots.trim().split(',').map(change).collect();

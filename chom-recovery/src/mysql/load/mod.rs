@@ -36,8 +36,8 @@ pub(in crate::mysql) use infile::load as load_chunk;
 pub(in crate::mysql) use objects::make_trigger;
 
 pub use accounts::{AccountsReport, NewAccount, make_accounts, replace_accounts, replace_accounts_by};
-pub(in crate::mysql) use relaxed::relax;
 use relaxed::Relaxed;
+pub(in crate::mysql) use relaxed::relax;
 
 /// Schema and name of a table.
 pub type TableName = (String, String);
