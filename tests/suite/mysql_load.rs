@@ -324,8 +324,10 @@ async fn a_wrong_password_is_told_from_a_server_that_is_gone() {
     let elsewhere = Login { port: 3307, ..server.login() };
     let error = Server::connect(elsewhere, Duration::ZERO).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unreachable, "{error:?}");
-    server.kill();
-    let error = Server::connect(server.login(), Duration::from_secs(1)).await.unwrap_err();
+    server.freeze();
+    let mut login = server.login();
+    login.connect_timeout = Duration::from_secs(2);
+    let error = Server::connect(login, Duration::from_secs(1)).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Timeout), "{error:?}");
 }
 

@@ -355,6 +355,11 @@ impl TestServer {
         *self.address.lock().unwrap() = address_of(&self.container);
     }
 
+    /// Freezes the server: it keeps its address, which another container may get from one that is killed, and answers nobody.
+    pub fn freeze(&self) {
+        docker(&["pause", &self.container]);
+    }
+
     /// Kills the server like a power cut.
     pub fn kill(&self) {
         docker(&["kill", "-s", "KILL", &self.container]);
