@@ -199,7 +199,7 @@ impl Connection {
             let request = self.control.update_container(checked_name(name)?, body);
             attempts -= 1;
             match self.change(format!("set the restart policy of container `{name}`"), request).await {
-                Ok(_) => break,
+                Ok(()) => break,
                 // It ended while it was updated, as one does that comes and goes; the Engine changed nothing.
                 Err(error) if attempts > 0 && error.message().contains(ENDED_MEANWHILE) => {
                     tokio::time::sleep(POLL).await;
