@@ -13,7 +13,7 @@ use super::{
 use crate::{
     catalog::BackupInfo,
     error::Result,
-    run::{Effect, Run},
+    run::{Effect, Run, Undo},
 };
 
 /// Name of the procedure in journals.
@@ -27,14 +27,13 @@ pub const PROCEDURE: &str = "back-up";
 pub async fn create(run: &Run, parts: &Parts, request: &BackUp) -> Result<BackupInfo> {
     let site = database::survey(run, parts).await?;
     let (ops, production) = (parts.database.clone(), site.production().clone());
-    let undoing = (ops.clone(), production.clone());
     let mut request = request.clone();
     request.run = Some(run.id().to_string());
     run.step("dump")
         // A dump that was interrupted left nothing that anybody can see; the next one is a backup of its own.
         .effect(Effect::Idempotent)
-        .undo_text("remove what is left of a copy that it made of the data files; a backup harms nobody")
-        .undo_with(async move |_, _: Option<BackupInfo>| undoing.0.discard_copies(&undoing.1).await)
+        // With an undo it would count as in force, and nobody could roll back a recovery that came before it.
+        .undo(Undo::Unnecessary("a backup harms nobody"))
         .retry(1, std::time::Duration::from_secs(5))
         .timeout(std::time::Duration::from_hours(12))
         .run(async move |cx| {
