@@ -60,8 +60,10 @@ if [ "$start_engine" = yes ] && ! engine_up; then
   [ "$(id -u)" = 0 ] || die 6 "no Docker Engine answers — start it as root (systemctl start docker), or run this as root, or add yourself to the docker group"
   rm -f "$machine_state/dockerd.pid"
   say "starting dockerd (log: $machine_state/dockerd.log)"
+  # Small networks: of the default ones there are 31, and tests beside one another want more.
   # 9>&- : the daemon must not keep our lock.
-  setsid dockerd --pidfile "$machine_state/dockerd.pid" >>"$machine_state/dockerd.log" 2>&1 </dev/null 9>&- &
+  setsid dockerd --pidfile "$machine_state/dockerd.pid" \
+    --default-address-pool base=172.17.0.0/16,size=24 --default-address-pool base=172.18.0.0/16,size=24 >>"$machine_state/dockerd.log" 2>&1 </dev/null 9>&- &
   dockerd_pid=$!
   alive_and_not_up() { ! kill -0 "$dockerd_pid" 2>/dev/null || engine_up; }
   wait_for 90 alive_and_not_up || die 6 "dockerd did not answer within 90 s: see $machine_state/dockerd.log"
