@@ -2,7 +2,9 @@
 # Measures against what one would use otherwise, on the same data, in one run. Prints a table and writes
 # target/bench.json; a row says whether its goal was met.
 #   bench.sh files [--runs N] [--scale PERCENT]      a file tree against `tar czf`, `tar xzf` and restic
-#   bench.sh database [--runs N] [--scale PERCENT]   TPC-H and a wide table against `mysqldump | gzip` and `gunzip | mysql`
+#   bench.sh database [--runs N] [--scale PERCENT] [--engine mysql|mariadb] [--part PART] [--mydumper FILE --myloader FILE]
+#       TPC-H and a wide table: dumps, loads, data files, old dumps and single tables, against `mysqldump | gzip`,
+#       `gunzip | mysql`, tar, mariadb-backup, and mydumper where its path is given
 # Exit codes: 0 all goals met; 1 a goal missed or a run failed; 2 usage; 6 something is missing that cannot be installed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -11,7 +13,7 @@ what=${1:-}
 [ $# -eq 0 ] || shift
 case "$what" in
   files|database) ;;
-  -h|--help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
+  -h|--help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
   *) echo "bench.sh: say what to measure: files, database" >&2; exit 2 ;;
 esac
 
@@ -37,5 +39,6 @@ else
   set -- --tpchgen "$venv/bin/tpchgen-cli" "$@"
 fi
 
-cargo build --quiet --release -p chom-recovery-tests --bin bench
+cargo build --quiet --release -p chom-recovery-tests -p chom-recovery-cli --bin bench --bin chom-recovery
+[ "$what" = files ] || set -- --cli target/release/chom-recovery "$@"
 exec python3 "tests/bench/$what.py" --program target/release/bench "$@"

@@ -20,6 +20,8 @@ done
 command -v cargo >/dev/null || { echo "run.sh: cargo is missing: install Rust 1.95 or later (rustup), then run again" >&2; exit 6; }
 command -v cc >/dev/null || { echo "run.sh: a C compiler is missing: apt-get install build-essential" >&2; exit 6; }
 
+# What failed is said in a line or two, not between pages of addresses.
+export RUST_BACKTRACE=0
 begun=$SECONDS
 logs=$root/target/run
 rm -rf "$logs" && mkdir -p "$logs" target/sites

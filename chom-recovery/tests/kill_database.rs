@@ -406,8 +406,9 @@ async fn a_plan_after_a_recovery_is_estimated_from_it_and_fits() {
         })
         .collect();
     assert!(guessed.is_empty(), "{guessed:?}");
-    assert!(second.outage_ms.unwrap() < second.estimate_ms, "the soak comes after users are served");
-    assert!(second.estimate_ms < first.estimate_ms);
+    let (first, second, outage) = (first.estimate_ms, second.estimate_ms, second.outage_ms.unwrap());
+    assert!(outage < second, "the soak comes after users are served: {outage} and {second} ms");
+    assert!(second < first, "{second} ms by what was measured, {first} ms before");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,11 +1,16 @@
-//! A dump of a database, and a load into an empty server.
+//! A dump of a database, and what brings one back: rows into an empty server, data files into an empty folder, the dump of
+//! another program.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use chom_recovery::{
     Result,
-    catalog::{BackupReader, BackupWriter, Catalog, ComponentKind, ComponentSpec, HostId, Selector, logical},
-    mysql::{Flavour, Login, Server, candidate_args, dump as dumping},
+    catalog::{BackupReader, BackupWriter, Catalog, ComponentKind, ComponentSpec, HostId, Selector, logical, physical},
+    files::Root,
+    mysql::{
+        Flavour, Login, Server, candidate_args, dump as dumping,
+        sqlfile::{self, Limits, LoadOptions},
+    },
     secret::Secret,
 };
 
@@ -13,6 +18,12 @@ use crate::{open, system};
 
 /// Environment variable with the password of root.
 const PASSWORD: &str = "BENCH_PASSWORD";
+
+async fn newest(folder: &Path) -> Result<BackupReader> {
+    let (repository, _) = open(folder).await?;
+    let info = Catalog::new(&repository, &system()?).select(&Selector::Latest).await?;
+    BackupReader::open(&repository, info.place).await
+}
 
 async fn connect(host: &str) -> Result<Server> {
     let password = Secret::new(std::env::var(PASSWORD).unwrap_or_default());
@@ -38,11 +49,29 @@ pub(crate) async fn dump(folder: &Path, host: &str) -> Result<()> {
 }
 
 pub(crate) async fn load(folder: &Path, host: &str) -> Result<()> {
-    let (repository, _) = open(folder).await?;
     let server = connect(host).await?;
-    let info = Catalog::new(&repository, &system()?).select(&Selector::Latest).await?;
-    let reader = BackupReader::open(&repository, info.place).await?;
+    let reader = newest(folder).await?;
     let loaded = logical::load_from(&reader.component("database").await?, &server, &mut |_| {}).await?;
     println!("{} rows, {} bytes", loaded.report.rows, loaded.report.bytes);
+    Ok(())
+}
+
+/// Puts data files into an empty folder, as a candidate's volume is filled.
+pub(crate) async fn unpack(folder: &Path, target: &Path) -> Result<()> {
+    let reader = newest(folder).await?;
+    let unpacked =
+        physical::restore(&reader.component("database").await?, &Root::open(target)?, 0, Arc::new(|_, _| {})).await?;
+    println!("{} bytes", unpacked.bytes);
+    Ok(())
+}
+
+/// Proves the dump of another program and loads it.
+pub(crate) async fn old(host: &str, path: &Path) -> Result<()> {
+    let server = connect(host).await?;
+    let begun = std::time::Instant::now();
+    let file = sqlfile::read(path, Limits::default(), |_, _| {}).await?;
+    let read = begun.elapsed();
+    let report = sqlfile::load(&server, path, &file, &LoadOptions::default(), |_, _| {}).await?;
+    println!("{} rows; read in {:.1} s, loaded in {:.1} s", report.rows, read.as_secs_f64(), (begun.elapsed() - read).as_secs_f64());
     Ok(())
 }

@@ -17,14 +17,16 @@ mod files;
 const OPERATOR: &str = include_str!("../../chom-recovery/src/catalog/tests/golden/operator.identity");
 const ESCROW: &str = include_str!("../../chom-recovery/src/catalog/tests/golden/escrow.identity");
 const USAGE: &str = "bench init FOLDER | backup FOLDER TREE | restore FOLDER TARGET | fill FOLDER NUMBER | list FOLDER NUMBER | \
-                     dump FOLDER HOST | load FOLDER HOST | flags mysql|mariadb";
+                     dump FOLDER HOST | load FOLDER HOST | unpack FOLDER TARGET | old HOST FILE | flags mysql|mariadb";
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    if let ["flags", flavour] = words[..] {
-        return database::flags(flavour);
+    match words[..] {
+        ["flags", flavour] => return database::flags(flavour),
+        ["old", host, file] => return database::old(host, Path::new(file)).await,
+        _ => {}
     }
     let [work, folder, rest @ ..] = &words[..] else { return Err(Error::new(ErrorKind::InvalidInput, USAGE)) };
     let folder = Path::new(folder);
@@ -36,6 +38,7 @@ async fn main() -> Result<()> {
         ("list", [number]) => files::list(folder, count(number)?).await,
         ("dump", [host]) => database::dump(folder, host).await,
         ("load", [host]) => database::load(folder, host).await,
+        ("unpack", [target]) => database::unpack(folder, Path::new(target)).await,
         _ => Err(Error::new(ErrorKind::InvalidInput, USAGE)),
     }
 }

@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+# Longest time that a snapshot may keep writers out.
+LOCK_MS = 100
+
 
 @dataclass
 class Cost:
@@ -24,12 +27,16 @@ class Cost:
     cpu: float
     peak_mb: float
 
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.wall + other.wall, self.cpu + other.cpu, max(self.peak_mb, other.peak_mb))
 
-def run(argv: list[str], **environment: str) -> Cost:
-    """Runs a program to its end."""
+
+def run(argv: list[str], told: Path = Path(os.devnull), **environment: str) -> Cost:
+    """Runs a program to its end; what it prints goes to `told`."""
     os.sync()
     begun = time.monotonic()
-    pid = os.posix_spawnp(argv[0], argv, {**os.environ, **environment}, file_actions=[(os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0)])
+    to = (os.POSIX_SPAWN_OPEN, 1, str(told), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    pid = os.posix_spawnp(argv[0], argv, {**os.environ, **environment}, file_actions=[to])
     _, status, usage = os.wait4(pid, 0)
     wall = time.monotonic() - begun
     if os.waitstatus_to_exitcode(status) != 0:
@@ -80,10 +87,12 @@ class Table:
         self.costs.setdefault(what, []).append(cost)
         print(f"{what:36} {cost.wall:7.2f} s wall {cost.cpu:7.2f} s CPU {cost.peak_mb:7.0f} MB peak", file=sys.stderr)
 
-    def row(self, work: str, engine: str, ours: str, peer: str, stored: float, goal: float, peak: int) -> None:
-        """How often `ours` fits into the time of `peer`; a goal of 0 is none."""
+    def row(self, work: str, engine: str, ours: str, peer: str, stored: float, goal: float, peak: int, lock: list[float] | None = None) -> None:
+        """How often `ours` fits into the time of `peer`; a goal of 0 is none. `lock` is how long writers were kept out, in ms."""
         mine, other = median(self.costs[ours]), median(self.costs[peer])
         ratio = other.wall / mine.wall
+        locked = {"lock_ms": round(statistics.median(lock), 1)} if lock else {}
+        wanted = [f"ratio >= {goal}"] * (goal > 0) + [f"peak < {peak} MB"] + [f"lock < {LOCK_MS} ms"] * bool(lock)
         self.rows.append(
             {
                 "work": work,
@@ -97,8 +106,9 @@ class Table:
                 "ratio": round(ratio, 2),
                 "peak_mb": round(mine.peak_mb),
                 "stored_mb": round(stored, 1),
-                "goal": f"ratio >= {goal}, peak < {peak} MB",
-                "met": ratio >= goal and mine.peak_mb < peak,
+                **locked,
+                "goal": ", ".join(wanted),
+                "met": ratio >= goal and mine.peak_mb < peak and (not lock or max(lock) < LOCK_MS),
             }
         )
 
