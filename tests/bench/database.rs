@@ -72,6 +72,11 @@ pub(crate) async fn old(host: &str, path: &Path) -> Result<()> {
     let file = sqlfile::read(path, Limits::default(), |_, _| {}).await?;
     let read = begun.elapsed();
     let report = sqlfile::load(&server, path, &file, &LoadOptions::default(), |_, _| {}).await?;
-    println!("{} rows; read in {:.1} s, loaded in {:.1} s", report.rows, read.as_secs_f64(), (begun.elapsed() - read).as_secs_f64());
+    println!(
+        "{} rows; read in {:.1} s, loaded in {:.1} s",
+        report.rows,
+        read.as_secs_f64(),
+        (begun.elapsed() - read).as_secs_f64()
+    );
     Ok(())
 }

@@ -3,13 +3,17 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, mpsc::RecvTimeoutError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 
 use super::{Class, Health, HealthProbe, net};
 use crate::{backend::Backend, system::System};
+
+/// Longest time for a filesystem to say how much is free.
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// Looks at the filesystems of the state directory, of a local store, of the Engine's data and of the database's.
 ///
@@ -138,10 +142,10 @@ pub(crate) struct Space {
 
 /// Asks for the room below a path, or below its nearest parent that exists.
 ///
-/// A dead network filesystem blocks the call for ever: it runs in a thread of its own, which the runtime does not
-/// wait for.
+/// A dead network filesystem blocks the call for ever: it runs in a thread of its own, for which nobody waits longer than
+/// [`LONGEST`].
 pub(crate) async fn statvfs(path: PathBuf) -> std::io::Result<Space> {
-    let (send, receive) = tokio::sync::oneshot::channel();
+    let (send, receive) = std::sync::mpsc::sync_channel(1);
     std::thread::Builder::new().name("statvfs".into()).spawn(move || {
         let mut path = path.as_path();
         let answer = loop {
@@ -156,7 +160,14 @@ pub(crate) async fn statvfs(path: PathBuf) -> std::io::Result<Space> {
         // Nobody listens any more after a deadline.
         let _ = send.send(answer);
     })?;
-    let found = receive.await.map_err(|_| std::io::Error::other("the thread that asked has ended"))??;
+    let waiting =
+        tokio::task::spawn_blocking(move || receive.recv_timeout(LONGEST)).await.map_err(std::io::Error::other)?;
+    let found = waiting.map_err(|e| match e {
+        RecvTimeoutError::Timeout => {
+            std::io::Error::new(std::io::ErrorKind::TimedOut, "the filesystem does not answer")
+        }
+        RecvTimeoutError::Disconnected => std::io::Error::other("the thread that asked has ended"),
+    })??;
     Ok(Space {
         bytes: Some(found.f_blocks.saturating_mul(found.f_frsize)),
         free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
