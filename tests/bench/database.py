@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -254,6 +255,8 @@ def main() -> int:
     parser.add_argument("--myloader", help="path of myloader (MariaDB only)")
     parser.add_argument("--folder", type=Path, default=None, help="where to work")
     arguments = parser.parse_args()
+    # Servers do not outlive a run that is told to stop.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     scale, parts = arguments.scale / 100, arguments.part or PARTS
 
     table = Table()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import time
@@ -47,10 +48,14 @@ class Server:
         self.engine = engine
         self.password = password or secrets.token_hex(16)
         self.name = f"chom-bench-{secrets.token_hex(6)}"
-        self.start(flags, data)
+        try:
+            self.start(flags, data)
+            self.until_ready()
+        except BaseException:
+            self.close()
+            raise
         form = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
         self.address = docker("inspect", "-f", form, self.name).strip()
-        self.until_ready()
 
     def start(self, flags: tuple[str, ...], data: Path | None) -> None:
         place = ["-v", f"{data}:/var/lib/mysql"] if data else []
@@ -93,8 +98,11 @@ class Production(Server):
     def __init__(self, engine: Engine, folder: Path, cli: str) -> None:
         self.folder, self.cli, self.id = folder, cli, f"chom-bench-{secrets.token_hex(6)}"
         super().__init__(engine)
+        for name in ("operator", "escrow"):
+            shutil.copyfile(GOLDEN / f"{name}.identity", folder / name)
+            (folder / name).chmod(0o600)
         recipients = [word for key in self.recipients() for word in ("--recipient", key)]
-        self.command("repo", "init", "--encryption", "age", "--pin", *recipients, "--escrow-identity", str(GOLDEN / "escrow.identity"))
+        self.command("repo", "init", "--encryption", "age", "--pin", *recipients, "--escrow-identity", str(folder / "escrow"))
 
     def start(self, flags: tuple[str, ...], data: Path | None) -> None:
         self.folder.mkdir()
@@ -109,7 +117,7 @@ class Production(Server):
             f'id = "bench"\nstate_dir = "{self.folder}/state"\n[compose]\nproject = "{self.id}"\nfiles = ["{self.file}"]\n'
             f'[database]\nservice = "db"\npassword = {{ env = "BENCH_PASSWORD" }}\n'
             f'[application]\nservice = "db"\nweb_service = "db"\nworkers = []\nmaintenance = {{ kind = "none" }}\n'
-            f'[repository]\nurl = "file:{self.folder}/repository"\nidentity = [{{ file = "{GOLDEN}/operator.identity" }}]\n'
+            f'[repository]\nurl = "file:{self.folder}/repository"\nidentity = [{{ file = "{self.folder}/operator" }}]\n'
         )
         self.compose("up", "-d")
 

@@ -27,10 +27,12 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// Level used when none is asked for.
+    /// Level used when none is asked for. Of Zstandard the first: level 3 takes half as much processor time again for 4 % fewer
+    /// bytes (150 MB of TPC-H's `lineitem` by the program `zstd`: 0.94 and 1.36 s, 48.1 and 46.2 MB), and a dump on two
+    /// cores is bound by them.
     pub fn default_level(self) -> i32 {
         match self {
-            Self::Zstd => 3,
+            Self::Zstd => 1,
             Self::Gzip => 6,
             Self::None => 0,
         }
