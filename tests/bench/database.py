@@ -149,7 +149,7 @@ class Bench:
         if self.mydumper:
             folder = self.work / "mydumper"
             shutil.rmtree(folder, ignore_errors=True)
-            options = ["--compress=zstd", "--threads=2", "--regex=^(tpch|mixed)\\.", f"--outputdir={folder}"]
+            options = ["--compress=zstd", "--threads=2", "--database=tpch,mixed", f"--outputdir={folder}"]
             self.note("mydumper", run([self.mydumper, *self.login(self.source), *options]))
 
     def loads(self) -> None:
