@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use chom_recovery::triage::Selected;
+use chom_recovery::{procedure::database::WantedKind, triage::Selected};
 use chrono::{DateTime, Utc};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -98,6 +98,7 @@ pub(crate) enum Command {
     /// Files take production's place by a rename, when everything was compared with the backup beside it; what was there
     /// is kept. With `--target` they go into a new folder instead. With `--table` or `--schema` only these tables are restored,
     /// on the running server; what production had of them is kept beside.
+    #[command(mut_arg("kind", |kind| kind.conflicts_with_all(["tables", "schemas"])))]
     Restore {
         /// Component: the database, or one of files by its name
         #[arg(long, value_name = "NAME", default_value = chom_recovery::system::DATABASE)]
@@ -108,6 +109,8 @@ pub(crate) enum Command {
         files: IntoFolder,
         #[command(flatten)]
         which: Which,
+        #[command(flatten)]
+        kind: OfKind,
         /// When the incident began (RFC 3339) [default: now]
         #[arg(long, value_name = "TIME", conflicts_with_all = ["tables", "schemas"])]
         since: Option<DateTime<Utc>>,
@@ -126,6 +129,8 @@ pub(crate) enum Command {
     Drill {
         #[command(flatten)]
         which: Which,
+        #[command(flatten)]
+        kind: OfKind,
         /// Name of the person, for the record [default: $SUDO_USER or $USER]
         #[arg(long, value_name = "NAME")]
         operator: Option<String>,
@@ -459,6 +464,32 @@ pub(crate) struct Which {
     pub(crate) with_tag: Option<String>,
 }
 
+/// Which kind of backup of the database, where no single one is named.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct OfKind {
+    /// auto: the newest of either kind, unless it does not go here or may carry what failed, and says why; logical or
+    /// physical: the newest of that kind
+    #[arg(long, value_enum, default_value_t = WantedKindChoice::Auto)]
+    pub(crate) kind: WantedKindChoice,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WantedKindChoice {
+    Auto,
+    Logical,
+    Physical,
+}
+
+impl From<OfKind> for WantedKind {
+    fn from(wanted: OfKind) -> Self {
+        match wanted.kind {
+            WantedKindChoice::Auto => Self::Auto,
+            WantedKindChoice::Logical => Self::Logical,
+            WantedKindChoice::Physical => Self::Physical,
+        }
+    }
+}
+
 /// Who says yes, and to what.
 #[derive(Debug, Args)]
 pub(crate) struct Consent {
@@ -551,6 +582,8 @@ pub(crate) enum PlanRecover {
     Database {
         #[command(flatten)]
         which: Which,
+        #[command(flatten)]
+        kind: OfKind,
         /// When the incident began (RFC 3339) [default: now]
         #[arg(long, value_name = "TIME")]
         since: Option<DateTime<Utc>>,
@@ -585,10 +618,12 @@ pub(crate) enum PlanRecover {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Recover {
     /// Database recovery (runbook 3.1)
-    #[command(mut_arg("plan", |plan| plan.conflicts_with_all(["latest", "previous", "timestamp", "backup", "with_tag"])))]
+    #[command(mut_arg("plan", |plan| plan.conflicts_with_all(["latest", "previous", "timestamp", "backup", "with_tag", "kind"])))]
     Database {
         #[command(flatten)]
         which: Which,
+        #[command(flatten)]
+        kind: OfKind,
         /// When the incident began (RFC 3339) [default: now]
         #[arg(long, value_name = "TIME", conflicts_with = "plan")]
         since: Option<DateTime<Utc>>,

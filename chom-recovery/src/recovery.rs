@@ -70,11 +70,13 @@ pub use upkeep::MaintenanceSwitch;
 ///
 /// # Examples
 /// ```no_run
-/// use chom_recovery::{Recovery, System, catalog::Selector, procedure::database::{Extent, Request}, recovery::RunOptions};
+/// use chom_recovery::{Recovery, System, catalog::Selector, recovery::RunOptions};
+/// use chom_recovery::procedure::database::{Extent, Request, WantedKind};
 ///
 /// # async fn example() -> chom_recovery::Result<()> {
 /// let recovery = Recovery::open(System::load("chom-recovery.toml".as_ref())?).await?;
-/// let request = Request { backup: Selector::Latest, extent: Extent::Recover, incident_began: None };
+/// let (backup, kind) = (Selector::Latest, WantedKind::Auto);
+/// let request = Request { backup, kind, extent: Extent::Recover, incident_began: None };
 /// let report = recovery.recover_database(request, RunOptions::default()).await?.finish().await?;
 /// println!("{report:?}");
 /// # Ok(())

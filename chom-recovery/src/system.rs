@@ -228,6 +228,10 @@ pub struct Database {
     /// When a backup pauses because the server has other things to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub throttle: Option<Throttle>,
+    /// The newest physical backup is kept unpacked on the Engine's host as well, in a volume of its own: restoring it is a
+    /// rename and a start. It takes the room of the data once more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_warm: bool,
 }
 
 /// When a dump pauses. Its snapshot stays, and the server keeps old versions of rows for it meanwhile.

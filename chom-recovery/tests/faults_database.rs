@@ -19,7 +19,7 @@ use chom_recovery::{
     catalog::Selector,
     procedure::{
         Parts,
-        database::{self, DatabaseReport, Extent, Request},
+        database::{self, DatabaseReport, Extent, Request, WantedKind},
     },
     run::{NewRun, Run, RunId, failpoint, summary::RunStatus, summary::RunSummary},
     system::System,
@@ -32,7 +32,7 @@ use chom_recovery::{
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 fn request() -> Request {
-    Request { backup: Selector::Latest, extent: Extent::Recover, incident_began: None }
+    Request { backup: Selector::Latest, kind: WantedKind::Auto, extent: Extent::Recover, incident_began: None }
 }
 
 fn new_run() -> NewRun {

@@ -9,7 +9,7 @@ use chom_recovery::{
     objective::Objective,
     procedure::{
         Parts, backup,
-        database::{self, DatabaseReport, Extent, Request, ops::BackUp},
+        database::{self, DatabaseReport, Extent, Request, WantedKind, ops::BackUp},
     },
     report::unresolved,
     run::{
@@ -26,7 +26,7 @@ use chom_recovery::{
 };
 
 fn request() -> Request {
-    Request { backup: Selector::Latest, extent: Extent::Recover, incident_began: None }
+    Request { backup: Selector::Latest, kind: WantedKind::Auto, extent: Extent::Recover, incident_began: None }
 }
 
 fn new_run() -> NewRun {

@@ -10,7 +10,8 @@ use chom_recovery::{
         TableBaseline,
     },
     procedure::{
-        backup, database,
+        backup,
+        database::{self, Wanted, WantedKind},
         drill::{self, DrillReport},
     },
     run::{
@@ -27,7 +28,7 @@ use chom_recovery::{
 use chrono::Utc;
 
 fn new_run() -> NewRun {
-    let request = drill::Request { backup: Selector::Latest };
+    let request = drill::Request { backup: Selector::Latest, kind: WantedKind::Auto };
     NewRun::new("shop", drill::PROCEDURE, &request).unwrap().supersede([backup::PROCEDURE, drill::PROCEDURE])
 }
 
@@ -174,10 +175,11 @@ async fn a_killed_drill_is_in_the_way_of_no_recovery() {
     let id = run.id();
     // It stands before the comparison when its process dies.
     let site = Arc::new(database::survey(&run.scope("drill"), &stack.parts).await.unwrap());
-    let checked = database::check_backup(&run.scope("drill"), &stack.parts, &site, &Selector::Latest).await.unwrap();
+    let wanted = Wanted { backup: &Selector::Latest, kind: WantedKind::Auto, assessment: None, incident: Utc::now() };
+    let checked = database::check_backup(&run.scope("drill"), &stack.parts, &site, wanted).await.unwrap();
     database::restore_beside(&run.scope("drill"), &site, &checked).await.unwrap();
     drop(run);
-    let request = drill::Request { backup: Selector::Latest };
+    let request = drill::Request { backup: Selector::Latest, kind: WantedKind::Auto };
     let recovery = NewRun::new("shop", database::PROCEDURE, &request).unwrap();
     let refused = engine(&stack).start(recovery.clone()).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Locked);

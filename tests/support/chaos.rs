@@ -119,7 +119,8 @@ pub fn mend(stack: &Stack) {
             .expect("up.sh runs");
         assert!(status.success(), "project {} cannot be mended", stack.project);
     }
-    let begins = format!("name=^{}_mysql_data__r_", stack.project);
+    // What production had, and copies that were kept unpacked.
+    let begins = format!("name=^{}_mysql_data__(r|warm)_", stack.project);
     for volume in listed(&["volume", "ls", "-q", "--filter", &own, "--filter", &begins]) {
         docker(&["volume", "rm", &volume]);
     }

@@ -6,7 +6,10 @@ use chom_recovery::{
     Result,
     catalog::{BackupInfo, ComponentKind, Compression, Level, Listing, Selector, VerifyReport, legacy::LegacyListing},
     probe::Status,
-    procedure::database::ops::{BackUp, DatabaseKind},
+    procedure::database::{
+        WantedKind,
+        ops::{BackUp, DatabaseKind},
+    },
     recovery::{BackupStatus, CopyReport},
     system::DATABASE,
 };
@@ -46,7 +49,9 @@ pub(crate) async fn run(session: &Session, command: Backup) -> Result<Exit> {
             output.show("backup", &info, |output| print_one(output, &info));
             Ok(Exit::Ok)
         }
-        Backup::Verify { which, depth: Depth::L3 } => super::drill::drill(session, &which, None).await,
+        Backup::Verify { which, depth: Depth::L3 } => {
+            super::drill::drill(session, &which, WantedKind::Auto, None).await
+        }
         Backup::Verify { which, depth } => {
             let recovery = session.open_without_engine()?;
             let which = which.selector()?;

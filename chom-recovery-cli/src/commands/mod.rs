@@ -42,17 +42,17 @@ pub(crate) async fn run(session: &Session, command: Option<Command>) -> Result<E
         Some(Command::Check { within }) => check::check(session, within.map(Duration::from_secs)).await,
         Some(Command::Backup(command)) => backup::run(session, command).await,
         Some(Command::Prune { plan, consent }) => prune::prune(session, plan, &consent).await,
-        Some(Command::Drill { which, operator }) => drill::drill(session, &which, operator).await,
+        Some(Command::Drill { which, kind, operator }) => drill::drill(session, &which, kind.into(), operator).await,
         Some(Command::Plan { procedure, output }) => plan::plan(session, procedure, output).await,
         Some(Command::Recover { procedure: Some(procedure), .. }) => recover::recover(session, procedure).await,
         Some(Command::Recover { procedure: None, choose, waivers, consent }) => {
             choose::recover(session, choose, &waivers, &consent).await
         }
-        Some(Command::Restore { component, tables, files, which, since, consent }) => {
+        Some(Command::Restore { component, tables, files, which, kind, since, consent }) => {
             if tables.are_named() {
                 return recover::restore_tables(session, &component, &tables, &files, &which, &consent).await;
             }
-            recover::restore(session, &component, files, &which, since, &consent).await
+            recover::restore(session, &component, files, &which, kind, since, &consent).await
         }
         Some(Command::Resume { run, waivers, consent }) => {
             recover::resume(session, run.as_deref(), &waivers, &consent).await

@@ -43,8 +43,9 @@ pub(crate) async fn plan(session: &Session, procedure: PlanProcedure, file: Opti
     let recovery = session.open().await?;
     session.output.terminal.begin("planning");
     let (name, planned) = match recover {
-        PlanRecover::Database { which, since } => {
-            let request = Request { backup: which.selector()?, extent: Extent::Recover, incident_began: since };
+        PlanRecover::Database { which, kind, since } => {
+            let (backup, kind) = (which.selector()?, kind.into());
+            let request = Request { backup, kind, extent: Extent::Recover, incident_began: since };
             ("database", recovery.plan_database(&request).await)
         }
         PlanRecover::Application { which, method } => {
@@ -158,7 +159,9 @@ fn row(item: &PlanItem) -> [Cell; 3] {
     match item {
         PlanItem::Step(step) => [effect(step), Cell::new(&step.step), undo(step)],
         PlanItem::Decision { name, value } => {
-            [Cell::new("found"), Cell::new(name), Cell::new(brief(&value.to_string()))]
+            // A choice tells its reason.
+            let reason = value.get("why").and_then(serde_json::Value::as_str).map(str::to_owned);
+            [Cell::new("found"), Cell::new(name), Cell::new(reason.unwrap_or_else(|| brief(&value.to_string())))]
         }
         PlanItem::Approval { name, ask } => [Cell::new("ASKS").fg(Color::Yellow), Cell::new(name), Cell::new(ask)],
         PlanItem::Check { item, text, verdict, evidence } => {

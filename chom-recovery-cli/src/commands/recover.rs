@@ -24,7 +24,7 @@ use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    args::{Consent, How, IntoFolder, OnlyTables, Recover, Waivers, Which},
+    args::{Consent, How, IntoFolder, OfKind, OnlyTables, Recover, Waivers, WantedKindChoice, Which},
     exit::Exit,
     human,
     output::Output,
@@ -34,7 +34,7 @@ use crate::{
 
 pub(crate) async fn recover(session: &Session, command: Recover) -> Result<Exit> {
     match command {
-        Recover::Database { which, since, how } => database(session, &which, since, how).await,
+        Recover::Database { which, kind, since, how } => database(session, &which, kind, since, how).await,
         Recover::Application { which, method, how } => {
             let request = application::Request { backup: which.selector()?, method: method.map(Into::into) };
             part(session, RecoverApplication, request, how, "the application").await
@@ -60,10 +60,17 @@ pub(crate) async fn recover(session: &Session, command: Recover) -> Result<Exit>
     }
 }
 
-async fn database(session: &Session, which: &Which, since: Option<DateTime<Utc>>, how: How) -> Result<Exit> {
+async fn database(
+    session: &Session,
+    which: &Which,
+    kind: OfKind,
+    since: Option<DateTime<Utc>>,
+    how: How,
+) -> Result<Exit> {
     let recovery = session.open().await?;
     let (mut options, plan) = agreed(session, &recovery, how, &replacing(&recovery))?;
-    let mut request = Request { backup: which.selector()?, extent: Extent::Recover, incident_began: since };
+    let (backup, kind) = (which.selector()?, kind.into());
+    let mut request = Request { backup, kind, extent: Extent::Recover, incident_began: since };
     if let Some((file, plan)) = plan {
         request = planned_request(&file, &plan)?;
         options.plan = Some(plan);
@@ -113,10 +120,15 @@ pub(crate) async fn restore(
     component: &str,
     files: IntoFolder,
     which: &Which,
+    kind: OfKind,
     since: Option<DateTime<Utc>>,
     consent: &Consent,
 ) -> Result<Exit> {
     if component != DATABASE {
+        if kind.kind != WantedKindChoice::Auto {
+            return Err(Error::new(ErrorKind::InvalidInput, format!("`{component}` is kept in one kind alone"))
+                .hint("`--kind` is about the database: leave it out, or leave out `--component`"));
+        }
         return match files.target {
             Some(_) => restore_into_folder(session, component, files, which).await,
             None => restore_files(session, component, files.keep_setid, which, consent).await,
@@ -129,7 +141,8 @@ pub(crate) async fn restore(
     let recovery = session.open().await?;
     let consent = session.consent(consent, &recovery)?;
     consent.can_be_given(&replacing(&recovery))?;
-    let request = Request { backup: which.selector()?, extent: Extent::Restore, incident_began: since };
+    let (backup, kind) = (which.selector()?, kind.into());
+    let request = Request { backup, kind, extent: Extent::Restore, incident_began: since };
     start(session, &recovery, request, run_options(&consent)).await
 }
 

@@ -157,6 +157,9 @@ pub(crate) fn print_report(output: &Output, report: &RunReport) {
     if let Some(Report::BackUp(info)) = &report.achieved {
         let level = info.level.map_or_else(|| "not verified".into(), |level| format!("verified to {level:?}"));
         output.line(format!("\nbackup {}, {}, {level}", palette.bold(info.id()), human::bytes(info.stored_len)));
+        for warning in &info.warnings {
+            output.line(format!("  {} {warning}", palette.yellow("warning:")));
+        }
     }
     if let Some(Report::RestoreFiles(done)) = &report.achieved {
         output.line(format!(
@@ -188,6 +191,13 @@ pub(crate) fn print_report(output: &Output, report: &RunReport) {
             None => "no data was replaced: starting the server was enough".into(),
         };
         output.line(from);
+        if let Some(restored) = done.restored.as_ref().filter(|r| !r.chosen_because.is_empty()) {
+            output.line(format!("chosen because: {}", restored.chosen_because));
+        }
+        if let Some(filled) = done.restored.as_ref().and_then(|r| r.filled.as_ref()) {
+            let how = if filled.from_kept_copy { "moved from the copy kept unpacked" } else { "unpacked" };
+            output.line(format!("data files {how} in {}", human::millis(filled.took_ms)));
+        }
         if let Some(id) = &done.new_backup {
             output.line(format!("new backup {id}, verified"));
         }

@@ -114,6 +114,7 @@ class Recovery:
         self,
         backup: Which = "latest",
         *,
+        kind: Literal["auto", "logical", "physical"] = "auto",
         extent: Literal["recover", "restore"] = "recover",
         incident_began: datetime | None = None,
     ) -> models.Plan:
@@ -123,7 +124,7 @@ class Recovery:
             PreconditionError: A restore is not the cure.
             NotFoundError: There is no repository, or no such backup.
         """
-        request = {"backup": _selector(backup), "extent": extent, "incident_began": _moment(incident_began)}
+        request = _database(backup, kind, extent, incident_began)
         plan, fits_rto = json.loads(await self._native.plan_database(json.dumps(request)))
         return decode(models.Plan, {**plan, "fits_rto": fits_rto})
 
@@ -131,6 +132,7 @@ class Recovery:
         self,
         backup: Which = "latest",
         *,
+        kind: Literal["auto", "logical", "physical"] = "auto",
         extent: Literal["recover", "restore"] = "recover",
         incident_began: datetime | None = None,
         confirm: str | None = None,
@@ -149,6 +151,8 @@ class Recovery:
             backup: `"latest"`, `"previous"`, an id or the begin of one, `"tag:NAME"` for the newest with a tag,
                 `"legacy:PATH"` for a dump of another program, an
                 aware `datetime` for the newest whose data is not later, or an item of `backups.list()`.
+            kind: Which kind of backup is chosen where `backup` names no single one: `"auto"` takes the newest, unless it
+                does not go here or may carry what failed, and says why in the plan and in the report.
             extent: `"recover"` is the whole runbook, with checklist, triage, maintenance mode and soak; `"restore"`
                 only replaces the data, whatever state it is in.
             incident_began: Aware time from which the loss of data is counted back; the begin of the run by default.
@@ -165,7 +169,7 @@ class Recovery:
             LockedError: Another run is going on or unfinished.
             InvalidInputError: `confirm` is not the project's name; nothing was started.
         """
-        request = {"backup": _selector(backup), "extent": extent, "incident_began": _moment(incident_began)}
+        request = _database(backup, kind, extent, incident_began)
         options, asker = self._options(confirm, approve, waive, operator)
         ongoing = self._native.recover_database(json.dumps(request), options, asker)
         return decode(models.DatabaseReport, await follow(ongoing, on_event, asker))
@@ -458,6 +462,11 @@ def _selector(which: Which) -> str | dict[str, Any]:
     if which.startswith("tag:"):
         return {"tag": which.removeprefix("tag:")}
     return {"id": which}
+
+
+def _database(backup: Which, kind: str, extent: str, incident_began: datetime | None) -> dict[str, Any]:
+    began = _moment(incident_began)
+    return {"backup": _selector(backup), "kind": kind, "extent": extent, "incident_began": began}
 
 
 def _request(named: Mapping[str, Any]) -> dict[str, Any]:

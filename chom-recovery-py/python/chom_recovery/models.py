@@ -21,6 +21,7 @@ __all__ = [
     "Diagnosis",
     "ErrorRecord",
     "Estimate",
+    "Filled",
     "Finding",
     "HealthMode",
     "HealthReport",
@@ -375,6 +376,21 @@ class Verified:
 
 
 @dataclass(frozen=True, slots=True)
+class Filled:
+    """How the files of a physical backup came to their place.
+
+    Attributes:
+        from_kept_copy: The copy that was kept unpacked was moved there; else they were unpacked from the repository.
+        took_ms: How long that took, proofs included.
+        kept_copy_refused: Why a kept copy that was there was not used.
+    """
+
+    from_kept_copy: bool
+    took_ms: int
+    kept_copy_refused: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class KeptVolume:
     """The volume that holds what production had before; `bytes` is its size."""
 
@@ -414,7 +430,7 @@ class HeldJobs:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What took the place of the old data."""
+    """What took the place of the old data; `chosen_because` says why this backup, where nobody named it."""
 
     backup: BackupInfo | LegacyBackup
     verified: Verified
@@ -422,6 +438,8 @@ class Restored:
     newest_rows: Mapping[str, str]
     raised: tuple[RaisedCounter, ...]
     held: HeldJobs
+    chosen_because: str = ""
+    filled: Filled | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ use std::{
     fs::OpenOptions,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use futures::{StreamExt, TryStreamExt};
@@ -112,6 +113,15 @@ pub async fn restore(
     progress: OnProgress,
 ) -> Result<Unpacked> {
     tree::restore_into(component, root, &RestoreOptions::new(Policy::default(), keep_free), progress).await
+}
+
+/// Proves that a folder which nobody writes to is a data directory as it was stored: every file, owner and mode, those of the
+/// folder itself too, and nothing else. Several parts are compared at the same time; the repository is not read.
+///
+/// # Errors
+/// `Corrupt`: it is not.
+pub async fn prove(component: &ComponentReader, root: &Root) -> Result<Stored> {
+    tree::prove_same(component, root, Arc::new(|_, _| {})).await
 }
 
 /// Makes the manifest's facts from what was copied: `capture` and `position` as the copying program tells them.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Parts,
     database::{
-        self, CheckedBackup, Site,
+        self, CheckedBackup, Site, Wanted, WantedKind,
         candidate::{DRILL_ROLE, drill_prefixes},
         ops::Verified,
     },
@@ -36,6 +36,9 @@ pub const PROCEDURE: &str = "drill";
 pub struct Request {
     /// Which backup.
     pub backup: Selector,
+    /// Which kind of backup, where that names no single one.
+    #[serde(default)]
+    pub kind: WantedKind,
 }
 
 /// What a drill measured.
@@ -79,7 +82,8 @@ async fn rehearse_in(run: &Run, parts: &Parts, request: &Request) -> Result<Dril
     let began = moment(run, "began").await?;
     let site = Arc::new(database::survey(run, parts).await?.for_drill());
     sweep(run, &site).await?;
-    let backup = database::check_backup(run, parts, &site, &request.backup).await?;
+    let wanted = Wanted { backup: &request.backup, kind: request.kind, assessment: None, incident: began };
+    let backup = database::check_backup(run, parts, &site, wanted).await?;
     let (info, proof) = backup.in_repository()?;
     database::check_space(run, parts, &site, &backup).await?;
     match prove(run, parts, &site, &backup).await {

@@ -8,7 +8,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     procedure::{
         application::{self, RecoverApplication},
-        database::{Extent, Request},
+        database::{Extent, Request, WantedKind},
         nginx::{self, RecoverNginx},
         partial, performance,
     },
@@ -50,7 +50,8 @@ impl Recovery {
         let backup = Selector::Latest;
         match procedure {
             Selected::Database => {
-                let request = Request { backup, extent: Extent::Recover, incident_began: None };
+                let kind = WantedKind::Auto;
+                let request = Request { backup, kind, extent: Extent::Recover, incident_began: None };
                 self.recover_database(request, options).await
             }
             Selected::Application => {

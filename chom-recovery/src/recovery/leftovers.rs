@@ -9,7 +9,7 @@ use super::Recovery;
 use crate::{
     backend::{Container, Labels, MountSource, ROLE_LABEL, RUN_LABEL},
     error::{Error, ErrorKind, Result},
-    procedure::files,
+    procedure::{database::mysql_ops::KEPT_ROLE, files},
     run::{RunId, SystemClock, summary},
 };
 
@@ -152,6 +152,9 @@ impl Recovery {
         for volume in labelled {
             let verdict = match users.get(&volume.name) {
                 Some(user) => Err(format!("container `{user}` uses it")),
+                None if self.system.database.keep_warm && is_kept_copy(&volume.labels) => {
+                    Err("it is a physical backup, kept unpacked (`database.keep_warm`)".into())
+                }
                 None => judge(&volume.labels).map_err(str::to_owned),
             };
             match verdict {
@@ -273,6 +276,10 @@ impl Recovery {
         }
         Ok(users)
     }
+}
+
+fn is_kept_copy(labels: &Labels) -> bool {
+    labels.get(ROLE_LABEL).is_some_and(|role| role == KEPT_ROLE)
 }
 
 fn leftover_containers(

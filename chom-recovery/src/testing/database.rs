@@ -28,7 +28,8 @@ use crate::{
     probe::{Health, HealthProbe, SharedProbe},
     procedure::database::Source,
     procedure::database::ops::{
-        Assessment, BackUp, DatabaseOps, Finding, Loaded, NextIds, Production, Progress, RaisedCounter, Verified,
+        Assessment, BackUp, DatabaseKind, DatabaseOps, Finding, Loaded, NextIds, Production, Progress, RaisedCounter,
+        Verified,
     },
     run::failpoint,
     secret::Secret,
@@ -42,6 +43,9 @@ const SCHEMA: &str = "shop";
 const PASSWORD: &str = "/run/password";
 const VERSION: &str = "10.11.6";
 const DAMAGE: &str = "a page is corrupt";
+/// Files of a volume: the version of the server on it, where that is another, and tables that it calls corrupt, a line each.
+const OTHER_VERSION: &str = "version";
+const CORRUPT: &str = "corrupt";
 
 /// Returns the password that a simulated server knows of an account.
 pub fn password_of(user: &str) -> String {
@@ -102,6 +106,30 @@ impl Data {
 /// Those of writing files.
 pub fn damage(folder: &Path, starts: bool) -> io::Result<()> {
     put(folder, "damaged", if starts { "starts" } else { "ends" })
+}
+
+/// Makes a server on a volume's folder call tables corrupt.
+///
+/// # Errors
+/// Those of writing files.
+pub fn corrupt(folder: &Path, tables: &[&str]) -> io::Result<()> {
+    put(folder, CORRUPT, &tables.join("\n"))
+}
+
+/// Makes a server on a volume's folder one of another version.
+///
+/// # Errors
+/// Those of writing files.
+pub fn upgrade(folder: &Path, version: &str) -> io::Result<()> {
+    put(folder, OTHER_VERSION, version)
+}
+
+fn version(folder: &Path) -> io::Result<String> {
+    Ok(text(&folder.join(OTHER_VERSION))?.unwrap_or_else(|| VERSION.into()))
+}
+
+fn is_physical(backup: &BackupReader) -> bool {
+    backup.manifest().component(DATABASE).is_ok_and(|component| component.kind == ComponentKind::Physical)
 }
 
 /// Files of a folder by name; unfinished ones are not seen.
@@ -273,10 +301,16 @@ impl DatabaseOps for SimDatabase {
         };
         let gone = expected.iter().filter(|t| !data.tables.contains_key(&t.table));
         let missing: Vec<_> = gone.map(|t| format!("{}.{}", t.schema, t.table)).collect();
-        let finding = if missing.is_empty() { Finding::Healthy } else { Finding::DataMissing };
+        let corrupt: Vec<_> = text(&folder.join(CORRUPT))?.iter().flat_map(|t| t.lines()).map(str::to_owned).collect();
+        let finding = match (corrupt.is_empty(), missing.is_empty()) {
+            (false, _) => Finding::Damaged,
+            (true, false) => Finding::DataMissing,
+            (true, true) => Finding::Healthy,
+        };
         let mut seen = Assessment::of(finding, format!("{} tables, {} missing", data.tables.len(), missing.len()));
         seen.server = Some(VERSION.into());
         seen.missing_tables = missing;
+        seen.corrupt_tables = corrupt;
         seen.next_ids = data.next;
         Ok(seen)
     }
@@ -285,10 +319,16 @@ impl DatabaseOps for SimDatabase {
         Arc::new(Ready(self.clone()))
     }
 
-    async fn check_compatible(&self, backup: &Source, _production: &Production) -> Result<Vec<String>> {
-        let from = of_repository(backup)?.manifest().facts.database.as_ref();
+    async fn check_compatible(&self, backup: &Source, production: &Production) -> Result<Vec<String>> {
+        let backup = of_repository(backup)?;
+        let from = backup.manifest().facts.database.as_ref();
         let from = from.ok_or_else(|| Error::new(ErrorKind::Unsupported, "this backup holds no database"))?;
-        catalog::compatible(ComponentKind::Logical, (from.flavour, &from.version), (Flavour::Mariadb, VERSION))?;
+        let kind = backup.manifest().component(DATABASE)?.kind;
+        let version = match self.served(&production.container).await {
+            Ok(folder) => version(&folder)?,
+            Err(_) => VERSION.into(),
+        };
+        catalog::compatible(kind, (from.flavour, &from.version), (Flavour::Mariadb, &version))?;
         Ok(Vec::new())
     }
 
@@ -334,6 +374,7 @@ impl DatabaseOps for SimDatabase {
             bytes: backup.manifest().plain_len(),
             tables: data.tables.len() as u64,
             warnings: Vec::new(),
+            filled: None,
         })
     }
 
@@ -362,7 +403,7 @@ impl DatabaseOps for SimDatabase {
             tables: data.tables.len() as u64,
             rows: data.tables.values().map(|t| rows(t)).sum(),
             definitions: 0,
-            is_physical: false,
+            is_physical: is_physical(backup),
         })
     }
 
@@ -403,12 +444,17 @@ impl DatabaseOps for SimDatabase {
     }
 
     async fn back_up(&self, production: &Production, request: &BackUp, progress: Progress) -> Result<BackupInfo> {
-        let data = Data::read(&self.served(&production.container).await?)?;
+        let folder = self.served(&production.container).await?;
+        let (data, version) = (Data::read(&folder)?, version(&folder)?);
         let begin = Utc::now();
         let signer = Signer::load(&self.system.state_dir(), &self.system.id)?;
         let host = HostId::derive(&self.backend.engine().await?.id);
         let mut writer = BackupWriter::begin(&self.repository, &signer, &host, &self.system.id).await?;
-        let component = writer.component(ComponentSpec::new(DATABASE, ComponentKind::Logical)?)?;
+        let kind = match request.kind {
+            DatabaseKind::Logical => ComponentKind::Logical,
+            DatabaseKind::Physical => ComponentKind::Physical,
+        };
+        let component = writer.component(ComponentSpec::new(DATABASE, kind)?)?;
         let mut baselines = Baselines { accounts: Some(rows(&data.accounts)), ..Baselines::default() };
         let mut index = 0;
         for (table, text) in &data.tables {
@@ -433,7 +479,7 @@ impl DatabaseOps for SimDatabase {
         facts.baselines = baselines;
         facts.database = Some(DatabaseFacts {
             flavour: Flavour::Mariadb,
-            version: VERSION.into(),
+            version,
             server_uuid: None,
             position: None,
             gtid_set: None,

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Instant};
 use chom_recovery::{
     Error, Recovery, Result, System,
     catalog::{BackupInfo, Encryption, Selector},
-    procedure::database::{DatabaseReport, Extent, Request, ops::BackUp},
+    procedure::database::{DatabaseReport, Extent, Request, WantedKind, ops::BackUp},
     recovery::{Going, Report, RunOptions},
     run::{AlwaysYes, RunId},
 };
@@ -130,7 +130,7 @@ impl Drop for Bench {
 }
 
 pub(crate) fn request(backup: Selector, extent: Extent) -> Request {
-    Request { backup, extent, incident_began: None }
+    Request { backup, kind: WantedKind::Auto, extent, incident_began: None }
 }
 
 pub(crate) fn database(report: Result<Report>) -> Result<DatabaseReport> {

@@ -10,7 +10,10 @@ use chom_recovery::{
     ErrorKind, Recovery, System,
     backend::{Backend, ROLE_LABEL},
     catalog::{Level, Selector},
-    procedure::drill::{DrillReport, Request},
+    procedure::{
+        database::WantedKind,
+        drill::{DrillReport, Request},
+    },
     recovery::{Report, RunOptions},
 };
 
@@ -27,7 +30,7 @@ fn drill(report: chom_recovery::Result<Report>) -> chom_recovery::Result<DrillRe
 }
 
 async fn rehearse(bench: &Bench) -> chom_recovery::Result<DrillReport> {
-    let request = Request { backup: Selector::Latest };
+    let request = Request { backup: Selector::Latest, kind: WantedKind::Auto };
     drill(bench.recovery.drill(request, RunOptions::default()).await?.finish().await)
 }
 
@@ -60,7 +63,10 @@ async fn a_drill_that_is_killed_is_cleaned_up_by_the_next_and_reaches_nobody() {
     if let Ok(system) = env::var(SYSTEM) {
         let system = System::from_json(&fs::read_to_string(system).unwrap()).unwrap();
         let recovery = Recovery::open(system).await.unwrap();
-        let going = recovery.drill(Request { backup: Selector::Latest }, RunOptions::default()).await.unwrap();
+        let going = recovery
+            .drill(Request { backup: Selector::Latest, kind: WantedKind::Auto }, RunOptions::default())
+            .await
+            .unwrap();
         panic!("the drill ended before its death: {:?}", going.finish().await);
     }
     let Some(bench) = Bench::open("a_drill_that_is_killed_is_cleaned_up_by_the_next_and_reaches_nobody").await else {

@@ -4,11 +4,13 @@
 mod backups;
 mod bench;
 mod bound;
+mod choice;
 mod deployment;
 mod disturbed;
 mod drill;
 mod flapping;
 mod found;
+mod kept;
 mod kill;
 mod legacy;
 mod people;

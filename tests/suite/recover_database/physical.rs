@@ -36,14 +36,14 @@ fn physical_backup() -> BackUp {
     BackUp { kind: DatabaseKind::Physical, ..BackUp::default() }
 }
 
-async fn try_back_up(recovery: &Recovery) -> Result<BackupInfo> {
+pub(crate) async fn try_back_up(recovery: &Recovery) -> Result<BackupInfo> {
     match recovery.back_up(physical_backup(), RunOptions::default()).await?.finish().await? {
         Report::BackUp(info) => Ok(*info),
         other => panic!("{other:?}"),
     }
 }
 
-async fn back_up(bench: &Bench) -> BackupInfo {
+pub(crate) async fn back_up(bench: &Bench) -> BackupInfo {
     let begun = Instant::now();
     let info = try_back_up(&bench.recovery).await.unwrap();
     println!(
@@ -59,7 +59,7 @@ fn copies(bench: &Bench) -> String {
     String::from_utf8(chaos::shell(&bench.stack, "mysql", COPIES).stdout).unwrap()
 }
 
-fn is_mysql(bench: &Bench) -> bool {
+pub(crate) fn is_mysql(bench: &Bench) -> bool {
     bench.stack.db == "mysql"
 }
 
@@ -119,6 +119,7 @@ async fn data_files_copied_under_writes_come_back_with_rows_and_accounts() {
     let restored = report.restored.expect("data was replaced");
     assert_eq!(restored.backup.id(), Some(backup.id()));
     assert!(restored.verified.is_physical && restored.verified.tables >= 12, "{:?}", restored.verified);
+    assert!(restored.chosen_because.starts_with("physical, the newest"), "{}", restored.chosen_because);
     assert_eq!(bench.fingerprint().await, before);
 
     // One moment: every row up to some commit, and none after it.
@@ -201,7 +202,7 @@ async fn damaged_parts_and_files_of_another_server_are_refused_before_anything_i
 }
 
 /// Writes a backup again, with other facts about its server.
-async fn forge(bench: &Bench, of: &BackupInfo, change: fn(&mut DatabaseFacts)) -> BackupInfo {
+pub(crate) async fn forge(bench: &Bench, of: &BackupInfo, change: fn(&mut DatabaseFacts)) -> BackupInfo {
     let parts = bench.recovery.parts().await.unwrap();
     let reader = parts.catalog.open(&of.place).await.unwrap();
     let signer = Signer::load(&bench.system.state_dir(), &bench.system.id).unwrap();

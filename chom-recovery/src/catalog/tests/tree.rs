@@ -288,3 +288,70 @@ fn a_damaged_list_of_known_parts_is_not_believed() {
     std::fs::write(&file, "garbage").unwrap();
     assert!(KnownParts::load(&file).is_none());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_tree_is_proven_the_same_until_anything_in_it_changes() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (world, folder) = (World::new().await, tempfile::tempdir().unwrap());
+    let (source, target) = (folder.path().join("source"), folder.path().join("target"));
+    sample(&source);
+    let (reader, stored) = world.store(&source, Rules::none()).await;
+    let component = reader.component("app").await.unwrap();
+    tree::restore_tree(&component, &target, &options(), quiet()).await.unwrap();
+    let prove = async || tree::prove_same(&component, &Root::open(&target).unwrap(), quiet()).await;
+    let proven = prove().await.unwrap();
+    assert_eq!((proven.entries, proven.bytes), (stored.entries, stored.bytes));
+
+    let refused = async |what: &str| {
+        let error = prove().await.expect_err(what);
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{what}: {error}");
+        error.to_string()
+    };
+    let at = |name: &str| target.join(name);
+    let times = |name: &str| {
+        let stat = std::fs::metadata(target.join(name)).unwrap();
+        std::fs::FileTimes::new().set_modified(stat.modified().unwrap())
+    };
+    // One byte in the middle of a large file, of the same size and time.
+    let before = times("large.bin");
+    let file = std::fs::File::options().read(true).write(true).open(at("large.bin")).unwrap();
+    let flip = || {
+        use std::os::unix::fs::FileExt;
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, 66 << 20).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], 66 << 20).unwrap();
+        file.set_times(before).unwrap();
+    };
+    flip();
+    assert!(refused("a flipped bit").await.contains("(piece) differs"));
+    flip();
+    prove().await.unwrap();
+    // The mode of a file, and of the root folder itself.
+    for (name, other) in [(".env", 0o644), ("", 0o750)] {
+        let was = std::fs::metadata(at(name)).unwrap().permissions();
+        std::fs::set_permissions(at(name), PermissionsExt::from_mode(other)).unwrap();
+        refused(name).await;
+        std::fs::set_permissions(at(name), was).unwrap();
+        prove().await.unwrap();
+    }
+    // An owner.
+    std::os::unix::fs::chown(at("storage"), Some(12), None).unwrap();
+    refused("another owner").await;
+    std::os::unix::fs::chown(at("storage"), Some(0), None).unwrap();
+    prove().await.unwrap();
+    // Something more, and something less: the times of the folders are put back.
+    let (of_root, of_empty) = (times(""), times("empty"));
+    let restore_times = || {
+        std::fs::File::open(at("")).unwrap().set_times(of_root).unwrap();
+        std::fs::File::open(at("empty")).unwrap().set_times(of_empty).unwrap();
+    };
+    std::fs::write(at("empty/more"), "").unwrap();
+    restore_times();
+    refused("one more file").await;
+    std::fs::remove_file(at("empty/more")).unwrap();
+    std::fs::remove_file(at("large.bin")).unwrap();
+    restore_times();
+    refused("one file less").await;
+}

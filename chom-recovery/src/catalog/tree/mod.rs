@@ -15,7 +15,7 @@ mod store;
 
 pub use known::KnownParts;
 pub use restore::{RestoreOptions, read_tar, read_troubles, restore_into, restore_tree};
-pub use store::{StoreOptions, Stored, store_tree};
+pub use store::{StoreOptions, Stored, prove_same, store_tree};
 
 use super::PartMeta;
 

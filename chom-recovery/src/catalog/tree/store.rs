@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use serde::{Deserialize, Serialize};
@@ -13,7 +16,7 @@ use tokio::{
 
 use super::{BYTES, FOLDERS, HARD_LINKS, KnownParts, OnProgress, REPORT, SYMLINKS, TROUBLES, lanes, meta, number};
 use crate::{
-    catalog::{BackupId, Capture, ComponentFacts, ComponentWriter, PartMeta, PartRecord},
+    catalog::{BackupId, Capture, ComponentFacts, ComponentReader, ComponentWriter, PartMeta, PartRecord},
     error::{Error, ErrorKind, Result},
     files::{
         Root, Rules, TreePath,
@@ -80,35 +83,14 @@ pub async fn store_tree(
 ) -> Result<(Stored, KnownParts)> {
     let begin = component.origin().0.ids().now();
     let known = options.known.clone().filter(|known| known.fits(component.origin().0.id(), component.name()));
-    let (sender, mut jobs) = mpsc::channel(2);
-    let walking = {
-        let (root, rules) = (root.clone(), options.rules.clone());
-        tokio::task::spawn_blocking(move || {
-            walk::walk(&root, &rules, &mut |job| {
-                sender.blocking_send(job).map_err(|_| Error::new(ErrorKind::Cancelled, "nobody waits for the tree"))
-            })
-        })
-    };
-    let mut storing = Storing {
-        component: component.clone(),
-        root: root.clone(),
-        lanes: Arc::new(Semaphore::new(options.lanes.max(1))),
-        tasks: JoinSet::new(),
-        done: Arc::default(),
-        missing: Arc::default(),
-        progress,
-        next: Numbers { files: 0, hard_links: HARD_LINKS, symlinks: SYMLINKS, folders: FOLDERS },
-        last_folders: None,
-        from: known.as_ref().map(KnownParts::backup),
-        known: known.map(KnownParts::by_fingerprint).unwrap_or_default(),
-    };
-    while let Some(job) = jobs.recv().await {
-        storing.begin(job).await?;
-    }
-    let walked = walking
-        .await
-        .unwrap_or_else(|e| Err(Error::new(ErrorKind::Failed, "the walk of the tree panicked").caused_by(e)))?;
-    let stored = storing.finish(walked).await?;
+    let mut storing = Storing::new(Target::Component(component.clone()), root, options.lanes, progress);
+    storing.from = known.as_ref().map(KnownParts::backup);
+    storing.known = known.map(KnownParts::by_fingerprint).unwrap_or_default();
+    let stored = storing.read(&options.rules).await?;
+    let report = serde_json::to_vec(&stored.troubles)
+        .map_err(|e| Error::new(ErrorKind::Failed, "cannot encode the troubles of a tree").caused_by(e))?;
+    let meta = PartMeta { what: TROUBLES.into(), ..PartMeta::default() };
+    component.put(REPORT, meta, stream::once(report)).await?;
     let (repository, place) = component.origin();
     let end = repository.ids().now();
     component.describe(ComponentFacts {
@@ -121,6 +103,38 @@ pub async fn store_tree(
     let known =
         KnownParts::new(repository.id().clone(), component.name().clone(), place.id, component.recorded().into_iter());
     Ok((stored, known))
+}
+
+/// Proves that a tree which nobody writes to is what a component holds: every entry, with its owner, mode, times and content,
+/// the root folder's among them, and nothing else. It is read as if it were stored again, and each part that would come of it is
+/// compared with the hash in the index; no part is read.
+///
+/// # Errors
+/// `Corrupt`: it is not; the first part that differs is named. `Precondition`: the root cannot be read.
+pub async fn prove_same(component: &ComponentReader, root: &Root, progress: OnProgress) -> Result<Stored> {
+    let parts = component.parts().iter().filter(|part| part.index < REPORT);
+    let parts: HashMap<u32, PartRecord> = parts.map(|part| (part.index, part.clone())).collect();
+    let number = parts.len();
+    let storing = Storing::new(Target::Compare(Arc::new(parts)), root, lanes(), progress);
+    let compared = storing.compared.clone();
+    let stored = storing.read(&Rules::none()).await?;
+    let differs = |why: String| Err(Error::new(ErrorKind::Corrupt, format!("the tree is not what was stored: {why}")));
+    if let Some(trouble) = stored.troubles.list.first() {
+        return differs(format!("`{}`: {}", trouble.path, trouble.why));
+    }
+    match compared.load(Ordering::Relaxed) {
+        equal if equal == number => Ok(stored),
+        equal => differs(format!("it makes {equal} parts, and {number} are stored")),
+    }
+}
+
+/// Where what is read goes.
+#[derive(Clone)]
+enum Target {
+    /// Into a component.
+    Component(ComponentWriter),
+    /// Nowhere: it is compared with these parts.
+    Compare(Arc<HashMap<u32, PartRecord>>),
 }
 
 /// Numbers of the next parts.
@@ -160,7 +174,9 @@ impl Numbers {
 }
 
 struct Storing {
-    component: ComponentWriter,
+    target: Target,
+    /// Parts that were found equal.
+    compared: Arc<AtomicUsize>,
     root: Root,
     lanes: Arc<Semaphore>,
     /// Aborted when dropped.
@@ -178,6 +194,43 @@ struct Storing {
 }
 
 impl Storing {
+    fn new(target: Target, root: &Root, lanes: usize, progress: OnProgress) -> Self {
+        Self {
+            target,
+            compared: Arc::default(),
+            root: root.clone(),
+            lanes: Arc::new(Semaphore::new(lanes.max(1))),
+            tasks: JoinSet::new(),
+            done: Arc::default(),
+            missing: Arc::default(),
+            progress,
+            next: Numbers { files: 0, hard_links: HARD_LINKS, symlinks: SYMLINKS, folders: FOLDERS },
+            last_folders: None,
+            from: None,
+            known: HashMap::new(),
+        }
+    }
+
+    /// Walks the tree, and hands over what comes of it.
+    async fn read(mut self, rules: &Rules) -> Result<Stored> {
+        let (sender, mut jobs) = mpsc::channel(2);
+        let walking = {
+            let (root, rules) = (self.root.clone(), rules.clone());
+            tokio::task::spawn_blocking(move || {
+                walk::walk(&root, &rules, &mut |job| {
+                    sender.blocking_send(job).map_err(|_| Error::new(ErrorKind::Cancelled, "nobody waits for the tree"))
+                })
+            })
+        };
+        while let Some(job) = jobs.recv().await {
+            self.begin(job).await?;
+        }
+        let walked = walking
+            .await
+            .unwrap_or_else(|e| Err(Error::new(ErrorKind::Failed, "the walk of the tree panicked").caused_by(e)))?;
+        self.finish(walked).await
+    }
+
     async fn begin(&mut self, job: Job) -> Result<()> {
         match job {
             Job::Files { files, fingerprint, is_settled } => {
@@ -206,11 +259,12 @@ impl Storing {
     /// Takes a part from an earlier backup, if one there holds the same state of the same files.
     async fn reuse(&mut self, role: Role, fingerprint: &str) -> Result<bool> {
         let (Some(from), Some(part)) = (self.from, self.known.get(fingerprint)) else { return Ok(false) };
+        let Target::Component(component) = &self.target else { return Ok(false) };
         if part.meta.what != super::role_name(role) {
             return Ok(false);
         }
         let index = self.next.peek(role)?;
-        match self.component.reuse_part(index, from, part).await {
+        match component.reuse_part(index, from, part).await {
             Ok(()) => {}
             // That backup is gone, to be deleted, damaged, or for other eyes: its parts are of no use any more.
             Err(e)
@@ -251,24 +305,23 @@ impl Storing {
             settle(finished)?;
         }
         let index = self.next.take(role)?;
-        let (component, done, missing, progress) =
-            (self.component.clone(), self.done.clone(), self.missing.clone(), self.progress.clone());
+        let (target, compared, done, missing, progress) = (
+            self.target.clone(),
+            self.compared.clone(),
+            self.done.clone(),
+            self.missing.clone(),
+            self.progress.clone(),
+        );
         self.tasks.spawn(async move {
             let _lane = lane;
-            let (told, packed) = tokio::sync::oneshot::channel();
-            let plain = pipe::produce(move |out| {
-                let packed = work(&mut |bytes| out.send(bytes))?;
-                // A receiver that is gone only means that nobody asks for the result.
-                let _ = told.send(packed);
-                Ok(())
-            });
-            let part = component.put_part(index, plain).await?;
-            let packed = packed
-                .await
-                .map_err(|_| Error::new(ErrorKind::Failed, format!("part {index} was stored before it was whole")))?;
-            // A state that nobody saw whole must not be taken for known.
-            let fingerprint = fingerprint.filter(|_| packed.is_as_walked && packed.troubles.list.is_empty());
-            component.record(part, meta(role, &packed, fingerprint))?;
+            let packed = match target {
+                Target::Component(component) => store_part(&component, index, role, fingerprint, work).await?,
+                Target::Compare(parts) => {
+                    let packed = compare_part(parts, index, role, work).await?;
+                    compared.fetch_add(1, Ordering::Relaxed);
+                    packed
+                }
+            };
             let bytes = {
                 let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
                 done.entries += packed.entries;
@@ -324,12 +377,59 @@ impl Storing {
         self.settle_all().await?;
         let mut stored = std::mem::take(&mut *self.done.lock().unwrap_or_else(PoisonError::into_inner));
         stored.troubles.merge(troubles);
-        let report = serde_json::to_vec(&stored.troubles)
-            .map_err(|e| Error::new(ErrorKind::Failed, "cannot encode the troubles of a tree").caused_by(e))?;
-        let meta = PartMeta { what: TROUBLES.into(), ..PartMeta::default() };
-        self.component.put(REPORT, meta, stream::once(report)).await?;
         Ok(stored)
     }
+}
+
+async fn store_part(
+    component: &ComponentWriter,
+    index: u32,
+    role: Role,
+    fingerprint: Option<String>,
+    work: impl FnOnce(pack::Send<'_>) -> Result<Packed> + Send + 'static,
+) -> Result<Packed> {
+    let (told, packed) = tokio::sync::oneshot::channel();
+    let plain = pipe::produce(move |out| {
+        let packed = work(&mut |bytes| out.send(bytes))?;
+        // A receiver that is gone only means that nobody asks for the result.
+        let _ = told.send(packed);
+        Ok(())
+    });
+    let part = component.put_part(index, plain).await?;
+    let packed = packed
+        .await
+        .map_err(|_| Error::new(ErrorKind::Failed, format!("part {index} was stored before it was whole")))?;
+    // A state that nobody saw whole must not be taken for known.
+    let fingerprint = fingerprint.filter(|_| packed.is_as_walked && packed.troubles.list.is_empty());
+    component.record(part, meta(role, &packed, fingerprint))?;
+    Ok(packed)
+}
+
+async fn compare_part(
+    parts: Arc<HashMap<u32, PartRecord>>,
+    index: u32,
+    role: Role,
+    work: impl FnOnce(pack::Send<'_>) -> Result<Packed> + Send + 'static,
+) -> Result<Packed> {
+    pipe::blocking(move || {
+        let (mut hash, mut length) = (blake3::Hasher::new(), 0);
+        let packed = work(&mut |bytes| {
+            hash.update(&bytes);
+            length += bytes.len() as u64;
+            Ok(())
+        })?;
+        let is_equal = |part: &PartRecord| {
+            part.plain_len == length
+                && part.meta.what == super::role_name(role)
+                && part.blake3.0 == *hash.finalize().as_bytes()
+        };
+        if parts.get(&index).is_some_and(is_equal) {
+            return Ok(packed);
+        }
+        let what = format!("the tree is not what was stored: part {index} ({}) differs", super::role_name(role));
+        Err(Error::new(ErrorKind::Corrupt, what))
+    })
+    .await
 }
 
 fn settle(finished: Result<Result<()>, tokio::task::JoinError>) -> Result<()> {

@@ -34,6 +34,9 @@ pub(in crate::procedure) enum Purpose {
     Drill,
 }
 
+/// Role of a candidate that is to take production's place.
+pub(super) const CANDIDATE_ROLE: &str = "candidate";
+
 /// Role of a drill's candidate, by which what a killed drill left is found.
 pub(in crate::procedure) const DRILL_ROLE: &str = "drill";
 
@@ -52,7 +55,7 @@ impl Purpose {
 
     fn role(self) -> &'static str {
         match self {
-            Self::Swap => "candidate",
+            Self::Swap => CANDIDATE_ROLE,
             Self::Drill => DRILL_ROLE,
         }
     }
@@ -102,11 +105,7 @@ impl Site {
 
     /// What the names of candidates' volumes begin with: a folder of the host is known by its path, which is no name.
     fn base_name(&self) -> String {
-        let original = &self.original.volume;
-        match original.rsplit_once('/') {
-            Some((_, folder)) => format!("{}_{}", self.backend.project(), folder.replace(|c| !is_of_name(c), "-")),
-            None => original.clone(),
-        }
+        base_name(self.backend.project(), &self.original.volume)
     }
 
     /// What the site lies on.
@@ -190,6 +189,14 @@ impl Site {
             .with("exit code", code.map_or_else(|| "none".into(), |c| c.to_string()))
             .hint("start the recovery again; it builds a new candidate")),
         }
+    }
+}
+
+/// What the names of volumes that belong to production's begin with.
+pub(super) fn base_name(project: &str, original: &str) -> String {
+    match original.rsplit_once('/') {
+        Some((_, folder)) => format!("{project}_{}", folder.replace(|c| !is_of_name(c), "-")),
+        None => original.to_owned(),
     }
 }
 

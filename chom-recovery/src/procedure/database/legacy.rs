@@ -94,6 +94,7 @@ impl Loaded {
             bytes: contents.plain_bytes,
             tables: contents.user_tables().count() as u64,
             warnings: Vec::new(),
+            filled: None,
         }
     }
 }

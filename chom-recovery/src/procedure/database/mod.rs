@@ -32,6 +32,7 @@ use crate::{
 };
 
 pub mod candidate;
+mod choice;
 pub mod jobs;
 mod legacy;
 pub mod mysql_ops;
@@ -44,6 +45,7 @@ mod space;
 pub mod swap;
 
 pub use candidate::{CandidateRecord, Site};
+pub use choice::{Chosen, Wanted, WantedKind};
 pub use report::{DatabaseReport, KeptVolume, Restored};
 pub use restore::{
     Candidate, CheckedBackup, Quiesced, Swapped, VerifiedCandidate, check_backup, quiesce, restore_beside, swap_in,
@@ -64,6 +66,9 @@ const fn mins(minutes: u64) -> Duration {
 pub struct Request {
     /// Which backup.
     pub backup: Selector,
+    /// Which kind of backup, where that names no single one.
+    #[serde(default, skip_serializing_if = "ops::is_default")]
+    pub kind: WantedKind,
     /// With triage and maintenance mode (`recover`) or without (`restore`).
     pub extent: Extent,
     /// When the incident began; `None` takes the begin of the run. The achieved RPO counts back from here.
@@ -97,6 +102,9 @@ impl Approvable for ReplaceProductionDatabase {
 pub async fn recover(run: &Run, parts: &Parts, request: &Request) -> Result<DatabaseReport> {
     let run = run.scope("database").budget(parts.system.objectives.database.rto);
     let began = moment(&run, "began").await?;
+    if request.kind != WantedKind::Auto {
+        run.decide("check-kind", choice::check_kind(&parts.catalog, &request.backup, request.kind)).await?;
+    }
     let site = Arc::new(survey(&run, parts).await?);
     // Now: where this cannot be done, nothing must be stopped for it.
     run.decide("check-exchangeable", parts.backend.check_exchangeable(&site.original.volume)).await?;
@@ -109,7 +117,7 @@ pub async fn recover(run: &Run, parts: &Parts, request: &Request) -> Result<Data
         // Before anything is touched: users of a database that needs no restore keep their service.
         let finding = decide_cure(&run, &assessment).await?;
         if finding != Finding::Stopped {
-            restore::check_identity(&run, parts, &request.backup).await?;
+            restore::check_identity(&run, parts, &request.backup, request.kind).await?;
         }
         super::evidence::gather(&run, parts).await?;
         let switched = maintenance_on(&run, parts).await?;
@@ -129,7 +137,7 @@ pub async fn recover(run: &Run, parts: &Parts, request: &Request) -> Result<Data
         (None, proven)
     } else {
         let Replaced { restored, proof, writers, since } =
-            Box::pin(replace(&run, parts, &site, request, &assessment)).await?;
+            Box::pin(replace(&run, parts, &site, request, began, &assessment)).await?;
         let proven = service::start(&run, parts, &writers, maintenance.as_ref(), since, Unstarted::Stopped).await?;
         if let Some(proof) = proof {
             record_recovery(&run, parts, proof, !proven.users_stay_out).await?;
@@ -159,25 +167,33 @@ async fn replace(
     parts: &Parts,
     site: &Arc<Site>,
     request: &Request,
+    began: DateTime<Utc>,
     assessment: &Assessment,
 ) -> Result<Replaced> {
-    let backup = check_backup(run, parts, site, &request.backup).await?;
+    let wanted = Wanted {
+        backup: &request.backup,
+        kind: request.kind,
+        assessment: Some(assessment),
+        incident: request.incident_began.unwrap_or(began),
+    };
+    let backup = check_backup(run, parts, site, wanted).await?;
     check_space(run, parts, site, &backup).await?;
     let candidate = restore_beside(run, site, &backup).await?;
     let candidate = verify_candidate(run, site, candidate, &backup).await?;
     let approval = run
         .approve::<ReplaceProductionDatabase>(&format!(
-            "replace the database of project `{}` on {}, in `{}`, with backup {}, {}; what it holds now is kept",
+            "replace the database of project `{}` on {}, in `{}`, with backup {}, {}{}; what it holds now is kept",
             parts.backend.project(),
             parts.backend.engine_address(),
             site.original.volume,
             backup.origin().name(),
             described(backup.origin()),
+            if backup.why().is_empty() { String::new() } else { format!(" ({})", backup.why()) },
         ))
         .await?;
     let quiesced = quiesce(run, parts, site).await?;
     let next_ids = restore::read_counters(run, site, assessment).await?;
-    let verified = candidate.verified().clone();
+    let (verified, filled) = (candidate.verified().clone(), candidate.filled().cloned());
     let swapped = swap_in(run, parts, site, candidate, &quiesced, approval).await?;
     service::start_database(run, parts, &swapped).await?;
     let since = service::prove_database(run, parts).await?;
@@ -186,7 +202,9 @@ async fn replace(
     let kept = restore::measure_kept(run, parts, &swapped).await?;
     let newest_rows = restore::newest_rows(run, parts, site).await?;
     let writers = swapped.server().iter().chain(quiesced.writers()).cloned().collect();
-    let restored = Restored { backup: backup.origin().clone(), verified, kept, newest_rows, raised, held };
+    let chosen_because = backup.why().to_owned();
+    let restored =
+        Restored { backup: backup.origin().clone(), chosen_because, verified, filled, kept, newest_rows, raised, held };
     Ok(Replaced { restored, proof: backup.proof(), writers, since })
 }
 

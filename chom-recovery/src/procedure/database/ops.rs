@@ -168,7 +168,7 @@ pub enum DatabaseKind {
     Physical,
 }
 
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
@@ -242,6 +242,22 @@ pub struct Loaded {
     pub tables: u64,
     /// Things a person should read.
     pub warnings: Vec<String>,
+    /// Of data files: how they came to their place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filled: Option<Filled>,
+}
+
+/// How data files came to their place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filled {
+    /// The copy that was kept unpacked was moved there, after it was proven to be what the backup holds; else they were
+    /// unpacked from the repository.
+    pub from_kept_copy: bool,
+    /// How long that took, proofs included, in milliseconds.
+    pub took_ms: u64,
+    /// Why a kept copy that was there was not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_copy_refused: Option<String>,
 }
 
 impl Loaded {
@@ -254,6 +270,7 @@ impl Loaded {
             bytes: manifest.plain_len(),
             tables: tables.len() as u64,
             warnings: Vec::new(),
+            filled: None,
         })
     }
 }

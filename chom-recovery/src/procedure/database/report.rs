@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     jobs::HeldJobs,
-    ops::{Assessment, RaisedCounter, Verified},
+    ops::{Assessment, Filled, RaisedCounter, Verified},
     service::Proven,
     source::Origin,
 };
@@ -39,8 +39,14 @@ pub struct DatabaseReport {
 pub struct Restored {
     /// Backup.
     pub backup: Origin,
+    /// Why this one; empty where somebody named it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub chosen_because: String,
     /// What was compared with the backup before the swap.
     pub verified: Verified,
+    /// Of a physical backup: how its files came to their place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filled: Option<Filled>,
     /// Volume that now holds the old data.
     pub kept: KeptVolume,
     /// Newest value of each column that `application.newest_row` names: how far the data really reaches.
@@ -90,6 +96,9 @@ pub(super) fn conclude(parts: &Parts, facts: Facts) -> DatabaseReport {
                 "{} queued jobs may speak of lost rows and are held: review them, then `RENAME {} {}` in redis",
                 key.jobs, key.held_as, key.key,
             ));
+        }
+        if let Some(why) = restored.filled.as_ref().and_then(|filled| filled.kept_copy_refused.as_ref()) {
+            to_review.push(format!("the copy that was kept unpacked was not used: {why}"));
         }
         to_review.extend(restored.backup.warnings().iter().map(|w| format!("the backup says: {w}")));
     }

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     KeptVolume, ReplaceProductionDatabase,
     candidate::{CandidateRecord, Site},
+    choice::{self, Wanted, WantedKind},
     legacy, mins,
-    ops::{Assessment, Loaded, NextIds, Verified},
+    ops::{Assessment, Filled, Loaded, NextIds, Verified},
     source::{LegacyDump, Opener, Origin, Source},
     swap::Exchange,
 };
@@ -43,6 +44,7 @@ pub struct CheckedBackup {
     origin: Origin,
     opener: Opener,
     contents: Contents,
+    why: String,
 }
 
 /// What a checked backup lets expect. Kept with the run, so that a rollback needs no backup.
@@ -66,6 +68,11 @@ impl CheckedBackup {
         &self.origin
     }
 
+    /// Tells why it was chosen; empty where somebody named it.
+    pub fn why(&self) -> &str {
+        &self.why
+    }
+
     /// Tells what the catalogue knows of it, and what reading every byte of it found.
     ///
     /// # Errors
@@ -86,7 +93,12 @@ impl CheckedBackup {
 
     pub(super) fn legacy(contents: Contents) -> Result<Self> {
         let dump = contents.legacy.clone().ok_or_else(|| Error::new(ErrorKind::Failed, "the dump was not kept"))?;
-        Ok(Self { origin: Origin::Legacy(dump.backup.clone()), opener: Opener::Legacy(Arc::new(dump)), contents })
+        Ok(Self {
+            origin: Origin::Legacy(dump.backup.clone()),
+            opener: Opener::Legacy(Arc::new(dump)),
+            contents,
+            why: String::new(),
+        })
     }
 }
 
@@ -107,6 +119,11 @@ impl VerifiedCandidate {
     /// Tells what was compared.
     pub fn verified(&self) -> &Verified {
         &self.verified
+    }
+
+    /// Tells how data files came to their place; `None`: rows were loaded.
+    pub fn filled(&self) -> Option<&Filled> {
+        self.record.loaded.filled.as_ref()
     }
 }
 
@@ -162,13 +179,13 @@ pub(super) async fn newest(catalog: &Catalog) -> Result<Option<BackupReader>> {
 ///
 /// # Errors
 /// `Precondition`, `Authentication`: no identity here opens it; the error says which do.
-pub(super) async fn check_identity(run: &Run, parts: &Parts, wanted: &Selector) -> Result<()> {
+pub(super) async fn check_identity(run: &Run, parts: &Parts, wanted: &Selector, kind: WantedKind) -> Result<()> {
     let (catalog, wanted) = (parts.catalog.clone(), wanted.clone());
     run.step("check-identity")
         .effect(Effect::Observe)
         .timeout(mins(5))
         .run(async move |_| {
-            let Ok(info) = catalog.select(&wanted).await else { return Ok(()) };
+            let Ok(info) = choice::select(&catalog, &wanted, kind).await else { return Ok(()) };
             let Ok(reader) = catalog.open(&info.place).await else { return Ok(()) };
             reader.check_identity()
         })
@@ -179,13 +196,14 @@ pub(super) async fn check_identity(run: &Run, parts: &Parts, wanted: &Selector) 
 ///
 /// # Errors
 /// `Corrupt`: it cannot be trusted; the hint names the one before it and what falling back to it would cost.
-/// `Conflict`: it belongs to another system. `Unsupported`: this server cannot take it.
-pub async fn check_backup(run: &Run, parts: &Parts, site: &Site, wanted: &Selector) -> Result<CheckedBackup> {
-    if let Selector::Legacy(name) = wanted {
+/// `Conflict`: it belongs to another system. `Unsupported`: this server cannot take it. `InvalidInput`: it is of another kind
+/// than asked for.
+pub async fn check_backup(run: &Run, parts: &Parts, site: &Site, wanted: Wanted<'_>) -> Result<CheckedBackup> {
+    if let Selector::Legacy(name) = wanted.backup {
         return legacy::check_backup(run, parts, site, name).await;
     }
     // Kept: a resumed run must not slide to a backup that was taken in between.
-    let place = run.decide("choose-backup", async { Ok(parts.catalog.select(wanted).await?.place) }).await?;
+    let choice::Chosen { place, why } = run.decide("choose-backup", choice::choose(parts, site, wanted)).await?;
     let (catalog, id) = (parts.catalog.clone(), place.id.to_string());
     let info: BackupInfo = run
         .step("look-up-backup")
@@ -230,7 +248,7 @@ pub async fn check_backup(run: &Run, parts: &Parts, site: &Site, wanted: &Select
                 info.warnings.push(format!("{number} damaged objects were read from the copy"));
             }
             let opener = Opener::Repository(parts.catalog.clone(), info.place.clone());
-            Ok(CheckedBackup { origin: Origin::Repository(Box::new(info)), opener, contents })
+            Ok(CheckedBackup { origin: Origin::Repository(Box::new(info)), opener, contents, why })
         }
         Err(e) if e.kind() == ErrorKind::Corrupt => Err(offer_previous(&parts.catalog, &info, e).await),
         Err(e) => Err(e),

@@ -145,7 +145,13 @@ impl MySqlOps {
             }
             Accounts::Configured => self.make_configured_accounts(server).await?,
         }
-        Ok(Loaded { rows: report.rows, bytes: report.bytes, tables: contents.user_tables().count() as u64, warnings })
+        Ok(Loaded {
+            rows: report.rows,
+            bytes: report.bytes,
+            tables: contents.user_tables().count() as u64,
+            warnings,
+            filled: None,
+        })
     }
 
     async fn make_configured_accounts(&self, server: &Server) -> Result<()> {

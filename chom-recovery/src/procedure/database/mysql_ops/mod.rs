@@ -27,11 +27,13 @@ use crate::{
 
 mod assess;
 mod copies;
+mod kept;
 mod legacy;
 mod physical;
 mod raise;
 mod tables;
 
+pub(crate) use kept::KEPT_ROLE;
 use physical::verify_copy;
 
 /// Folder in every image, for the candidate's one-time password.
@@ -153,6 +155,7 @@ impl MySqlOps {
             bytes: loaded.report.bytes,
             tables: loaded.report.tables as u64,
             warnings,
+            filled: None,
         })
     }
 
@@ -342,7 +345,12 @@ impl DatabaseOps for MySqlOps {
     }
 
     async fn discard_copies(&self, production: &Production) -> Result<()> {
-        self.discard(production).await
+        self.discard(production).await?;
+        // They take room, and stand in nobody's way.
+        if let Err(error) = self.discard_kept(production, None).await {
+            tracing::warn!(%error, "what keeping a copy unpacked left over cannot be removed");
+        }
+        Ok(())
     }
 
     async fn back_up(&self, production: &Production, request: &BackUp, progress: Progress) -> Result<BackupInfo> {
@@ -359,7 +367,15 @@ impl DatabaseOps for MySqlOps {
             let summary = logical::dump_to(&reached.server, component, &options, &mut { report }).await?;
             Ok(logical::facts(reached.server.info(), &summary))
         };
-        take(taking, dump, progress).await
+        let mut info = take(taking, dump, progress).await?;
+        if request.kind == DatabaseKind::Physical
+            && self.system.database.keep_warm
+            && let Err(error) = self.keep(production, &info, request.run.as_deref()).await
+        {
+            tracing::warn!(%error, "the backup is not kept unpacked");
+            info.warnings.push(format!("it is not kept unpacked (`database.keep_warm`): {error}"));
+        }
+        Ok(info)
     }
 }
 

@@ -1,16 +1,18 @@
 //! Physical backups: production's server copies its data files, which are stored, and a candidate that starts on them.
 
-use std::{path::Path, time::Duration};
+use std::time::{Duration, Instant};
 
 use super::{
-    super::ops::{Loaded, Production, Progress, Verified},
+    super::ops::{Filled, Loaded, Production, Progress, Verified},
     FIRST_START, MySqlOps, check_version,
     copies::Copy,
     of_backups_accounts,
 };
 use crate::{
     backend::MountSource,
-    catalog::{BackupReader, Capture, ComponentKind, ComponentReader, ComponentWriter, DatabaseFacts, Facts, physical},
+    catalog::{
+        self, BackupReader, Capture, ComponentKind, ComponentReader, ComponentWriter, DatabaseFacts, Facts, physical,
+    },
     error::{Error, ErrorKind, Result},
     files::Root,
     mysql::{
@@ -111,16 +113,40 @@ impl MySqlOps {
             )
             .hint("run it there, or choose a logical backup: `chom-recovery backup list`"));
         }
-        // A server that does not answer is judged when the candidate, made from its image, has started.
-        if let Ok(reached) = self.production(&production.container).await {
-            check_version(ComponentKind::Physical, from, reached.server.info())?;
-            require_same(&from.variables, &settings(&reached.server).await?)?;
+        if !rustix::process::geteuid().is_root() {
+            let what = "data files with the server's own owner are put in place by root alone";
+            return Err(Error::new(ErrorKind::Unsupported, what)
+                .hint("run it as root, or choose a logical backup: `--kind logical`"));
+        }
+        match self.production(&production.container).await {
+            Ok(reached) => {
+                check_version(ComponentKind::Physical, from, reached.server.info())?;
+                require_same(&from.variables, &settings(&reached.server).await?)?;
+            }
+            // The rest is judged when the candidate, made from its image, has started.
+            Err(_) => {
+                if let Some(version) = self.version_of_image(production).await {
+                    catalog::compatible(
+                        ComponentKind::Physical,
+                        (from.flavour, &from.version),
+                        (from.flavour, &version),
+                    )?;
+                }
+            }
         }
         let baseline = physical::read_baseline(&backup.component(DATABASE).await?).await?;
         Ok(vec![format!(
             "it holds the data files of {} tables, and no binary logs: the server begins new ones, under an identity of its own",
             baseline.tables().count()
         )])
+    }
+
+    /// Version of a server that does not answer, as the official images say it in their environment.
+    async fn version_of_image(&self, production: &Production) -> Option<String> {
+        let environment = self.backend.environment(&production.container).await.ok()?;
+        let said = ["MYSQL_VERSION", "MARIADB_VERSION"].iter().find_map(|name| environment.get(name))?;
+        // As of a package: `1:11.8.2+maria~ubu2404`.
+        Some(said.rsplit_once(':').map_or(said, |(_, version)| version).to_owned())
     }
 
     /// Fills a candidate's volume, starts its server, and waits until that answers with the accounts of the backup.
@@ -131,17 +157,30 @@ impl MySqlOps {
         progress: Progress,
     ) -> Result<Loaded> {
         let component = backup.component(DATABASE).await?;
-        let root = self.volume_of(candidate).await?;
-        let keep_free = self.system.limits.keep_free_bytes;
-        let unpacked = physical::restore(&component, &root, keep_free, progress).await?;
-        drop(root);
+        let begun = Instant::now();
+        let volume = self.volume_of(candidate).await?;
+        let kept = self.move_kept(candidate, &volume, backup, &component).await;
+        let (bytes, from_kept_copy) = match kept {
+            Ok(Some(bytes)) => (bytes, true),
+            _ => {
+                let folder = self.folder_of(&volume).await?;
+                let root = pipe::blocking(move || Root::open(&folder)).await?;
+                let keep_free = self.system.limits.keep_free_bytes;
+                (physical::restore(&component, &root, keep_free, progress).await?.bytes, false)
+            }
+        };
+        let filled = Filled {
+            from_kept_copy,
+            took_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+            kept_copy_refused: kept.err().map(|error| error.to_string()),
+        };
         self.backend.start_container(candidate).await?;
         tokio::select! {
             ended = self.candidate_ended(candidate) => Err(ended),
             ready = self.await_copy(candidate, backup) => ready,
         }?;
         let tables = backup.private().await?.baselines.tables.len() as u64;
-        Ok(Loaded { rows: 0, bytes: unpacked.bytes, tables, warnings: Vec::new() })
+        Ok(Loaded { rows: 0, bytes, tables, warnings: Vec::new(), filled: Some(filled) })
     }
 
     /// Waits until a server that was started on a copy answers as what it was.
@@ -159,8 +198,8 @@ impl MySqlOps {
         check_version(ComponentKind::Physical, from, reached.server.info())
     }
 
-    /// Opens the folder of a candidate's volume.
-    async fn volume_of(&self, candidate: &str) -> Result<Root> {
+    /// Names a candidate's volume.
+    async fn volume_of(&self, candidate: &str) -> Result<String> {
         let container = self.backend.container(candidate).await?;
         let data_dir = &self.system.database.data_dir;
         let mounts = container.map(|c| c.mounts).unwrap_or_default();
@@ -168,16 +207,9 @@ impl MySqlOps {
             MountSource::Volume(name) if mount.target == *data_dir && !mount.read_only => Some(name),
             _ => None,
         });
-        let name = name.ok_or_else(|| {
+        name.ok_or_else(|| {
             Error::new(ErrorKind::Failed, format!("candidate `{candidate}` has no volume at `{data_dir}`"))
-        })?;
-        let volume = self.backend.volume(&name).await?;
-        let folder = volume
-            .as_ref()
-            .and_then(|v| v.host_folder())
-            .ok_or_else(|| Error::new(ErrorKind::Unsupported, format!("the folder of volume `{name}` is not known")))?;
-        let folder = Path::new(folder).to_owned();
-        pipe::blocking(move || Root::open(&folder)).await
+        })
     }
 }
 
