@@ -158,6 +158,9 @@ pub(crate) fn print_report(output: &Output, report: &RunReport) {
         let level = info.level.map_or_else(|| "not verified".into(), |level| format!("verified to {level:?}"));
         output.line(format!("\nbackup {}, {}, {level}", palette.bold(info.id()), human::bytes(info.stored_len)));
     }
+    if let Some(Report::SalvageDatabase(done)) = &report.achieved {
+        super::salvage::print(output, done);
+    }
     if let Some(Report::RestoreFiles(done)) = &report.achieved {
         output.line(format!(
             "\n`{}` of backup {} is in `{}`: {} files, {}, read back and compared; {} entries that it leaves out stayed",

@@ -32,28 +32,24 @@ pub(in crate::procedure) enum Purpose {
     Swap,
     /// To be looked at and thrown away.
     Drill,
-}
-
-/// Role of a drill's candidate, by which what a killed drill left is found.
-pub(in crate::procedure) const DRILL_ROLE: &str = "drill";
-
-/// How the names of drills' candidates and of their volumes begin.
-pub(in crate::procedure) fn drill_prefixes(site: &Site) -> (String, String) {
-    (format!("{}-{DRILL_ROLE}-", site.backend.project()), format!("{}__{DRILL_ROLE}_", site.base_name()))
+    /// To be read: its volume is a copy of production's.
+    Salvage,
 }
 
 impl Purpose {
     pub(super) fn undo_text(self) -> &'static str {
         match self {
             Self::Swap => "remove the candidate's container; its volume stays until `runs prune`",
-            Self::Drill => "remove the candidate's container and its volume",
+            Self::Drill | Self::Salvage => "remove the candidate's container and its volume",
         }
     }
 
+    /// Role of the candidate, by which what a killed run left is found.
     fn role(self) -> &'static str {
         match self {
             Self::Swap => "candidate",
-            Self::Drill => DRILL_ROLE,
+            Self::Drill => "drill",
+            Self::Salvage => "salvage",
         }
     }
 }
@@ -87,6 +83,22 @@ impl Site {
         Self { purpose: Purpose::Drill, ..self }
     }
 
+    /// The same place for a server that is to be read.
+    pub(in crate::procedure) fn for_salvage(self) -> Self {
+        Self { purpose: Purpose::Salvage, ..self }
+    }
+
+    /// What candidates of this purpose are called in labels.
+    pub(in crate::procedure) fn role(&self) -> &'static str {
+        self.purpose.role()
+    }
+
+    /// How the names of candidates that are thrown away, and of their volumes, begin.
+    pub(in crate::procedure) fn prefixes(&self) -> (String, String) {
+        let role = self.role();
+        (format!("{}-{role}-", self.backend.project()), format!("{}__{role}_", self.base_name()))
+    }
+
     /// Name of the candidate's container: found again by it after a crash.
     pub(in crate::procedure) fn container_name(&self) -> String {
         format!("{}-{}-{}", self.backend.project(), self.purpose.role(), self.run_id.to_lowercase())
@@ -96,7 +108,7 @@ impl Site {
     pub(in crate::procedure) fn volume_name(&self) -> String {
         match self.purpose {
             Purpose::Swap => format!("{}__r_{}", self.base_name(), self.run_id),
-            Purpose::Drill => format!("{}__{DRILL_ROLE}_{}", self.base_name(), self.run_id),
+            Purpose::Drill | Purpose::Salvage => format!("{}{}", self.prefixes().1, self.run_id),
         }
     }
 
@@ -119,11 +131,11 @@ impl Site {
         self.backend.remove_container(&self.container_name()).await?;
         match self.purpose {
             Purpose::Swap => Ok(()),
-            Purpose::Drill => self.backend.remove_volume(&self.volume_name()).await,
+            Purpose::Drill | Purpose::Salvage => self.backend.remove_volume(&self.volume_name()).await,
         }
     }
 
-    pub(super) fn labels(&self, role: &str) -> Labels {
+    pub(in crate::procedure) fn labels(&self, role: &str) -> Labels {
         [(RUN_LABEL.to_owned(), self.run_id.clone()), (ROLE_LABEL.to_owned(), role.to_owned())].into()
     }
 
@@ -153,7 +165,7 @@ impl Site {
         let labels = self.labels(self.purpose.role());
         match self.purpose {
             Purpose::Swap => self.backend.create_volume_beside(&volume, &labels, &self.original.volume).await?,
-            Purpose::Drill => self.backend.create_volume(&volume, &labels).await?,
+            Purpose::Drill | Purpose::Salvage => self.backend.create_volume(&volume, &labels).await?,
         }
         let password = Secret::random();
         let mut spec = self.ops.candidate(&self.production, backup, &container, &volume, &password)?;
