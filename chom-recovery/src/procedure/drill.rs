@@ -15,7 +15,6 @@ use super::{
     proof::moment,
 };
 use crate::{
-    backend::{Labels, ROLE_LABEL, RUN_LABEL},
     catalog::{self, BackupId, BackupInfo, Finding, Level, Selector, Signer, VerifyReport},
     error::{ErrorKind, Result},
     objective::Achieved,
@@ -126,37 +125,14 @@ async fn shut_down(run: &Run, parts: &Parts, site: &Arc<Site>) -> Result<()> {
 
 /// Removes what runs of this purpose left that were killed. None of them can be running: this one holds the system's lock.
 pub(super) async fn sweep(run: &Run, site: &Arc<Site>) -> Result<u64> {
-    let (site, own) = (site.clone(), run.id().to_string());
+    let site = site.clone();
     run.step("sweep")
         .effect(Effect::Idempotent)
         .undo(Undo::Unnecessary("a killed run left what nobody needs"))
         .predict(|| 0)
         .budget(Duration::from_mins(1))
         .timeout(Duration::from_mins(10))
-        .run(async move |cx| {
-            let is_left = |labels: &Labels| {
-                labels.get(ROLE_LABEL).is_some_and(|role| role == site.role())
-                    && labels.get(RUN_LABEL).is_some_and(|run| *run != own)
-            };
-            let (containers, volumes) = site.prefixes();
-            let backend = site.backend();
-            let mut removed = 0;
-            for container in backend.own_containers().await? {
-                if is_left(&container.labels) && container.name.starts_with(&containers) {
-                    cx.note(format!("removes container `{}` of a {} that was killed", container.name, site.role()));
-                    backend.remove_container(&container.name).await?;
-                    removed += 1;
-                }
-            }
-            for volume in backend.volumes().await? {
-                if is_left(&volume.labels) && volume.name.starts_with(&volumes) {
-                    cx.note(format!("removes volume `{}` of a {} that was killed", volume.name, site.role()));
-                    backend.remove_volume(&volume.name).await?;
-                    removed += 1;
-                }
-            }
-            Ok(removed)
-        })
+        .run(async move |cx| site.sweep(&|text| cx.note(text)).await)
         .await
 }
 

@@ -88,6 +88,17 @@ impl Site {
         Self { purpose: Purpose::Salvage, ..self }
     }
 
+    /// A place for a copy of production's files.
+    pub(super) fn for_copy(
+        backend: Arc<dyn Backend>,
+        ops: Arc<dyn DatabaseOps>,
+        production: Production,
+        original: VolumeIdentity,
+        run_id: String,
+    ) -> Self {
+        Self { backend, ops, production, original, run_id, purpose: Purpose::Salvage }
+    }
+
     /// What candidates of this purpose are called in labels.
     pub(in crate::procedure) fn role(&self) -> &'static str {
         self.purpose.role()
@@ -121,11 +132,6 @@ impl Site {
         }
     }
 
-    /// What the site lies on.
-    pub(in crate::procedure) fn backend(&self) -> &Arc<dyn Backend> {
-        &self.backend
-    }
-
     /// Removes what was built, as far as nobody can need it.
     pub(in crate::procedure) async fn clear(&self) -> Result<()> {
         self.backend.remove_container(&self.container_name()).await?;
@@ -133,6 +139,32 @@ impl Site {
             Purpose::Swap => Ok(()),
             Purpose::Drill | Purpose::Salvage => self.backend.remove_volume(&self.volume_name()).await,
         }
+    }
+
+    /// Removes what other runs of this purpose left that were killed; returns how many things. Whoever calls it holds the
+    /// system's lock: none of them can be running.
+    pub(in crate::procedure) async fn sweep(&self, note: &(dyn Fn(String) + Send + Sync)) -> Result<u64> {
+        let is_left = |labels: &Labels| {
+            labels.get(ROLE_LABEL).is_some_and(|role| role == self.role())
+                && labels.get(RUN_LABEL).is_some_and(|run| *run != self.run_id)
+        };
+        let (containers, volumes) = self.prefixes();
+        let mut removed = 0;
+        for container in self.backend.own_containers().await? {
+            if is_left(&container.labels) && container.name.starts_with(&containers) {
+                note(format!("removes container `{}` of a {} that was killed", container.name, self.role()));
+                self.backend.remove_container(&container.name).await?;
+                removed += 1;
+            }
+        }
+        for volume in self.backend.volumes().await? {
+            if is_left(&volume.labels) && volume.name.starts_with(&volumes) {
+                note(format!("removes volume `{}` of a {} that was killed", volume.name, self.role()));
+                self.backend.remove_volume(&volume.name).await?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
     }
 
     pub(in crate::procedure) fn labels(&self, role: &str) -> Labels {

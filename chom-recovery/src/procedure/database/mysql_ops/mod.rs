@@ -27,6 +27,7 @@ use crate::{
 };
 
 mod assess;
+mod cold;
 mod copies;
 mod legacy;
 mod physical;
@@ -360,6 +361,7 @@ impl DatabaseOps for MySqlOps {
     }
 
     async fn discard_copies(&self, production: &Production) -> Result<()> {
+        self.discard_cold(production).await?;
         self.discard(production).await
     }
 
@@ -368,6 +370,9 @@ impl DatabaseOps for MySqlOps {
         let told = progress.clone();
         let dump = async |component: &ComponentWriter| {
             if request.kind == DatabaseKind::Physical {
+                if self.is_stopped(production).await? {
+                    return self.cold_copy_to(production, component, request.run.as_deref(), told.clone()).await;
+                }
                 return self.copy_to(production, component, request.run.as_deref(), told.clone()).await;
             }
             let reached = self.production(&production.container).await?;

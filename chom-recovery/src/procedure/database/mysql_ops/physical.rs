@@ -1,6 +1,6 @@
 //! Physical backups: production's server copies its data files, which are stored, and a candidate that starts on them.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use super::{
     super::ops::{Loaded, Production, Progress, Verified},
@@ -17,7 +17,6 @@ use crate::{
         Server,
         physical::{CopyBaseline, dialect, pages::PageReport, require_copyable, require_same, settings},
     },
-    store::pipe,
     system::DATABASE,
 };
 
@@ -26,7 +25,7 @@ const CHECK: Duration = Duration::from_mins(100);
 /// How often a copy is made in which a page is damaged.
 const ATTEMPTS: u32 = 3;
 /// Note that tells how exact the position is.
-const POSITION: &str = "position";
+pub(super) const POSITION: &str = "position";
 
 impl MySqlOps {
     /// Copies production's data files and stores them.
@@ -60,9 +59,7 @@ impl MySqlOps {
         }
         warnings.extend(copy.warnings);
         if stored.pages.unchecked > 0 {
-            let number = stored.pages.unchecked;
-            warnings
-                .push(format!("{number} pages are encrypted or compressed as a whole: their checksums are not known"));
+            warnings.push(unchecked(stored.pages.unchecked));
         }
         let capture = Capture { begin: copy.begun, point: copy.ended, end: copy.ended };
         let mut facts = physical::facts(server.info(), &before, capture, copy.position.as_ref());
@@ -171,14 +168,13 @@ impl MySqlOps {
         let name = name.ok_or_else(|| {
             Error::new(ErrorKind::Failed, format!("candidate `{candidate}` has no volume at `{data_dir}`"))
         })?;
-        let volume = self.backend.volume(&name).await?;
-        let folder = volume
-            .as_ref()
-            .and_then(|v| v.host_folder())
-            .ok_or_else(|| Error::new(ErrorKind::Unsupported, format!("the folder of volume `{name}` is not known")))?;
-        let folder = Path::new(folder).to_owned();
-        pipe::blocking(move || Root::open(&folder)).await
+        self.folder_of(&name).await
     }
+}
+
+/// Warns of pages that nobody could check.
+pub(super) fn unchecked(number: u64) -> String {
+    format!("{number} pages are encrypted or compressed as a whole: their checksums are not known")
 }
 
 /// Proves that a server on a copy has what was copied, and can read all of it.

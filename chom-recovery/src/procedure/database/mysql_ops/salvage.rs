@@ -13,7 +13,6 @@ use crate::{
     backend::{ContainerState, MountSource, Place},
     catalog::{Facts, SALVAGE_NOTE, logical, physical},
     error::{Error, ErrorKind, Result},
-    files::Root,
     mysql::{
         Server,
         dump::Progress as Done,
@@ -28,7 +27,6 @@ use crate::{
         },
         volume_copy::{Copying, copy_volume, require_unused},
     },
-    store::pipe,
     system::DATABASE,
 };
 
@@ -91,18 +89,7 @@ impl MySqlOps {
         };
         let taking =
             Taking { system: &self.system, backend: &self.backend, repository: &self.repository, request: &request };
-        let mut ladder = Ladder {
-            ops: self,
-            site,
-            level: 0,
-            up_to: wanted.up_to_level,
-            is_built: false,
-            is_mysql: false,
-            reached: None,
-            attempts: Vec::new(),
-            damaged: None,
-            note,
-        };
+        let mut ladder = Ladder::new(self, site, wanted.up_to_level, note);
         let mut salvaged = None;
         let told = progress.clone();
         let dump = async |component: &crate::catalog::ComponentWriter| {
@@ -142,7 +129,7 @@ fn data_of(site: &Site) -> Result<MountSource> {
 }
 
 /// A server on a copy, at one level of forced recovery.
-struct Ladder<'a> {
+pub(super) struct Ladder<'a> {
     ops: &'a MySqlOps,
     site: &'a Site,
     level: u8,
@@ -223,7 +210,22 @@ impl Patient for Ladder<'_> {
     }
 }
 
-impl Ladder<'_> {
+impl<'a> Ladder<'a> {
+    pub(super) fn new(ops: &'a MySqlOps, site: &'a Site, up_to: u8, note: Note) -> Self {
+        Self {
+            ops,
+            site,
+            level: 0,
+            up_to,
+            is_built: false,
+            is_mysql: false,
+            reached: None,
+            attempts: Vec::new(),
+            damaged: None,
+            note,
+        }
+    }
+
     /// Makes a fresh copy, and the container of a server on it.
     async fn build(&mut self) -> Result<()> {
         let (backend, site) = (&self.ops.backend, self.site);
@@ -314,10 +316,10 @@ impl MySqlOps {
 
     /// Finds damaged pages of a volume's files; none are known where they are not reached from here.
     async fn damaged_pages(&self, volume: &str, is_mariadb: bool) -> Result<BTreeMap<(String, String), String>> {
-        let found = self.backend.volume(volume).await?;
-        let folder = found.as_ref().and_then(|v| v.host_folder()).map(|folder| Path::new(folder).to_owned());
-        let (Some(folder), true) = (folder, self.backend.engine().await?.is_local) else { return Ok(BTreeMap::new()) };
-        let Ok(root) = pipe::blocking(move || Root::open(&folder)).await else { return Ok(BTreeMap::new()) };
+        if !self.backend.engine().await?.is_local {
+            return Ok(BTreeMap::new());
+        }
+        let Ok(root) = self.folder_of(volume).await else { return Ok(BTreeMap::new()) };
         let dialect = Dialect { is_mariadb, page_size: PAGE_SIZE };
         let damaged = physical::damaged_pages(&root, dialect).await?;
         let told = |(file, page, why): (std::path::PathBuf, u64, String)| {
