@@ -26,17 +26,21 @@ use crate::bench::{Bench, database, request, yes};
 const SYSTEM: &str = "CHOM_TEST_SALVAGE_SYSTEM";
 /// Rows of each table that is made here: far more than one page of its file.
 const ROWS: u64 = 5000;
-/// Overwrites the page of rows in the middle of the file `$1`, as a failing disk would: the `n`th of those that InnoDB's header
-/// calls a leaf of the index with the lowest number, which is the primary key.
+/// Overwrites the page of rows in the middle of the file `$1`, as a failing disk would: among those that InnoDB's headers call
+/// leaves of the primary key, whose root comes first.
 const OVERWRITE: &str = r#"
 size=16384; file=$1; pages=$(( $(stat -c %s "$file") / size )); leaves=
-field() { od -An -tu1 -j $(( $1 * size + $2 )) -N "$3" "$file" | tr -d '\n' | sed 's/^ *//; s/  */ /g'; }
-first=$(field 3 64 10 | cut -d' ' -f3-10)
-page=4
+# Type, level and index of a page.
+look() {
+  set -- $(od -An -v -w50 -tu1 -j $(( $1 * size + 24 )) -N 50 "$file")
+  kind="$1 $2" level="${41} ${42}" index="${43} ${44} ${45} ${46} ${47} ${48} ${49} ${50}"
+}
+# MySQL keeps a description of the table before its rows.
+root=3; look $root; [ "$kind" = "69 191" ] || root=4
+look $root; primary=$index; page=$((root + 1))
 while [ "$page" -lt "$pages" ]; do
-  if [ "$(field $page 24 2)" = "69 191" ] && [ "$(field $page 64 2)" = "0 0" ] && [ "$(field $page 66 8)" = "$first" ]; then
-    leaves="$leaves $page"
-  fi
+  look $page
+  if [ "$kind" = "69 191" ] && [ "$level" = "0 0" ] && [ "$index" = "$primary" ]; then leaves="$leaves $page"; fi
   page=$((page + 1))
 done
 set -- $leaves
