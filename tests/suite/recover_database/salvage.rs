@@ -135,7 +135,7 @@ async fn a_server_that_does_not_start_is_read_table_by_table_and_what_is_missing
     assert_eq!(bench.footprint().await, footprint);
 
     stop(&bench);
-    chaos::compose(&bench.stack, &["start", "--wait", "mysql"]);
+    chaos::up(&bench.stack, &[]);
     make(&bench, "gone").await;
     chaos::kill(&bench.stack, "mysql");
     on_files(&bench, OVERWRITE, "/v/chom/torn.ibd");

@@ -233,7 +233,7 @@ impl<'a> TableReader<'a> {
         loop {
             let before = self.rows;
             let tail = if before == 0 { String::new() } else { format!(" LIMIT {} OFFSET {before}", u64::MAX) };
-            match self.statement(patient, &tail).await?.ended {
+            match self.statement(patient, &tail, None).await?.ended {
                 Ended::AtEnd => return Ok(()),
                 Ended::Failed(error) => {
                     let is_same_place = self.why.replace(error).is_some() && self.rows == before;
@@ -264,18 +264,21 @@ impl<'a> TableReader<'a> {
         };
         let limit = limit.map_or_else(String::new, |rows| format!(" LIMIT {rows}"));
         let tail = format!("{} ORDER BY {}{limit}", range.condition(), key.order(way == Way::Down));
-        self.statement(patient, &tail).await
+        let is_whole_key = self.cells_of_key.len() == 1;
+        let order = Order { cell: self.cells_of_key[0], way, is_whole_key, last: None };
+        let order = key.begins_with_integer().then_some(order);
+        self.statement(patient, &tail, order).await
     }
 
     /// Reads the rows of one statement, and gives them to the sink also where it fails.
-    async fn statement(&mut self, patient: &mut dyn Patient, tail: &str) -> Result<Pass> {
+    async fn statement(&mut self, patient: &mut dyn Patient, tail: &str, order: Option<Order>) -> Result<Pass> {
         let mut pass = Pass { rows: 0, last: None, ended: Ended::AtEnd };
         let mut wire = match self.connection.take() {
             Some(wire) => wire,
             None => connect(patient).await?,
         };
         let id = wire.id();
-        let read = self.rows(&mut wire, tail, &mut pass).await;
+        let read = self.rows(&mut wire, tail, order, &mut pass).await;
         match read {
             Ok(()) => self.connection = Some(wire),
             Err(Trouble::Sink(error)) => return Err(error),
@@ -288,8 +291,13 @@ impl<'a> TableReader<'a> {
                         let server = patient.server().await?;
                         let _ = timeout(KILL, server.kill(&[id])).await;
                     }
-                } else {
+                } else if wire.is_idle() {
                     self.connection = Some(wire);
+                } else {
+                    // The rest of its rows would have to be read first.
+                    drop(wire);
+                    let server = patient.server().await?;
+                    let _ = timeout(KILL, server.kill(&[id])).await;
                 }
                 pass.ended = Ended::Failed(error);
             }
@@ -297,7 +305,13 @@ impl<'a> TableReader<'a> {
         Ok(pass)
     }
 
-    async fn rows(&mut self, wire: &mut Wire, tail: &str, pass: &mut Pass) -> Result<(), Trouble> {
+    async fn rows(
+        &mut self,
+        wire: &mut Wire,
+        tail: &str,
+        mut order: Option<Order>,
+        pass: &mut Pass,
+    ) -> Result<(), Trouble> {
         let stall = self.options.stall;
         let stalled = |_| {
             let what = format!("the server gave no row within {} s", stall.as_secs());
@@ -327,6 +341,10 @@ impl<'a> TableReader<'a> {
                         break;
                     }
                 };
+                if let Some(Err(error)) = order.as_mut().map(|order| order.check(&row)) {
+                    ended = Some(Err(Trouble::Server(error)));
+                    break;
+                }
                 let begin = chunk.bytes.len();
                 rows::encode_row(&mut chunk.bytes, &row, self.table.cells()).map_err(Trouble::Server)?;
                 chunk.row_hash.add_row(&chunk.bytes[begin..]);
@@ -369,6 +387,35 @@ impl<'a> TableReader<'a> {
                 bytes: chunk.bytes.into(),
             })
             .await
+    }
+}
+
+/// The order in which keys have to come. A damaged page that is read all the same may give any, and one that came twice could
+/// not be loaded again.
+struct Order {
+    /// Cell of the key's first column, an integer.
+    cell: usize,
+    way: Way,
+    /// Whether the key has no other column.
+    is_whole_key: bool,
+    last: Option<i128>,
+}
+
+impl Order {
+    fn check(&mut self, row: &[u8]) -> Result<()> {
+        let cell = Cells::of(row).nth(self.cell).transpose()?.flatten();
+        let number = cell.and_then(|cell| std::str::from_utf8(cell).ok()?.parse::<i128>().ok());
+        let is_next = match (self.last, number) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(last), Some(number)) if last == number => !self.is_whole_key,
+            (Some(last), Some(number)) => (number > last) == (self.way == Way::Up),
+        };
+        self.last = number;
+        if is_next {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Corrupt, "the server gives keys out of order: what it reads is damaged"))
     }
 }
 
@@ -417,4 +464,29 @@ fn cells_of(table: &Table, key: &Key) -> Option<Vec<usize>> {
         None
     };
     key.names().map(place).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A row of one cell in the text protocol.
+    fn row(text: &str) -> Vec<u8> {
+        let mut row = vec![u8::try_from(text.len()).unwrap()];
+        row.extend_from_slice(text.as_bytes());
+        row
+    }
+
+    #[test]
+    fn keys_out_of_order_and_keys_that_are_no_numbers_are_damage() {
+        let check = |way, is_whole_key, keys: &[&str]| {
+            let mut order = Order { cell: 0, way, is_whole_key, last: None };
+            keys.iter().map(|key| order.check(&row(key))).collect::<Result<Vec<_>>>().is_ok()
+        };
+        assert!(check(Way::Up, true, &["-3", "0", "18446744073709551615"]));
+        assert!(check(Way::Down, true, &["9", "7", "-1"]));
+        assert!(check(Way::Up, false, &["1", "1", "2"]) && !check(Way::Up, true, &["1", "1"]));
+        assert!(!check(Way::Up, true, &["5", "4"]) && !check(Way::Down, false, &["4", "5"]));
+        assert!(!check(Way::Up, true, &["x"]));
+    }
 }
