@@ -135,6 +135,9 @@ pub(crate) enum Command {
         #[arg(long, value_name = "NAME")]
         operator: Option<String>,
     },
+    /// Read what can be read of a server that does not start any more
+    #[command(subcommand)]
+    Salvage(Salvage),
     /// Show what a procedure would do, without doing it
     Plan {
         #[command(subcommand)]
@@ -296,6 +299,27 @@ pub(crate) struct VerdictChoice {
     /// Nothing of it took effect
     #[arg(long)]
     pub(crate) not_applied: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Salvage {
+    /// Read the database on a copy of its files, and keep what can be read as a backup that is chosen by its id alone
+    ///
+    /// The server has to be stopped; production is not touched. The copy is started at the lowest level of InnoDB's forced
+    /// recovery at which it comes up, 3 at most. Tables of which something is missing are named, with the keys around it: exit
+    /// code 3.
+    Database {
+        /// Highest level that may be tried, 0 to 6; from 4 on rows may be wrong
+        #[arg(long, value_name = "LEVEL", default_value_t = chom_recovery::procedure::salvage::SAFE_LEVEL,
+            value_parser = clap::value_parser!(u8).range(0..=6))]
+        up_to_level: u8,
+        /// Tag to find the backup by; may be given more than once
+        #[arg(long = "tag", value_name = "TAG")]
+        tags: Vec<String>,
+        /// Name of the person, for the record [default: $SUDO_USER or $USER]
+        #[arg(long, value_name = "NAME")]
+        operator: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -61,7 +61,11 @@ pub(crate) async fn watch(session: &Session, recovery: &Recovery, mut going: Goi
     progress.end();
     drop(stopper);
     // What could not be read is missing from the backup: that is no success.
-    let is_incomplete = matches!(&result, Ok(Report::BackUp(info)) if !info.incomplete.is_empty());
+    let is_incomplete = match &result {
+        Ok(Report::BackUp(info)) => !info.incomplete.is_empty(),
+        Ok(Report::SalvageDatabase(done)) => !done.is_whole(),
+        _ => false,
+    };
     let exit = finish(output, recovery, id, result.err())?;
     Ok(if is_incomplete { Exit::Incomplete } else { exit })
 }

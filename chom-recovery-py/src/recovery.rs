@@ -8,7 +8,7 @@ use chom_recovery::{
     probe::HealthMode,
     procedure::{
         database::{Request, ops::BackUp},
-        files,
+        files, salvage,
     },
     recovery::{Going, RunOptions},
     run::{AlwaysYes, AskWith, Question, Reply, RunId, Waiver},
@@ -188,6 +188,11 @@ impl NativeRecovery {
     fn back_up(&self, request: &str, options: &str) -> PyResult<Ongoing> {
         let request: BackUp = argument("request", request)?;
         self.run(options, None, |recovery, options| async move { recovery.back_up(request, options).await })
+    }
+
+    fn salvage_database(&self, request: &str, options: &str) -> PyResult<Ongoing> {
+        let request: salvage::Request = argument("request", request)?;
+        self.run(options, None, |recovery, options| async move { recovery.salvage_database(request, options).await })
     }
 
     fn init_copy<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {

@@ -47,6 +47,29 @@ def test_equal_values_are_equal_and_frozen() -> None:
         backup.id = "another"  # type: ignore[misc]
 
 
+def test_a_salvage_names_what_is_missing() -> None:
+    torn = {"schema": "shop", "table": "orders", "extent": "part", "rows": 5, "level": 1, "why": "page 7 is damaged"}
+    sound = {"schema": "shop", "table": "users", "extent": "whole", "rows": 9, "level": 1}
+    report = decode(
+        models.SalvageReport,
+        {
+            "backup": {**BACKUP, "is_salvaged": True},
+            "level": 1,
+            "attempts": [{"level": 0, "why": "it ended"}],
+            "rows": 14,
+            "whole": 1,
+            "part": 1,
+            "nothing": 0,
+            "tables": [{**torn, "unread": [{"after": "41", "before": None}]}, sound],
+            "lost": [{"what": "shop.v", "why": "no such column"}],
+            "damaged_pages": [],
+        },
+    )
+    assert report.backup.is_salvaged and not decode(models.BackupInfo, BACKUP).is_salvaged
+    assert report.tables[0].unread == (models.KeyRange("41", None),)
+    assert (report.tables[1].unread, report.tables[1].why) == ((), None)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -26,6 +26,7 @@ use crate::{
         drill::{self, DrillReport},
         files::{self as files_procedure, FilesReport},
         lock::EngineLock,
+        salvage::{self, SalvageReport},
     },
     report::{ACHIEVED, Unresolved, unresolved},
     run::{
@@ -131,6 +132,8 @@ pub enum Report {
     BackUp(Box<BackupInfo>),
     /// A drill.
     Drill(Box<DrillReport>),
+    /// What was read of a server that does not start any more.
+    SalvageDatabase(Box<SalvageReport>),
     /// Files put in production's place.
     RestoreFiles(Box<FilesReport>),
     /// A recovery of a part of the system.
@@ -362,9 +365,26 @@ impl Recovery {
         Ok(self.go(run, parts, options))
     }
 
-    /// Describes a run that is not held up by what a killed backup or drill left.
+    /// Reads what can be read of a database server that does not start any more, on a copy of its files, and keeps it as a
+    /// backup that is chosen by its id alone. Production is not touched.
+    ///
+    /// # Errors
+    /// Those of opening the repository and of [`salvage::check`]: nothing was begun. `Locked`: another run is going on or
+    /// unfinished.
+    pub async fn salvage_database(&self, request: salvage::Request, options: RunOptions) -> Result<Going> {
+        salvage::check(&self.system, &request)?;
+        let parts = self.parts().await?;
+        let run = self.engine(&options).start(self.new_run(salvage::PROCEDURE, &request)?).await?;
+        Ok(self.go(run, parts, options))
+    }
+
+    /// Describes a run that is not held up by what a killed backup, drill or salvage left.
     fn new_run(&self, procedure: &str, request: &impl Serialize) -> Result<NewRun> {
-        Ok(NewRun::new(self.system.id.as_str(), procedure, request)?.supersede([backup::PROCEDURE, drill::PROCEDURE]))
+        Ok(NewRun::new(self.system.id.as_str(), procedure, request)?.supersede([
+            backup::PROCEDURE,
+            drill::PROCEDURE,
+            salvage::PROCEDURE,
+        ]))
     }
 
     /// Finds out what a prune of the repository would do now: which backups expire, which bytes go, and why the others

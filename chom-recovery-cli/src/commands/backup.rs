@@ -212,6 +212,9 @@ fn marks(info: &BackupInfo) -> String {
     if !info.holds.is_empty() {
         marks.push("HELD".into());
     }
+    if info.is_salvaged {
+        marks.push("SALVAGED".into());
+    }
     if info.tombstone.is_some() {
         marks.push("TO BE DELETED".into());
     }

@@ -27,6 +27,7 @@ mod recover;
 mod repo;
 mod resolve;
 pub(crate) mod runs;
+mod salvage;
 mod schedule;
 mod status;
 mod troubleshoot;
@@ -43,6 +44,7 @@ pub(crate) async fn run(session: &Session, command: Option<Command>) -> Result<E
         Some(Command::Backup(command)) => backup::run(session, command).await,
         Some(Command::Prune { plan, consent }) => prune::prune(session, plan, &consent).await,
         Some(Command::Drill { which, kind, operator }) => drill::drill(session, &which, kind.into(), operator).await,
+        Some(Command::Salvage(command)) => salvage::run(session, command).await,
         Some(Command::Plan { procedure, output }) => plan::plan(session, procedure, output).await,
         Some(Command::Recover { procedure: Some(procedure), .. }) => recover::recover(session, procedure).await,
         Some(Command::Recover { procedure: None, choose, waivers, consent }) => {

@@ -161,6 +161,9 @@ pub(crate) fn print_report(output: &Output, report: &RunReport) {
             output.line(format!("  {} {warning}", palette.yellow("warning:")));
         }
     }
+    if let Some(Report::SalvageDatabase(done)) = &report.achieved {
+        super::salvage::print(output, done);
+    }
     if let Some(Report::RestoreFiles(done)) = &report.achieved {
         output.line(format!(
             "\n`{}` of backup {} is in `{}`: {} files, {}, read back and compared; {} entries that it leaves out stayed",

@@ -174,6 +174,36 @@ class Recovery:
         ongoing = self._native.recover_database(json.dumps(request), options, asker)
         return decode(models.DatabaseReport, await follow(ongoing, on_event, asker))
 
+    async def salvage_database(
+        self,
+        *,
+        up_to_level: int = 3,
+        tags: Iterable[str] = (),
+        operator: str | None = None,
+        on_event: EventCallback | None = None,
+    ) -> models.SalvageReport:
+        """Reads what can be read of a database server that does not start any more, and keeps it as a backup.
+
+        The server has to be stopped; production is not touched. What was read is chosen by its id alone.
+
+        Args:
+            up_to_level: Highest level of InnoDB's forced recovery that may be tried, on the copy; from 4 on rows may be
+                wrong.
+            tags: Tags to find the backup by.
+            operator: Name of the person, for the journal; the login's by default.
+            on_event: Called with each event.
+
+        Raises:
+            PreconditionError: The server answers, its files may be written, or no allowed level starts.
+            NoSpaceError: There is no room for a copy. Also an `OSError`.
+            LockedError: Another run is going on or unfinished.
+        """
+        if isinstance(tags, str):
+            raise TypeError("`tags` is one string; put it into a list")
+        request = json.dumps({"up_to_level": up_to_level, "tags": list(tags)})
+        ongoing = self._native.salvage_database(request, _options(operator or _login(), None, is_confirmed=False))
+        return decode(models.SalvageReport, await follow(ongoing, on_event))
+
     async def restore_files(
         self,
         component: str,
@@ -294,7 +324,7 @@ class Recovery:
         waive: Mapping[str, str] | None = None,
         operator: str | None = None,
         on_event: EventCallback | None = None,
-    ) -> models.DatabaseReport | models.Recovered | models.FilesReport | models.BackupInfo:
+    ) -> models.DatabaseReport | models.Recovered | models.FilesReport | models.BackupInfo | models.SalvageReport:
         """Goes on with a run that was killed, cancelled or failed, or that waits.
 
         Steps that are done are not done again. Arguments are those of `recover_database`.
@@ -315,6 +345,8 @@ class Recovery:
             return decode(models.FilesReport, report)
         if procedure == "back-up":
             return decode(models.BackupInfo, report)
+        if procedure == "salvage-database":
+            return decode(models.SalvageReport, report)
         raise UnsupportedError(
             f"this version cannot show the report of `{procedure}`", code="unsupported", run_id=run_id
         )

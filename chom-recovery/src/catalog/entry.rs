@@ -9,7 +9,7 @@ use crate::{
     catalog::{
         MAX_SKEW,
         crypt::Recipient,
-        facts::{DatabaseFacts, PublicFacts},
+        facts::{DatabaseFacts, PublicFacts, SALVAGE_NOTE},
         hold::Hold,
         id::{BackupId, HostId, Name, RepositoryId},
         layout::Place,
@@ -63,6 +63,9 @@ pub struct BackupInfo {
     /// Components of which something could not be read when the backup was taken, and is missing.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub incomplete: BTreeSet<Name>,
+    /// It was read from a damaged server, may lack rows, and is chosen only by its id.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_salvaged: bool,
     /// Holds in force: it is kept, whatever the policy says.
     #[serde(default)]
     pub holds: Vec<Hold>,
@@ -97,6 +100,12 @@ impl BackupInfo {
         self.level >= Some(Level::L2) || (self.level.is_some() && self.decoded_when_written)
     }
 
+    /// Tells whether it may be chosen by somebody who does not name it: it has its place in the order, is not to be deleted,
+    /// and was not read from a damaged server.
+    pub fn is_choosable(&self) -> bool {
+        self.tombstone.is_none() && !self.is_future_dated && !self.is_salvaged
+    }
+
     /// Returns the system that it holds.
     pub fn system(&self) -> &SystemId {
         &self.place.system
@@ -124,7 +133,7 @@ impl BackupInfo {
 
     pub(super) fn of(reader: &BackupReader, committed: DateTime<Utc>) -> Self {
         let manifest = reader.manifest();
-        let PublicFacts { capture, database, tags, .. } = &manifest.facts;
+        let PublicFacts { capture, database, tags, notes, .. } = &manifest.facts;
         let place = reader.place().clone();
         Self {
             repository: manifest.repository.clone(),
@@ -141,6 +150,7 @@ impl BackupInfo {
             sources: manifest.sources(),
             missing_sources: BTreeSet::new(),
             incomplete: manifest.components.iter().filter(|c| c.facts.unread > 0).map(|c| c.name.clone()).collect(),
+            is_salvaged: notes.contains_key(SALVAGE_NOTE),
             holds: Vec::new(),
             tombstone: None,
             level: None,

@@ -126,6 +126,10 @@ pub(crate) fn image_note(service: &str) -> String {
     format!("image-digest-{service}")
 }
 
+/// Note of [`Facts::notes`] that marks what was read from a damaged server; its value is the level of forced recovery. Such a
+/// backup is chosen by its id alone.
+pub const SALVAGE_NOTE: &str = "salvaged-at-level";
+
 /// The database server at the time of the backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -20,6 +20,7 @@ use crate::{
         self, Baseline, Objects, Server, ServerInfo,
         dump::{self, Chunk, DumpSink, Progress, Summary},
         load,
+        salvage::{self, Salvaged},
     },
     stream,
 };
@@ -49,18 +50,28 @@ pub async fn dump_to(
     options: &dump::Options,
     progress: OnProgress<'_>,
 ) -> Result<Summary> {
-    let mut sink = PartSink {
-        component: component.clone(),
-        next: 0,
-        storing: JoinSet::new(),
-        at_once: options.connections.max(1),
-        progress,
-    };
+    let mut sink = PartSink::new(component, options.connections.max(1), progress);
     let summary = dump::dump(server, options, &mut sink).await?;
-    sink.settle().await?;
-    sink.put_json(BASELINE, &summary.baseline).await?;
-    component.describe(ComponentFacts { entries: Some(summary.baseline.rows()), ..ComponentFacts::default() });
+    sink.finish(&summary, 0).await?;
     Ok(summary)
+}
+
+/// Stores what can be read of a damaged server in a component that is empty so far. Where that is not everything, the
+/// component says that it is incomplete.
+///
+/// # Errors
+/// Those of [`salvage::read`] and of the store. After one the component is not a backup: abandon it.
+pub async fn salvage_to(
+    patient: &mut dyn salvage::Patient,
+    component: &ComponentWriter,
+    options: &salvage::Options,
+    progress: OnProgress<'_>,
+) -> Result<Salvaged> {
+    let mut sink = PartSink::new(component, 2, progress);
+    let salvaged = salvage::read(patient, options, &mut sink).await?;
+    let broken = salvaged.tables.iter().filter(|table| table.extent != salvage::Extent::Whole).count();
+    sink.finish(&salvaged.summary, (broken + salvaged.lost.len()) as u64).await?;
+    Ok(salvaged)
 }
 
 struct PartSink<'a> {
@@ -73,7 +84,20 @@ struct PartSink<'a> {
     progress: OnProgress<'a>,
 }
 
-impl PartSink<'_> {
+impl<'a> PartSink<'a> {
+    fn new(component: &ComponentWriter, at_once: usize, progress: OnProgress<'a>) -> Self {
+        Self { component: component.clone(), next: 0, storing: JoinSet::new(), at_once, progress }
+    }
+
+    /// Waits for the last chunk, and says that the dump is finished.
+    async fn finish(&mut self, summary: &Summary, unread: u64) -> Result<()> {
+        self.settle().await?;
+        self.put_json(BASELINE, &summary.baseline).await?;
+        let entries = Some(summary.baseline.rows());
+        self.component.describe(ComponentFacts { entries, unread, ..ComponentFacts::default() });
+        Ok(())
+    }
+
     fn index(&mut self) -> u32 {
         self.next += 1;
         self.next - 1

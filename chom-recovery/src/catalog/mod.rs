@@ -81,7 +81,7 @@ pub use entry::BackupInfo;
 pub(crate) use facts::image_note;
 pub use facts::{
     Baselines, BinlogPosition, Capture, ComposeFacts, DatabaseFacts, Facts, Flavour, PrivateFacts, PublicFacts,
-    TableBaseline,
+    SALVAGE_NOTE, TableBaseline,
 };
 pub use hold::{Hold, HoldRecord, hold, holds, release};
 pub use id::{BackupId, Hash, HostId, Ids, Name, RepositoryId};

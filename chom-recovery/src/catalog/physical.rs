@@ -194,6 +194,25 @@ pub async fn check_pages(root: &Root, dialect: Dialect) -> Result<PageReport> {
         .await
 }
 
+/// Finds the first damaged page of each file of InnoDB in a data directory: path, number of the page, and what is wrong. A
+/// file that cannot be read has none that is known.
+///
+/// # Errors
+/// The directory cannot be listed.
+pub async fn damaged_pages(root: &Root, dialect: Dialect) -> Result<Vec<(PathBuf, u64, String)>> {
+    let listing = root.clone();
+    pipe::blocking(move || {
+        let mut found = Vec::new();
+        for file in files_of_innodb(&listing)? {
+            if let Ok(PageReport { damaged: Some((page, why)), .. }) = check_one(&listing, &file, dialect) {
+                found.push((file, page, why));
+            }
+        }
+        Ok(found)
+    })
+    .await
+}
+
 fn check_one(root: &Root, file: &Path, dialect: Dialect) -> Result<PageReport> {
     let folder = root.below(file.parent().unwrap_or(Path::new("")))?;
     let name = file.file_name().unwrap_or_default();

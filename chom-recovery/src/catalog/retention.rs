@@ -117,14 +117,15 @@ pub fn expire(listing: &Listing, policy: &Retention) -> Result<Expiry> {
     }
     let mut kept: BTreeMap<Place, BTreeSet<Reason>> = BTreeMap::new();
     let alive: Vec<&BackupInfo> = listing.backups.iter().filter(|b| b.tombstone.is_none()).collect();
-    let mut groups: BTreeMap<Vec<&Name>, Vec<&BackupInfo>> = BTreeMap::new();
+    let mut groups: BTreeMap<(bool, Vec<&Name>), Vec<&BackupInfo>> = BTreeMap::new();
     for backup in &alive {
         if backup.is_future_dated {
             kept.entry(backup.place.clone()).or_default().insert(Reason::FutureDated);
         } else {
             let mut components: Vec<&Name> = backup.components.iter().collect();
             components.sort();
-            groups.entry(components).or_default().push(backup);
+            // What was salvaged stands in for no other backup.
+            groups.entry((backup.is_salvaged, components)).or_default().push(backup);
         }
     }
     for group in groups.values() {

@@ -456,7 +456,7 @@ impl Listing {
     }
 
     fn newest_first(&self) -> Vec<Entry<'_>> {
-        let usable = self.backups.iter().filter(|b| !b.is_future_dated).map(Entry::Usable);
+        let usable = self.backups.iter().filter(|b| !b.is_future_dated && !b.is_salvaged).map(Entry::Usable);
         let horizon = self.now + MAX_SKEW;
         let damaged = self.damaged.iter().filter(|d| d.place.id.time() <= horizon).map(Entry::Damaged);
         let mut all: Vec<_> = usable.chain(damaged).filter(|entry| entry.is_alive()).collect();
@@ -529,6 +529,8 @@ impl Listing {
         let future = self.backups.iter().filter(|b| b.is_future_dated).count();
         let error = Error::new(ErrorKind::NotFound, format!("there is {what} of `{}`", self.system))
             .hint("`chom-recovery backup list` shows what there is");
-        if future > 0 { error.with("dated in the future, to be named by id", future) } else { error }
+        let error = if future > 0 { error.with("dated in the future, to be named by id", future) } else { error };
+        let salvaged = self.backups.iter().filter(|b| b.is_salvaged).count();
+        if salvaged > 0 { error.with("salvaged, to be named by id", salvaged) } else { error }
     }
 }

@@ -21,6 +21,7 @@ mod login;
 mod objects;
 pub mod physical;
 mod quote;
+pub mod salvage;
 mod scratch;
 mod server;
 mod session;

@@ -115,11 +115,7 @@ async fn backups(catalog: &Catalog, component: &Component, which: &Selector) -> 
             .with("problem", &problem.message)
             .hint("mend the store, or name a backup: `--backup ID`"));
     }
-    let usable = listing
-        .backups
-        .iter()
-        .rev()
-        .filter(|b| b.tombstone.is_none() && !b.is_future_dated && b.missing_sources.is_empty());
+    let usable = listing.backups.iter().rev().filter(|b| b.is_choosable() && b.missing_sources.is_empty());
     let ids: Vec<_> = usable.map(crate::catalog::BackupInfo::id).take(TRIED).collect();
     if ids.is_empty() {
         let what = format!("no backup holds component `{}`", component.name);

@@ -187,7 +187,7 @@ impl HealthProbe for BackupSince {
     async fn check(&self) -> Health {
         match self.catalog.list().await {
             Ok(listing) => {
-                let usable = listing.backups.iter().filter(|b| !b.is_future_dated && b.tombstone.is_none());
+                let usable = listing.backups.iter().filter(|b| b.is_choosable());
                 judge(usable.max_by_key(|b| b.point), &self.of)
             }
             Err(error) => Health::inconclusive(format!("the repository could not be read: {error}")),

@@ -11,15 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Parts,
-    database::{
-        self, CheckedBackup, Site, Wanted, WantedKind,
-        candidate::{DRILL_ROLE, drill_prefixes},
-        ops::Verified,
-    },
+    database::{self, CheckedBackup, Site, Wanted, WantedKind, ops::Verified},
     proof::moment,
 };
 use crate::{
-    backend::{Labels, ROLE_LABEL, RUN_LABEL},
     catalog::{self, BackupId, BackupInfo, Finding, Level, Selector, Signer, VerifyReport},
     error::{ErrorKind, Result},
     objective::Achieved,
@@ -132,48 +127,25 @@ async fn shut_down(run: &Run, parts: &Parts, site: &Arc<Site>) -> Result<()> {
         .await
 }
 
-/// Removes what drills left that were killed. None of them can be running: this one holds the system's lock.
-async fn sweep(run: &Run, site: &Arc<Site>) -> Result<u64> {
-    let (site, own) = (site.clone(), run.id().to_string());
+/// Removes what runs of this purpose left that were killed. None of them can be running: this one holds the system's lock.
+pub(super) async fn sweep(run: &Run, site: &Arc<Site>) -> Result<u64> {
+    let site = site.clone();
     run.step("sweep")
         .effect(Effect::Idempotent)
-        .undo(Undo::Unnecessary("a killed drill left what nobody needs"))
+        .undo(Undo::Unnecessary("a killed run left what nobody needs"))
         .predict(|| 0)
         .budget(Duration::from_mins(1))
         .timeout(Duration::from_mins(10))
-        .run(async move |cx| {
-            let is_left = |labels: &Labels| {
-                labels.get(ROLE_LABEL).is_some_and(|role| role == DRILL_ROLE)
-                    && labels.get(RUN_LABEL).is_some_and(|run| *run != own)
-            };
-            let (containers, volumes) = drill_prefixes(&site);
-            let backend = site.backend();
-            let mut removed = 0;
-            for container in backend.own_containers().await? {
-                if is_left(&container.labels) && container.name.starts_with(&containers) {
-                    cx.note(format!("removes container `{}` of a drill that was killed", container.name));
-                    backend.remove_container(&container.name).await?;
-                    removed += 1;
-                }
-            }
-            for volume in backend.volumes().await? {
-                if is_left(&volume.labels) && volume.name.starts_with(&volumes) {
-                    cx.note(format!("removes volume `{}` of a drill that was killed", volume.name));
-                    backend.remove_volume(&volume.name).await?;
-                    removed += 1;
-                }
-            }
-            Ok(removed)
-        })
+        .run(async move |cx| site.sweep(&|text| cx.note(text)).await)
         .await
 }
 
 /// Removes the candidate and its volume.
-async fn discard(run: &Run, site: &Arc<Site>) -> Result<()> {
+pub(super) async fn discard(run: &Run, site: &Arc<Site>) -> Result<()> {
     let site = site.clone();
     run.step("discard")
         .effect(Effect::Idempotent)
-        .undo(Undo::Unnecessary("a drill leaves nothing behind"))
+        .undo(Undo::Unnecessary("what was thrown away is needed by nobody"))
         .predict(|| ())
         .budget(Duration::from_mins(1))
         .timeout(Duration::from_mins(10))

@@ -30,8 +30,10 @@ pub mod proof;
 pub mod quiesce;
 mod recovered;
 mod redis;
+pub mod salvage;
 mod signs;
 pub mod tables;
+mod volume_copy;
 
 pub(crate) use locate::{locate, path_on_host};
 pub(crate) use permissions::{Compared, look};

@@ -11,7 +11,7 @@ use crate::{
     procedure::{
         backup,
         close::{self, Attestation, Subject},
-        drill, fix,
+        drill, fix, salvage,
     },
     report::{ACHIEVED, Closure, RunReport},
     run::{
@@ -122,7 +122,8 @@ fn is_done(run: &RunSummary) -> bool {
 }
 
 fn is_recovery(run: &RunSummary) -> bool {
-    ![backup::PROCEDURE, drill::PROCEDURE, close::PROCEDURE, fix::PROCEDURE].contains(&run.procedure.as_str())
+    ![backup::PROCEDURE, drill::PROCEDURE, salvage::PROCEDURE, close::PROCEDURE, fix::PROCEDURE]
+        .contains(&run.procedure.as_str())
 }
 
 fn backup_of(run: &RunSummary) -> Option<crate::catalog::BackupId> {

@@ -97,7 +97,7 @@ impl Recovery {
         let listed = tokio::time::timeout(limit, listing).await.unwrap_or_else(|_| Err(late()));
         Some(match listed {
             Ok(listing) => {
-                let mut usable = listing.backups.iter().filter(|b| b.tombstone.is_none() && !b.is_future_dated);
+                let mut usable = listing.backups.iter().filter(|b| b.is_choosable());
                 let count = usable.clone().count() as u64;
                 let newest = usable.next_back();
                 CopyStatus {

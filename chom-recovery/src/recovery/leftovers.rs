@@ -134,6 +134,7 @@ impl Recovery {
             format!("{project}_"),
             format!("{project}-candidate-"),
             format!("{project}-drill-"),
+            format!("{project}-salvage-"),
             format!("{project}-code-test-"),
             format!("{project}-nginx-test-"),
             format!("{project}-recovery-lock"),

@@ -65,7 +65,7 @@ impl Recovery {
 
 /// Describes the newest usable backup of each component.
 async fn newest_of(catalog: &Catalog, listing: &Listing) -> Result<Vec<ComponentMetrics>> {
-    let usable = || listing.backups.iter().rev().filter(|b| !b.is_future_dated && b.tombstone.is_none());
+    let usable = || listing.backups.iter().rev().filter(|b| b.is_choosable());
     let mut names: Vec<&Name> = usable().flat_map(|b| &b.components).collect();
     names.sort_unstable();
     names.dedup();

@@ -136,7 +136,7 @@ impl BackupStatus {
             findings.push(text);
         };
         let usable = listing.backups.len() as u64;
-        let newest = listing.backups.into_iter().rfind(|b| !b.is_future_dated && b.tombstone.is_none());
+        let newest = listing.backups.into_iter().rfind(BackupInfo::is_choosable);
         let age_s = newest.as_ref().map(|b| b.age(listing.now).as_secs());
         match (&newest, age_s) {
             (Some(backup), Some(age)) => {

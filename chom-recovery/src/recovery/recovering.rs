@@ -16,7 +16,7 @@ use crate::{
         database::{self, ops::BackUp},
         drill, files, fix,
         nginx::RecoverNginx,
-        partial, performance, tables,
+        partial, performance, salvage, tables,
     },
     run::{NewRun, Plan, Run},
 };
@@ -91,6 +91,10 @@ impl Procedures {
             drill::PROCEDURE => {
                 let request: drill::Request = run.request()?;
                 Ok(Report::Drill(Box::new(drill::rehearse(run, parts, &request).await?)))
+            }
+            salvage::PROCEDURE => {
+                let request: salvage::Request = run.request()?;
+                Ok(Report::SalvageDatabase(Box::new(salvage::salvage(run, parts, &request).await?)))
             }
             files::PROCEDURE => {
                 let request: files::Request = run.request()?;

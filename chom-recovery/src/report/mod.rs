@@ -142,6 +142,7 @@ impl From<&RunSummary> for RunReport {
             Some(Report::RecoverDatabase(report)) => (Some(report.rto), report.rpo, report.to_review.clone()),
             Some(Report::BackUp(info)) => (None, None, info.warnings.clone()),
             Some(Report::Drill(report)) => (Some(report.rto), Some(report.rpo), report.backup.warnings.clone()),
+            Some(Report::SalvageDatabase(report)) => (None, None, report.missing()),
             Some(Report::RestoreFiles(report)) => (None, None, report.to_review()),
             // What troubleshooting mends is no recovery, and is held against no objective.
             Some(Report::Recovered(report)) => {

@@ -55,7 +55,7 @@ async fn backups(findings: &mut Findings, parts: &Parts, listing: &Listing) {
         let what = format!("backup {} cannot be used", damaged.place.id);
         findings.add(of_error("backup", &what, &damaged.error, if listing.backups.is_empty() { 90 } else { 50 }));
     }
-    let usable = listing.backups.iter().rfind(|b| !b.is_future_dated && b.tombstone.is_none());
+    let usable = listing.backups.iter().rfind(|b| b.is_choosable());
     let Some(newest) = usable else {
         return findings.add(
             Cause::new("backup-missing", 90, "there is no usable backup of the database")

@@ -16,6 +16,7 @@ mod legacy;
 mod people;
 mod physical;
 mod rollback;
+mod salvage;
 mod signals;
 mod space;
 mod unmounted;

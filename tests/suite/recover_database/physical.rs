@@ -5,7 +5,7 @@ use std::{
     process::{Command, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -135,6 +135,79 @@ async fn data_files_copied_under_writes_come_back_with_rows_and_accounts() {
     }
     sql.run("DROP TABLE chom.ticks, chom.packed").await;
     sql.run("DROP USER 'copied'@'%'").await;
+}
+
+#[tokio::test]
+async fn a_server_that_was_killed_under_writes_is_copied_cold_and_comes_back_with_every_commit() {
+    let Some(bench) =
+        Bench::open("a_server_that_was_killed_under_writes_is_copied_cold_and_comes_back_with_every_commit").await
+    else {
+        return;
+    };
+    let before = bench.fingerprint().await;
+    let mut sql = bench.sql().await;
+    sql.run("DROP TABLE IF EXISTS chom.ticks").await;
+    sql.run("CREATE TABLE chom.ticks (id INT PRIMARY KEY, data TEXT NOT NULL)").await;
+    let committed = Arc::new(AtomicU64::new(0));
+    let (mut writer, told) = (bench.sql().await, committed.clone());
+    let writing = tokio::spawn(async move {
+        for id in 1.. {
+            writer.run(&format!("INSERT INTO chom.ticks VALUES ({id}, REPEAT('x', 2000))")).await;
+            told.store(id, Ordering::Relaxed);
+        }
+    });
+    while committed.load(Ordering::Relaxed) < 200 {
+        tokio::task::yield_now().await;
+    }
+    drop(sql);
+    chaos::kill(&bench.stack, "mysql");
+    // Its connection is lost.
+    writing.await.unwrap_err();
+    let committed = committed.load(Ordering::Relaxed);
+
+    let footprint = bench.footprint().await;
+    let request = BackUp { components: vec!["database".into()], ..physical_backup() };
+    let backup = match bench.recovery.back_up(request, RunOptions::default()).await.unwrap().finish().await.unwrap() {
+        Report::BackUp(info) => *info,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(bench.footprint().await, footprint, "production is as it was, and nothing is left");
+    assert_eq!((backup.database_kind, backup.level), (Some(ComponentKind::Physical), Some(Level::L2)));
+    assert!(backup.database.clone().expect("a server").position.is_some());
+
+    let going = bench.recovery.recover_database(request_of(&backup), crate::bench::yes()).await.unwrap();
+    let report = database(going.finish().await).unwrap();
+    assert_eq!(report.restored.expect("data was replaced").backup.id(), Some(backup.id()));
+    assert_eq!(bench.fingerprint().await, before);
+    let mut sql = bench.sql().await;
+    let (count, last) = ticks(&mut sql).await;
+    // The last one may have been committed without anybody being told.
+    assert!(count == last && (committed..=committed + 1).contains(&last), "{count} rows up to {last} of {committed}");
+    sql.run("DROP TABLE chom.ticks").await;
+}
+
+#[tokio::test]
+async fn files_on_which_no_server_starts_are_not_kept_as_a_physical_backup() {
+    let Some(bench) = Bench::open("files_on_which_no_server_starts_are_not_kept_as_a_physical_backup").await else {
+        return;
+    };
+    chaos::compose(&bench.stack, &["stop", "mysql"]);
+    let volume = bench.volume();
+    let dictionary = if is_mysql(&bench) { "mysql.ibd" } else { "ibdata1" };
+    chaos::in_volume(&bench.stack, &volume, &format!("cp -a /v/{dictionary} /v/kept"));
+    let garbage = format!("dd if=/dev/urandom of=/v/{dictionary} bs=16384 count=12 conv=notrunc status=none");
+    chaos::in_volume(&bench.stack, &volume, &garbage);
+    let footprint = bench.footprint().await;
+    let refused = try_back_up(&bench.recovery).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Precondition, "{refused}");
+    assert!(refused.hint_text().is_some_and(|hint| hint.contains("salvage database")), "{refused:?}");
+    assert_eq!(bench.footprint().await, footprint, "nothing is left");
+    chaos::in_volume(&bench.stack, &volume, &format!("mv /v/kept /v/{dictionary}"));
+    chaos::up(&bench.stack, &[]);
+}
+
+fn request_of(backup: &BackupInfo) -> chom_recovery::procedure::database::Request {
+    request(Selector::Id(backup.id().to_string()), Extent::Restore)
 }
 
 #[tokio::test]

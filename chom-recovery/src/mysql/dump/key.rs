@@ -46,11 +46,11 @@ impl Key {
     }
 
     /// Tells whether the key of a row can be written in a statement, whatever its value.
-    pub(super) fn can_be_walked(&self) -> bool {
+    pub(in crate::mysql) fn can_be_walked(&self) -> bool {
         !self.0.is_empty() && self.0.iter().all(|column| column.kind != Kind::Other)
     }
 
-    pub(super) fn begins_with_integer(&self) -> bool {
+    pub(in crate::mysql) fn begins_with_integer(&self) -> bool {
         self.0.first().is_some_and(|column| column.kind == Kind::Integer)
     }
 
@@ -60,13 +60,32 @@ impl Key {
     }
 
     /// Lists the columns for a statement.
-    pub(super) fn columns(&self) -> String {
+    pub(in crate::mysql) fn columns(&self) -> String {
         self.0.iter().map(|column| quote::ident(&column.name)).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Lists the columns for a statement, in an order of rows.
+    pub(in crate::mysql) fn order(&self, is_down: bool) -> String {
+        let columns = self.0.iter().map(|column| quote::ident(&column.name) + if is_down { " DESC" } else { "" });
+        columns.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Finds the columns by their names.
+    pub(in crate::mysql) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|column| column.name.as_str())
     }
 
     /// Writes the key of a row, whose cells are the key's columns.
     pub(super) fn literals(&self, row: &Row) -> Option<Vec<String>> {
-        self.0.iter().enumerate().map(|(index, column)| column.literal(row.bytes(index)?)).collect()
+        self.literals_of((0..self.0.len()).map(|index| row.bytes(index)))
+    }
+
+    /// Writes the key whose values are these.
+    pub(in crate::mysql) fn literals_of<'a>(
+        &self,
+        values: impl Iterator<Item = Option<&'a [u8]>>,
+    ) -> Option<Vec<String>> {
+        self.0.iter().zip(values).map(|(column, value)| column.literal(value?)).collect()
     }
 }
 
@@ -93,18 +112,26 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Rows of a table: those whose key is at least `from` and below `to`, where there is one.
+/// Rows of a table: those whose key is at least `from`, or above it, and below `to`, where there is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::mysql) struct Range {
     names: Vec<String>,
     from: Option<Vec<String>>,
+    /// Whether `from` itself is left out.
+    is_after: bool,
     to: Option<Vec<String>>,
 }
 
 impl Range {
     /// Makes a range of values as a statement writes them, one for each column of the key.
-    pub(super) fn new(key: &Key, from: Option<Vec<String>>, to: Option<Vec<String>>) -> Self {
-        Self { names: key.0.iter().map(|column| quote::ident(&column.name)).collect(), from, to }
+    pub(in crate::mysql) fn new(key: &Key, from: Option<Vec<String>>, to: Option<Vec<String>>) -> Self {
+        Self { names: key.0.iter().map(|column| quote::ident(&column.name)).collect(), from, is_after: false, to }
+    }
+
+    /// Makes a range of what lies between two keys, neither of which is in it. Fewer values than the key has columns stand for
+    /// all keys that begin so.
+    pub(in crate::mysql) fn between(key: &Key, after: Option<Vec<String>>, before: Option<Vec<String>>) -> Self {
+        Self { is_after: true, ..Self::new(key, after, before) }
     }
 
     pub(super) fn is_bounded(&self) -> bool {
@@ -129,7 +156,7 @@ impl Range {
 
     /// Writes the condition alone.
     pub(super) fn filter(&self) -> String {
-        let from = self.from.as_ref().map(|from| self.side(from, '>', ">="));
+        let from = self.from.as_ref().map(|from| self.side(from, '>', if self.is_after { ">" } else { ">=" }));
         let to = self.to.as_ref().map(|to| self.side(to, '<', "<"));
         let conditions: Vec<String> = from.into_iter().chain(to).collect();
         if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) }
@@ -174,6 +201,11 @@ mod tests {
         );
         assert_eq!(Range::new(&key.first(), None, Some(vec!["3".into()])).filter(), " WHERE `a``b` < 3");
         assert!(!Range::new(&key, None, None).is_bounded());
+        let between = Range::between(&key, Some(vec!["1".into(), "_utf8mb4 X''".into()]), Some(vec!["9".into()]));
+        assert_eq!(
+            between.filter(),
+            " WHERE `a``b` >= 1 AND (`a``b` > 1 OR `a``b` = 1 AND `s` > _utf8mb4 X'') AND `a``b` < 9"
+        );
     }
 
     #[test]

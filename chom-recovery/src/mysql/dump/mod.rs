@@ -12,7 +12,7 @@
 
 mod encode;
 pub(super) mod instance;
-mod key;
+pub(super) mod key;
 pub(super) mod objects;
 pub(super) mod pieces;
 pub(super) mod readers;

@@ -1,6 +1,6 @@
 //! Reads all definitions of a server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -8,7 +8,8 @@ use crate::{
         info::{Flavour, Version},
         json,
         objects::{
-            Account, Column, Event, Objects, Routine, Schema, Sequence, Setting, Table, TableData, Text, Trigger, View,
+            Account, Column, Event, Objects, Plugin, Routine, Schema, Sequence, Setting, Table, TableData, Tablespace,
+            Text, Trigger, View,
         },
         quote,
         server::Server,
@@ -27,11 +28,36 @@ const NO_ROWS: [&str; 7] =
 /// Engines whose snapshot holds.
 const VERSIONED: [&str; 4] = ["InnoDB", "TokuDB", "MyRocks", "ROCKSDB"];
 
+/// What is passed over of a damaged server, so that the rest can be read.
+#[derive(Debug, Default)]
+pub(in crate::mysql) struct Tolerance {
+    /// What is not asked for: the server ended when it was.
+    pub(in crate::mysql) skipped: BTreeSet<String>,
+    /// What could not be read, and why.
+    pub(in crate::mysql) lost: Vec<(String, String)>,
+    /// What is being read.
+    pub(in crate::mysql) at: Option<String>,
+}
+
 /// Reads all definitions.
 pub(in crate::mysql) async fn collect(server: &Server) -> Result<Objects> {
+    collect_with(server, None).await
+}
+
+/// Reads the definitions that can be read.
+///
+/// # Errors
+/// `Unreachable`: the server ended; `tolerance` says at what.
+pub(in crate::mysql) async fn collect_readable(server: &Server, tolerance: &mut Tolerance) -> Result<Objects> {
+    tolerance.lost.clear();
+    tolerance.at = None;
+    collect_with(server, Some(tolerance)).await
+}
+
+async fn collect_with(server: &Server, tolerance: Option<&mut Tolerance>) -> Result<Objects> {
     let mut session = server.session(Role::Read).await?;
     let info = server.info();
-    let mut reader = Reader { session: &mut session, flavour: info.flavour, warnings: Vec::new() };
+    let mut reader = Reader { session: &mut session, flavour: info.flavour, warnings: Vec::new(), tolerance };
     let schemas = reader.schemas().await?;
     let mut columns = reader.columns(info.version).await?;
     let names = reader.names().await?;
@@ -54,23 +80,47 @@ pub(in crate::mysql) async fn collect(server: &Server) -> Result<Objects> {
         warnings: Vec::new(),
     };
     for name in names {
+        let what = format!("{}.{}", name.schema, name.table);
+        if reader.skips(&what) {
+            continue;
+        }
         match name.kind.as_str() {
-            "VIEW" | "SYSTEM VIEW" => objects.views.push(reader.view(&name).await?),
-            "SEQUENCE" => objects.sequences.push(reader.sequence(&name).await?),
+            "VIEW" | "SYSTEM VIEW" => {
+                let view = reader.view(&name).await;
+                objects.views.extend(reader.passed(view)?);
+            }
+            "SEQUENCE" => {
+                let sequence = reader.sequence(&name).await;
+                objects.sequences.extend(reader.passed(sequence)?);
+            }
             "BASE TABLE" | "SYSTEM VERSIONED" => {
                 let columns = columns.remove(&(name.schema.clone(), name.table.clone())).unwrap_or_default();
-                objects.tables.push(reader.table(name, columns, info.version).await?);
+                let table = reader.table(name, columns, info.version).await;
+                objects.tables.extend(reader.passed(table)?);
             }
             _ => {}
         }
     }
-    objects.routines = reader.routines().await?;
-    objects.triggers = reader.triggers().await?;
-    objects.events = reader.events().await?;
-    objects.accounts = reader.accounts().await?;
-    objects.plugins = reader.plugins().await?;
-    objects.tablespaces = reader.tablespaces().await?;
-    reader.left_out().await?;
+    if !reader.skips("routines") {
+        let read = reader.routines().await;
+        objects.routines = reader.passed(read)?.unwrap_or_default();
+    }
+    if !reader.skips("triggers") {
+        let read = reader.triggers().await;
+        objects.triggers = reader.passed(read)?.unwrap_or_default();
+    }
+    if !reader.skips("events") {
+        let read = reader.events().await;
+        objects.events = reader.passed(read)?.unwrap_or_default();
+    }
+    if !reader.skips("accounts") {
+        let read = reader.accounts().await;
+        objects.accounts = reader.passed(read)?.unwrap_or_default();
+    }
+    if !reader.skips("what belongs to the whole server") {
+        let read = reader.of_instance().await;
+        (objects.plugins, objects.tablespaces) = reader.passed(read)?.unwrap_or_default();
+    }
     objects.warnings = std::mem::take(&mut reader.warnings);
     session.close().await;
     Ok(objects)
@@ -80,7 +130,8 @@ pub(in crate::mysql) async fn collect(server: &Server) -> Result<Objects> {
 pub(in crate::mysql) async fn collect_accounts(server: &Server) -> Result<Vec<Account>> {
     let mut session = server.session(Role::Read).await?;
     let flavour = server.info().flavour;
-    let accounts = Reader { session: &mut session, flavour, warnings: Vec::new() }.accounts().await?;
+    let mut reader = Reader { session: &mut session, flavour, warnings: Vec::new(), tolerance: None };
+    let accounts = reader.accounts().await?;
     session.close().await;
     Ok(accounts)
 }
@@ -89,7 +140,8 @@ pub(in crate::mysql) async fn collect_accounts(server: &Server) -> Result<Vec<Ac
 pub(in crate::mysql) async fn collect_triggers(server: &Server) -> Result<Vec<Trigger>> {
     let mut session = server.session(Role::Read).await?;
     let flavour = server.info().flavour;
-    let triggers = Reader { session: &mut session, flavour, warnings: Vec::new() }.triggers().await?;
+    let mut reader = Reader { session: &mut session, flavour, warnings: Vec::new(), tolerance: None };
+    let triggers = reader.triggers().await?;
     session.close().await;
     Ok(triggers)
 }
@@ -114,9 +166,39 @@ pub(super) struct Reader<'a> {
     pub(super) session: &'a mut Session,
     pub(super) flavour: Flavour,
     pub(super) warnings: Vec<String>,
+    tolerance: Option<&'a mut Tolerance>,
 }
 
 impl Reader<'_> {
+    /// Tells whether something is passed over, and notes that it is read now where it is not.
+    fn skips(&mut self, what: &str) -> bool {
+        let Some(tolerance) = &mut self.tolerance else { return false };
+        tolerance.at = Some(what.to_owned());
+        let is_skipped = tolerance.skipped.contains(what);
+        if is_skipped {
+            tolerance.lost.push((what.to_owned(), "the server ends when it is read".into()));
+        }
+        is_skipped
+    }
+
+    /// Passes over what cannot be read, where that is wanted. A server that ended has nothing more to tell.
+    fn passed<T>(&mut self, read: Result<T>) -> Result<Option<T>> {
+        match (read, &mut self.tolerance) {
+            (Err(e), Some(tolerance)) if !matches!(e.kind(), ErrorKind::Unreachable | ErrorKind::Timeout) => {
+                tolerance.lost.push((tolerance.at.clone().unwrap_or_default(), e.to_string()));
+                Ok(None)
+            }
+            (read, _) => read.map(Some),
+        }
+    }
+
+    /// Reads plugins and general tablespaces, and warns of what is not kept.
+    async fn of_instance(&mut self) -> Result<(Vec<Plugin>, Vec<Tablespace>)> {
+        let (plugins, tablespaces) = (self.plugins().await?, self.tablespaces().await?);
+        self.left_out().await?;
+        Ok((plugins, tablespaces))
+    }
+
     async fn schemas(&mut self) -> Result<Vec<Schema>> {
         let sql = format!(
             "SELECT SCHEMA_NAME FROM information_schema.SCHEMATA WHERE SCHEMA_NAME NOT IN ({}) ORDER BY SCHEMA_NAME",

@@ -80,11 +80,11 @@ impl Walk {
 
 /// What the server tells of a table's rows.
 #[derive(Debug, Default)]
-struct Facts {
+pub(in crate::mysql) struct Facts {
     bytes: u64,
     rows: u64,
     /// Primary key.
-    key: Key,
+    pub(in crate::mysql) key: Key,
 }
 
 /// Cuts tables by their primary key, the largest pieces first, so that no connection is left with a large one at the end.
@@ -130,7 +130,7 @@ pub(in crate::mysql) async fn plan(reader: &mut Wire, tables: &[Table], options:
     Ok(jobs.into_iter().map(|(_, job)| job).collect())
 }
 
-async fn facts(reader: &mut Wire) -> Result<BTreeMap<(String, String), Facts>> {
+pub(in crate::mysql) async fn facts(reader: &mut Wire) -> Result<BTreeMap<(String, String), Facts>> {
     let system = quote::system_schemas();
     let mut facts = BTreeMap::<_, Facts>::new();
     let sizes = format!(

@@ -65,18 +65,7 @@ impl<'a> ChunkReader<'a> {
                 break;
             };
             let begin = bytes.len();
-            let mut cells = 0;
-            for cell in Cells::of(&row) {
-                if cells > 0 {
-                    bytes.push(b'\t');
-                }
-                encode::cell(&mut bytes, cell?);
-                cells += 1;
-            }
-            if cells != self.cells {
-                return Err(Error::new(ErrorKind::Failed, "a row has another number of cells than was asked for"));
-            }
-            bytes.push(b'\n');
+            encode_row(&mut bytes, &row, self.cells)?;
             row_hash.add_row(&bytes[begin..]);
             rows += 1;
         }
@@ -96,8 +85,25 @@ impl<'a> ChunkReader<'a> {
     }
 }
 
+/// Appends a row that has so many cells, with the line feed at its end.
+pub(in crate::mysql) fn encode_row(bytes: &mut Vec<u8>, row: &[u8], wanted: usize) -> Result<()> {
+    let mut cells = 0;
+    for cell in Cells::of(row) {
+        if cells > 0 {
+            bytes.push(b'\t');
+        }
+        encode::cell(bytes, cell?);
+        cells += 1;
+    }
+    if cells != wanted {
+        return Err(Error::new(ErrorKind::Failed, "a row has another number of cells than was asked for"));
+    }
+    bytes.push(b'\n');
+    Ok(())
+}
+
 /// Writes the query for all rows of a table.
-fn select(table: &Table) -> String {
+pub(in crate::mysql) fn select(table: &Table) -> String {
     let columns = table.columns.iter().map(|c| expression(table, c)).collect::<Vec<_>>().join(", ");
     let history = if table.history { " FOR SYSTEM_TIME ALL" } else { "" };
     format!("SELECT {columns} FROM {}{history}", quote::qualified(&table.schema, &table.name))

@@ -64,6 +64,11 @@ impl Wire {
             .map_err(|e| e.with("server", &address).with("user", &login.user))
     }
 
+    /// Tells whether the last result was read to its end.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.is_reading
+    }
+
     /// Id of this connection on the server.
     pub(super) fn id(&self) -> u32 {
         self.id

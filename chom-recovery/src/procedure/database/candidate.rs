@@ -32,31 +32,27 @@ pub(in crate::procedure) enum Purpose {
     Swap,
     /// To be looked at and thrown away.
     Drill,
+    /// To be read: its volume is a copy of production's.
+    Salvage,
 }
 
 /// Role of a candidate that is to take production's place.
 pub(super) const CANDIDATE_ROLE: &str = "candidate";
 
-/// Role of a drill's candidate, by which what a killed drill left is found.
-pub(in crate::procedure) const DRILL_ROLE: &str = "drill";
-
-/// How the names of drills' candidates and of their volumes begin.
-pub(in crate::procedure) fn drill_prefixes(site: &Site) -> (String, String) {
-    (format!("{}-{DRILL_ROLE}-", site.backend.project()), format!("{}__{DRILL_ROLE}_", site.base_name()))
-}
-
 impl Purpose {
     pub(super) fn undo_text(self) -> &'static str {
         match self {
             Self::Swap => "remove the candidate's container; its volume stays until `runs prune`",
-            Self::Drill => "remove the candidate's container and its volume",
+            Self::Drill | Self::Salvage => "remove the candidate's container and its volume",
         }
     }
 
+    /// Role of the candidate, by which what a killed run left is found.
     fn role(self) -> &'static str {
         match self {
             Self::Swap => CANDIDATE_ROLE,
-            Self::Drill => DRILL_ROLE,
+            Self::Drill => "drill",
+            Self::Salvage => "salvage",
         }
     }
 }
@@ -90,6 +86,33 @@ impl Site {
         Self { purpose: Purpose::Drill, ..self }
     }
 
+    /// The same place for a server that is to be read.
+    pub(in crate::procedure) fn for_salvage(self) -> Self {
+        Self { purpose: Purpose::Salvage, ..self }
+    }
+
+    /// A place for a copy of production's files.
+    pub(super) fn for_copy(
+        backend: Arc<dyn Backend>,
+        ops: Arc<dyn DatabaseOps>,
+        production: Production,
+        original: VolumeIdentity,
+        run_id: String,
+    ) -> Self {
+        Self { backend, ops, production, original, run_id, purpose: Purpose::Salvage }
+    }
+
+    /// What candidates of this purpose are called in labels.
+    pub(in crate::procedure) fn role(&self) -> &'static str {
+        self.purpose.role()
+    }
+
+    /// How the names of candidates that are thrown away, and of their volumes, begin.
+    pub(in crate::procedure) fn prefixes(&self) -> (String, String) {
+        let role = self.role();
+        (format!("{}-{role}-", self.backend.project()), format!("{}__{role}_", self.base_name()))
+    }
+
     /// Name of the candidate's container: found again by it after a crash.
     pub(in crate::procedure) fn container_name(&self) -> String {
         format!("{}-{}-{}", self.backend.project(), self.purpose.role(), self.run_id.to_lowercase())
@@ -99,7 +122,7 @@ impl Site {
     pub(in crate::procedure) fn volume_name(&self) -> String {
         match self.purpose {
             Purpose::Swap => format!("{}__r_{}", self.base_name(), self.run_id),
-            Purpose::Drill => format!("{}__{DRILL_ROLE}_{}", self.base_name(), self.run_id),
+            Purpose::Drill | Purpose::Salvage => format!("{}{}", self.prefixes().1, self.run_id),
         }
     }
 
@@ -108,21 +131,42 @@ impl Site {
         base_name(self.backend.project(), &self.original.volume)
     }
 
-    /// What the site lies on.
-    pub(in crate::procedure) fn backend(&self) -> &Arc<dyn Backend> {
-        &self.backend
-    }
-
     /// Removes what was built, as far as nobody can need it.
     pub(in crate::procedure) async fn clear(&self) -> Result<()> {
         self.backend.remove_container(&self.container_name()).await?;
         match self.purpose {
             Purpose::Swap => Ok(()),
-            Purpose::Drill => self.backend.remove_volume(&self.volume_name()).await,
+            Purpose::Drill | Purpose::Salvage => self.backend.remove_volume(&self.volume_name()).await,
         }
     }
 
-    pub(super) fn labels(&self, role: &str) -> Labels {
+    /// Removes what other runs of this purpose left that were killed; returns how many things. Whoever calls it holds the
+    /// system's lock: none of them can be running.
+    pub(in crate::procedure) async fn sweep(&self, note: &(dyn Fn(String) + Send + Sync)) -> Result<u64> {
+        let is_left = |labels: &Labels| {
+            labels.get(ROLE_LABEL).is_some_and(|role| role == self.role())
+                && labels.get(RUN_LABEL).is_some_and(|run| *run != self.run_id)
+        };
+        let (containers, volumes) = self.prefixes();
+        let mut removed = 0;
+        for container in self.backend.own_containers().await? {
+            if is_left(&container.labels) && container.name.starts_with(&containers) {
+                note(format!("removes container `{}` of a {} that was killed", container.name, self.role()));
+                self.backend.remove_container(&container.name).await?;
+                removed += 1;
+            }
+        }
+        for volume in self.backend.volumes().await? {
+            if is_left(&volume.labels) && volume.name.starts_with(&volumes) {
+                note(format!("removes volume `{}` of a {} that was killed", volume.name, self.role()));
+                self.backend.remove_volume(&volume.name).await?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    pub(in crate::procedure) fn labels(&self, role: &str) -> Labels {
         [(RUN_LABEL.to_owned(), self.run_id.clone()), (ROLE_LABEL.to_owned(), role.to_owned())].into()
     }
 
@@ -152,7 +196,7 @@ impl Site {
         let labels = self.labels(self.purpose.role());
         match self.purpose {
             Purpose::Swap => self.backend.create_volume_beside(&volume, &labels, &self.original.volume).await?,
-            Purpose::Drill => self.backend.create_volume(&volume, &labels).await?,
+            Purpose::Drill | Purpose::Salvage => self.backend.create_volume(&volume, &labels).await?,
         }
         let password = Secret::random();
         let mut spec = self.ops.candidate(&self.production, backup, &container, &volume, &password)?;

@@ -41,7 +41,7 @@ mod report;
 mod restore;
 mod service;
 pub mod source;
-mod space;
+pub(in crate::procedure) mod space;
 pub mod swap;
 
 pub use candidate::{CandidateRecord, Site};
@@ -56,6 +56,9 @@ pub use space::check_space;
 
 /// Name of the procedure in journals.
 pub const PROCEDURE: &str = "recover-database";
+
+/// Things that a salvaged backup lacks which a question names.
+const LACKING: usize = 8;
 
 const fn mins(minutes: u64) -> Duration {
     Duration::from_mins(minutes)
@@ -212,6 +215,10 @@ async fn replace(
 fn described(origin: &Origin) -> String {
     let point = origin.point().format("%F %T UTC");
     match origin {
+        Origin::Repository(info) if info.is_salvaged => {
+            let shown = info.warnings.iter().take(LACKING).cloned().collect::<Vec<_>>().join("; ");
+            format!("{point}; it was salvaged from a damaged server: {shown}")
+        }
         Origin::Repository(_) => point.to_string(),
         Origin::Legacy(backup) => format!("{point}; a legacy backup: {}", backup.warnings.join("; ")),
     }

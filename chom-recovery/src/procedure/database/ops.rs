@@ -15,7 +15,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     mysql::LoginAnswer,
     probe::SharedProbe,
-    procedure::tables::ops::TableOps,
+    procedure::{salvage::ops::SalvageOps, tables::ops::TableOps},
     secret::Secret,
     system::DATABASE,
 };
@@ -124,6 +124,14 @@ pub trait DatabaseOps: fmt::Debug + Send + Sync + 'static {
     /// `Unsupported`: this database's tables cannot be restored one by one.
     fn tables(&self) -> Result<Arc<dyn TableOps>> {
         Err(Error::new(ErrorKind::Unsupported, "single tables of this database cannot be restored"))
+    }
+
+    /// Returns what a server that does not start any more is read with. The default cannot.
+    ///
+    /// # Errors
+    /// `Unsupported`: this database's files cannot be read without it.
+    fn salvage(&self) -> Result<Arc<dyn SalvageOps>> {
+        Err(Error::new(ErrorKind::Unsupported, "the files of this database cannot be salvaged"))
     }
 
     /// Ends and removes copies of its data that a backup, which was killed, had begun to make on production's server. Nothing

@@ -39,7 +39,7 @@ pub async fn check_space(run: &Run, parts: &Parts, site: &Site, backup: &Checked
     run.decide("check-space", look).await.map(drop)
 }
 
-fn require_space(what: &str, free: u64, needed: u64, keep_free: u64) -> Result<()> {
+pub(in crate::procedure) fn require_space(what: &str, free: u64, needed: u64, keep_free: u64) -> Result<()> {
     if free >= needed.saturating_add(keep_free) {
         return Ok(());
     }

@@ -168,6 +168,12 @@ impl MySqlOps {
         folder
             .ok_or_else(|| Error::new(ErrorKind::Unsupported, format!("the folder of volume `{volume}` is not known")))
     }
+
+    /// Opens that folder.
+    pub(super) async fn root_of(&self, volume: &str) -> Result<Root> {
+        let folder = self.folder_of(volume).await?;
+        pipe::blocking(move || Root::open(&folder)).await
+    }
 }
 
 fn is_kept(volume: &Volume) -> bool {

@@ -19,6 +19,7 @@ use crate::{
     probe::{self, SharedProbe, mysql::MysqlProbe},
     procedure::{
         backup::{Taking, take},
+        salvage::ops::SalvageOps,
         tables::ops::TableOps,
     },
     secret::Secret,
@@ -26,11 +27,13 @@ use crate::{
 };
 
 mod assess;
+mod cold;
 mod copies;
 mod kept;
 mod legacy;
 mod physical;
 mod raise;
+mod salvage;
 mod tables;
 
 pub(crate) use kept::KEPT_ROLE;
@@ -81,6 +84,42 @@ impl MySqlOps {
             None => self.backend.endpoint(container, database.port).await?,
         };
         self.reach(endpoint, &database.user, database.password.resolve().await?, Duration::from_secs(15)).await
+    }
+
+    /// Describes a server of production's image and settings, isolated, on a volume that holds a data directory already. It is
+    /// not started, and its accounts are those of the data directory.
+    fn server_on(&self, production: &Production, name: &str, volume: &str, arguments: Vec<String>) -> OneOff {
+        let data = Mount {
+            source: MountSource::Volume(volume.to_owned()),
+            target: production.data_dir.clone(),
+            read_only: false,
+        };
+        // The server's own settings decide how data is stored; scripts of its first start and secrets stay out.
+        let settings = production
+            .mounts
+            .iter()
+            .filter(|m| m.target.starts_with("/etc/"))
+            .map(|m| Mount { read_only: true, ..m.clone() });
+        let mut command = production.command.clone();
+        command.extend(arguments);
+        // Production's own may be more than the candidate has in all, or by default a small part of it.
+        let memory = self.system.limits.candidate_memory;
+        command.push(format!("--innodb-buffer-pool-size={}", memory / 2));
+        OneOff {
+            name: name.to_owned(),
+            image: production.image_id.clone(),
+            entrypoint: None,
+            command,
+            env: candidate_env(production, true),
+            user: None,
+            mounts: std::iter::once(data).chain(settings).collect(),
+            files: Vec::new(),
+            network: Network::Isolated,
+            own_names: Vec::new(),
+            labels: crate::backend::Labels::new(),
+            memory: Some(memory),
+            start: false,
+        }
     }
 
     async fn reach(&self, endpoint: Endpoint, user: &str, password: Secret, wait: Duration) -> Result<Reached> {
@@ -215,22 +254,7 @@ impl DatabaseOps for MySqlOps {
                 return Err(Error::new(ErrorKind::Unsupported, "this backup holds no database"));
             }
         };
-        let data = Mount {
-            source: MountSource::Volume(volume.to_owned()),
-            target: production.data_dir.clone(),
-            read_only: false,
-        };
-        // The server's own settings decide how data is stored; scripts of its first start and secrets stay out.
-        let settings = production
-            .mounts
-            .iter()
-            .filter(|m| m.target.starts_with("/etc/"))
-            .map(|m| Mount { read_only: true, ..m.clone() });
-        let mut command = production.command.clone();
-        command.extend(arguments);
-        // Production's own may be more than the candidate has in all, or by default a small part of it.
-        let memory = self.system.limits.candidate_memory;
-        command.push(format!("--innodb-buffer-pool-size={}", memory / 2));
+        let mut spec = self.server_on(production, name, volume, arguments);
         // Data files bring their accounts along, and have to be there before the server starts.
         let is_filled_first = matches!(backup, Source::Repository(backup) if is_physical(backup));
         let one_time_password = OneOffFile {
@@ -240,21 +264,12 @@ impl DatabaseOps for MySqlOps {
             uid: MYSQL_UID,
             gid: MYSQL_UID,
         };
-        Ok(OneOff {
-            name: name.to_owned(),
-            image: production.image_id.clone(),
-            entrypoint: None,
-            command,
-            env: candidate_env(production, is_filled_first),
-            user: None,
-            mounts: std::iter::once(data).chain(settings).collect(),
-            files: if is_filled_first { Vec::new() } else { vec![one_time_password] },
-            network: Network::Isolated,
-            own_names: Vec::new(),
-            labels: crate::backend::Labels::new(),
-            memory: Some(memory),
-            start: !is_filled_first,
-        })
+        if !is_filled_first {
+            spec.env = candidate_env(production, false);
+            spec.files = vec![one_time_password];
+            spec.start = true;
+        }
+        Ok(spec)
     }
 
     async fn load(&self, candidate: &str, password: &Secret, backup: &Source, progress: Progress) -> Result<Loaded> {
@@ -344,7 +359,12 @@ impl DatabaseOps for MySqlOps {
         Ok(Arc::new(self.clone()))
     }
 
+    fn salvage(&self) -> Result<Arc<dyn SalvageOps>> {
+        Ok(Arc::new(self.clone()))
+    }
+
     async fn discard_copies(&self, production: &Production) -> Result<()> {
+        self.discard_cold(production).await?;
         self.discard(production).await?;
         // They take room, and stand in nobody's way.
         if let Err(error) = self.discard_kept(production, None).await {
@@ -358,6 +378,9 @@ impl DatabaseOps for MySqlOps {
         let told = progress.clone();
         let dump = async |component: &ComponentWriter| {
             if request.kind == DatabaseKind::Physical {
+                if self.is_stopped(production).await? {
+                    return self.cold_copy_to(production, component, request.run.as_deref(), told.clone()).await;
+                }
                 return self.copy_to(production, component, request.run.as_deref(), told.clone()).await;
             }
             let reached = self.production(&production.container).await?;

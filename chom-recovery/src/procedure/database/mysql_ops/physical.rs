@@ -19,7 +19,6 @@ use crate::{
         Server,
         physical::{CopyBaseline, dialect, pages::PageReport, require_copyable, require_same, settings},
     },
-    store::pipe,
     system::DATABASE,
 };
 
@@ -28,7 +27,7 @@ const CHECK: Duration = Duration::from_mins(100);
 /// How often a copy is made in which a page is damaged.
 const ATTEMPTS: u32 = 3;
 /// Note that tells how exact the position is.
-const POSITION: &str = "position";
+pub(super) const POSITION: &str = "position";
 
 impl MySqlOps {
     /// Copies production's data files and stores them.
@@ -62,9 +61,7 @@ impl MySqlOps {
         }
         warnings.extend(copy.warnings);
         if stored.pages.unchecked > 0 {
-            let number = stored.pages.unchecked;
-            warnings
-                .push(format!("{number} pages are encrypted or compressed as a whole: their checksums are not known"));
+            warnings.push(unchecked(stored.pages.unchecked));
         }
         let capture = Capture { begin: copy.begun, point: copy.ended, end: copy.ended };
         let mut facts = physical::facts(server.info(), &before, capture, copy.position.as_ref());
@@ -163,8 +160,7 @@ impl MySqlOps {
         let (bytes, from_kept_copy) = match kept {
             Ok(Some(bytes)) => (bytes, true),
             _ => {
-                let folder = self.folder_of(&volume).await?;
-                let root = pipe::blocking(move || Root::open(&folder)).await?;
+                let root = self.root_of(&volume).await?;
                 let keep_free = self.system.limits.keep_free_bytes;
                 (physical::restore(&component, &root, keep_free, progress).await?.bytes, false)
             }
@@ -211,6 +207,11 @@ impl MySqlOps {
             Error::new(ErrorKind::Failed, format!("candidate `{candidate}` has no volume at `{data_dir}`"))
         })
     }
+}
+
+/// Warns of pages that nobody could check.
+pub(super) fn unchecked(number: u64) -> String {
+    format!("{number} pages are encrypted or compressed as a whole: their checksums are not known")
 }
 
 /// Proves that a server on a copy has what was copied, and can read all of it.
