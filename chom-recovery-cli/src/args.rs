@@ -462,7 +462,8 @@ pub(crate) struct OnlyTables {
     /// Give the one table another name: then nothing is replaced
     #[arg(long = "as", value_name = "SCHEMA.TABLE", requires = "tables")]
     pub(crate) rename: Option<String>,
-    /// Where the server takes no rows from clients (local_infile = OFF), switch that on while they are loaded
+    /// Where the server takes no rows from clients (local_infile = OFF), switch that on while they are loaded; a backup of
+    /// the repository needs it, the rows of an old dump (`--backup legacy:...`) are only loaded faster
     #[arg(long)]
     pub(crate) allow_local_infile: bool,
 }
@@ -708,7 +709,7 @@ pub(crate) enum Runs {
         /// Run; the newest by default
         run: Option<String>,
     },
-    /// Remove what finished runs left: old volumes, candidates, journals
+    /// Remove what finished runs left: old volumes, candidates, folders, schemas with replaced tables, journals
     Prune {
         /// Only what is older than so many days
         #[arg(long, default_value_t = 7, value_name = "DAYS")]

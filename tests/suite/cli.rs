@@ -10,6 +10,7 @@ use std::{
 use chom_recovery_tests::{
     Stack, chaos,
     cli::{Bench, code, lines},
+    dumps::Dumps,
 };
 use serde_json::Value;
 
@@ -372,6 +373,118 @@ fn nobody_there_to_confirm_means_that_nothing_begins() {
     }
     let (_, runs) = bench.query(&["--json", "runs", "list"]);
     assert_eq!(runs["items"], Value::Array(vec![]), "no run was begun");
+}
+
+/// Has the configuration know a directory of old dumps.
+fn with_dumps(bench: &Bench) -> Dumps {
+    let dumps = Dumps::new(bench.folder());
+    bench.configure(&format!("[legacy]\ndirectory = \"{}\"\ntimezone = \"UTC\"\n", dumps.directory.display()));
+    dumps
+}
+
+#[test]
+fn what_a_backup_holds_is_listed_and_exported_and_tables_are_checked() {
+    let Some(bench) = Bench::open("what_a_backup_holds_is_listed_and_exported_and_tables_are_checked") else { return };
+    let dumps = with_dumps(&bench);
+    assert_eq!(code(&bench.run(&["backup", "contents"])), 10, "there is no backup yet");
+    let created = bench.run(&["backup", "create", "--component", "database"]);
+    assert_eq!(code(&created), 0, "{created:?}");
+    let rows_of = |contents: &Value, table: &str| {
+        let tables = contents["tables"].as_array().unwrap().iter();
+        tables
+            .filter(|t| t["schema"] == "chom" && t["table"] == table)
+            .map(|t| t["rows"].as_u64().unwrap())
+            .sum::<u64>()
+    };
+    let (exit, held) = bench.query(&["--json", "backup", "contents"]);
+    assert_eq!(
+        (exit, &held["type"], &held["problems"]),
+        (0, &"backup_contents".into(), &serde_json::json!([])),
+        "{held}"
+    );
+    assert!(rows_of(&held, "users") > 100 && rows_of(&held, "orders") > 100, "{held}");
+
+    let file = dumps.directory.join("mysql/backup-20990101-000000.sql.gz");
+    let export = ["--json", "backup", "export", "--output", file.to_str().unwrap()];
+    let (exit, exported) = bench.query(&export);
+    assert_eq!((exit, &exported["type"]), (0, &"export".into()), "{exported}");
+    assert_eq!(exported["tables"].as_u64(), held["tables"].as_array().map(|t| t.len() as u64), "{exported}");
+    assert_eq!(code(&bench.run(&export)), 6, "nothing is written over");
+    assert_eq!(code(&bench.run(&[&export[..], &["--force"]].concat())), 0);
+    assert_eq!(code(&bench.run(&["--json", "backup", "export", "--output", "-"])), 2);
+    let stream = bench.run(&["backup", "export", "--output", "-"]);
+    assert_eq!(code(&stream), 0);
+    // The last line tells when it was written.
+    let without_end = |text: Vec<u8>| {
+        let text = String::from_utf8_lossy(&text).into_owned();
+        text.rsplit_once("-- Dump completed on ").map(|(text, _)| text.to_owned()).expect("an end")
+    };
+    let file = without_end(dumps.text("mysql/backup-20990101-000000.sql.gz"));
+    assert!(without_end(stream.stdout) == file, "the same text, not compressed");
+
+    // What was exported is listed as any dump is, and a cut one is told.
+    let (exit, dumped) = bench.query(&["--json", "backup", "contents", "--backup", "legacy:latest"]);
+    assert_eq!((exit, rows_of(&dumped, "users")), (0, rows_of(&held, "users")), "{dumped}");
+    let text = dumps.text("mysql/backup-20990101-000000.sql.gz");
+    dumps.write("mysql/backup-20990101-000000.sql.gz", &text[..text.len() / 2]);
+    let (exit, cut) = bench.query(&["--json", "backup", "contents", "--backup", "legacy:latest"]);
+    assert!(exit == 7 && !cut["problems"].as_array().unwrap().is_empty(), "{exit}: {cut}");
+
+    let (exit, checked) = bench.query(&["--json", "check"]);
+    assert_eq!(
+        (exit, &checked["type"], &checked["corrupt"]),
+        (0, &"check".into(), &serde_json::json!([])),
+        "{checked}"
+    );
+    assert!(checked["good"].as_u64().unwrap() > 5 && checked["unchecked"] == serde_json::json!([]), "{checked}");
+    // No time at all is left for any of them.
+    let (exit, hurried) = bench.query(&["--json", "check", "--within", "0"]);
+    assert!(exit == 3 && !hurried["unchecked"].as_array().unwrap().is_empty(), "{exit}: {hurried}");
+}
+
+#[test]
+fn single_tables_come_from_backups_and_from_dumps() {
+    let Some(bench) = Bench::open("single_tables_come_from_backups_and_from_dumps") else { return };
+    let dumps = with_dumps(&bench);
+    let created = bench.run(&["backup", "create", "--component", "database"]);
+    assert_eq!(code(&created), 0, "{created:?}");
+    let dump = format!("legacy:{}", dumps.dump(bench.stack(), "--all-databases --single-transaction"));
+    for (arguments, exit) in [
+        (&["--table", "chom"][..], 2),
+        (&["--table", "chom.users", "--as", "chom.a", "--table", "chom.orders"], 2),
+        (&["--table", "mysql.user", "--yes"], 2),
+        (&["--table", "chom.users", "--allow-local-infile"], 5),
+        (&["--table", "chom.nothing", "--allow-local-infile", "--yes"], 10),
+        (&["--table", "chom.nothing", "--backup", &dump, "--yes"], 10),
+    ] {
+        let refused = bench.run(&[&["restore"], arguments].concat());
+        assert_eq!(code(&refused), exit, "{arguments:?}: {refused:?}");
+        bench.run(&["rollback", "--yes"]);
+    }
+    for (copy, more) in
+        [("chom.users_then", &["--allow-local-infile"][..]), ("chom.users_dumped", &["--backup", &dump])]
+    {
+        let arguments = ["--json", "restore", "--table", "chom.users", "--as", copy];
+        let restored = bench.run(&[&arguments[..], more].concat());
+        assert_eq!(code(&restored), 0, "nobody has to be asked for a copy: {restored:?}");
+        let summary = lines(&restored).pop().unwrap();
+        assert_eq!((&summary["type"], &summary["status"]), (&"summary".into(), &"succeeded".into()), "{summary}");
+        let done = summary["achieved"]["done"].to_string();
+        assert!(done.contains(copy) && done.contains("rows of backup"), "{summary}");
+        let undone = bench.run(&["rollback", "--yes"]);
+        assert_eq!(code(&undone), 0, "{undone:?}");
+    }
+    // What the rollbacks took out goes with their journals.
+    let prune = ["--json", "runs", "prune", "--older-than", "0"];
+    let (exit, listed) = bench.query(&[&prune[..], &["--dry-run"]].concat());
+    let schemas = listed["schemas"].as_array().unwrap();
+    assert!(exit == 0 && schemas.len() == 2, "{listed}");
+    assert!(schemas.iter().all(|s| s["schema"].as_str().unwrap().starts_with("chom_undone_")), "{listed}");
+    assert_eq!(code(&bench.run(&prune)), 5, "nobody is there to agree");
+    let (exit, pruned) = bench.query(&[&prune[..], &["--yes"]].concat());
+    assert_eq!((exit, pruned["schemas"].as_array().map(Vec::len)), (0, Some(2)), "{pruned}");
+    let (exit, again) = bench.query(&[&prune[..], &["--dry-run"]].concat());
+    assert_eq!((exit, &again["schemas"]), (0, &serde_json::json!([])), "{again}");
 }
 
 /// Status and `Retry-After` that a user gets, asked with another client than the library's.

@@ -2,6 +2,7 @@
 
 pub mod chaos;
 pub mod cli;
+pub mod dumps;
 pub mod engine;
 pub mod fake_engine;
 pub mod loki;

@@ -63,9 +63,11 @@ pub(crate) async fn run(session: &Session, command: Runs) -> Result<Exit> {
                 print_leftovers(output, &leftovers);
             }
             consent.get(&format!(
-                "remove {} volumes ({}), {} containers and {} journals for ever; these runs cannot be rolled back after that",
+                "remove {} volumes ({}), {} schemas, {} containers and {} journals for ever; these runs cannot be rolled back \
+                 after that",
                 leftovers.volumes.len(),
                 human::bytes(leftovers.bytes()),
+                leftovers.schemas.len(),
                 leftovers.containers.len(),
                 leftovers.runs.len()
             ))?;
@@ -331,6 +333,12 @@ fn print_leftovers(output: &Output, leftovers: &Leftovers) {
         for one in &leftovers.folders {
             table.add_row([Cell::new("folder"), Cell::new(one.folder.display()), Cell::new(""), Cell::new(one.run)]);
         }
+        for one in &leftovers.schemas {
+            let what = format!("schema ({} tables)", one.tables);
+            let cells =
+                [Cell::new(what), Cell::new(&one.schema), Cell::new(human::bytes(one.bytes)), Cell::new(one.run)];
+            table.add_row(cells);
+        }
         for container in &leftovers.containers {
             let what = format!("container ({})", container.role);
             table.add_row([Cell::new(what), Cell::new(&container.container), Cell::new(""), Cell::new(container.run)]);
@@ -347,10 +355,11 @@ fn print_leftovers(output: &Output, leftovers: &Leftovers) {
 
 fn print_pruned(output: &Output, pruned: &Pruned) {
     output.line(format!(
-        "removed {} volumes ({}), {} folders, {} containers, {} journals",
+        "removed {} volumes ({}), {} folders, {} schemas, {} containers, {} journals",
         pruned.volumes.len(),
         human::bytes(pruned.bytes),
         pruned.folders.len(),
+        pruned.schemas.len(),
         pruned.containers.len(),
         pruned.runs.len()
     ));

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::{id::Name, json};
+use crate::{
+    catalog::{id::Name, json},
+    mysql,
+};
 
 /// What the maker of a backup knows of it. In an encrypted backup, [`PublicFacts`] can be read by whoever can read the
 /// store, [`PrivateFacts`] by the recipients alone.
@@ -157,6 +160,24 @@ pub enum Flavour {
     Mysql,
     /// MariaDB.
     Mariadb,
+}
+
+impl From<mysql::Flavour> for Flavour {
+    fn from(flavour: mysql::Flavour) -> Self {
+        match flavour {
+            mysql::Flavour::Mysql => Self::Mysql,
+            mysql::Flavour::Mariadb => Self::Mariadb,
+        }
+    }
+}
+
+impl From<Flavour> for mysql::Flavour {
+    fn from(flavour: Flavour) -> Self {
+        match flavour {
+            Flavour::Mysql => Self::Mysql,
+            Flavour::Mariadb => Self::Mariadb,
+        }
+    }
 }
 
 impl std::fmt::Display for Flavour {

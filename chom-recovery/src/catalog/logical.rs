@@ -13,11 +13,11 @@ use tokio::task::JoinSet;
 use crate::{
     catalog::{
         Baselines, BinlogPosition, Capture, ComponentFacts, ComponentReader, ComponentWriter, DatabaseFacts, Facts,
-        Flavour, PartMeta, PartRecord, TableBaseline,
+        PartMeta, PartRecord, TableBaseline,
     },
     error::{Error, ErrorKind, Result},
     mysql::{
-        self, Baseline, Objects, Server, ServerInfo,
+        Baseline, Objects, Server, ServerInfo,
         dump::{self, Chunk, DumpSink, Progress, Summary},
         load,
         salvage::{self, Salvaged},
@@ -269,10 +269,7 @@ pub fn facts(server: &ServerInfo, summary: &Summary) -> Facts {
     let baseline = &summary.baseline;
     let position = baseline.position.as_ref();
     let database = DatabaseFacts {
-        flavour: match server.flavour {
-            mysql::Flavour::Mysql => Flavour::Mysql,
-            mysql::Flavour::Mariadb => Flavour::Mariadb,
-        },
+        flavour: server.flavour.into(),
         version: server.version_text.clone(),
         server_uuid: server.server_uuid.clone(),
         position: position.map(|p| BinlogPosition { file: p.file.clone(), offset: p.offset }),

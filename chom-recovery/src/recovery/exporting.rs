@@ -10,7 +10,6 @@ use crate::{
         legacy::LegacyContents,
     },
     error::{Error, ErrorKind, Result},
-    mysql::sqlfile::Object,
     system::DATABASE,
 };
 
@@ -98,7 +97,7 @@ impl Recovery {
         };
         let mut objects = std::collections::BTreeMap::new();
         for (object, ..) in &contents.objects {
-            *objects.entry(word(*object).to_owned()).or_default() += 1;
+            *objects.entry(object.kind().to_owned()).or_default() += 1;
         }
         if !contents.schemas.is_empty() {
             objects.insert("schema".to_owned(), contents.schemas.len() as u64);
@@ -142,18 +141,5 @@ impl Recovery {
         let component = reader.component(DATABASE).await?;
         let of = ExportOf { name: format!("backup {}", info.id()), point: info.point, with_accounts };
         export(&component, &of, to, progress).await
-    }
-}
-
-fn word(object: Object) -> &'static str {
-    match object {
-        Object::Schema => "schema",
-        Object::Table => "table",
-        Object::View => "view",
-        Object::Trigger => "trigger",
-        Object::Function | Object::Procedure | Object::Package | Object::PackageBody => "routine",
-        Object::Event => "event",
-        Object::Sequence => "sequence",
-        Object::Tablespace => "tablespace",
     }
 }

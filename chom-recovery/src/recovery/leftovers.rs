@@ -1,15 +1,15 @@
-//! What finished runs left behind: old volumes, containers, journals.
+//! What finished runs left behind: old volumes, containers, folders, schemas, journals.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::Recovery;
+use super::{Recovery, kept_schemas::LeftoverSchema};
 use crate::{
     backend::{Container, Labels, MountSource, ROLE_LABEL, RUN_LABEL},
     error::{Error, ErrorKind, Result},
-    procedure::{database::mysql_ops::KEPT_ROLE, files},
+    procedure::{database::mysql_ops::KEPT_ROLE, files, tables},
     run::{RunId, SystemClock, summary},
 };
 
@@ -27,6 +27,9 @@ pub struct Leftovers {
     /// Folders of this host, with what was there before files were put in their place.
     #[serde(default)]
     pub folders: Vec<LeftoverFolder>,
+    /// Schemas on the running database, with what tables were there before single ones were restored.
+    #[serde(default)]
+    pub schemas: Vec<LeftoverSchema>,
     /// Runs whose journals and evidence are removed once nothing else of theirs is left.
     pub runs: Vec<RunId>,
     /// What stays.
@@ -36,7 +39,11 @@ pub struct Leftovers {
 impl Leftovers {
     /// Tells whether there is nothing to remove.
     pub fn is_empty(&self) -> bool {
-        self.volumes.is_empty() && self.containers.is_empty() && self.folders.is_empty() && self.runs.is_empty()
+        self.volumes.is_empty()
+            && self.containers.is_empty()
+            && self.folders.is_empty()
+            && self.schemas.is_empty()
+            && self.runs.is_empty()
     }
 
     /// Adds up the sizes of the volumes, in bytes.
@@ -97,6 +104,9 @@ pub struct Pruned {
     /// Folders.
     #[serde(default)]
     pub folders: Vec<PathBuf>,
+    /// Schemas.
+    #[serde(default)]
+    pub schemas: Vec<String>,
     /// Runs.
     pub runs: Vec<RunId>,
     /// Bytes that the volumes held.
@@ -166,14 +176,41 @@ impl Recovery {
                 Err(because) => kept.push(Kept { what: format!("volume `{}`", volume.name), because }),
             }
         }
-        let runs: Vec<RunId> = old.values().filter_map(|verdict| verdict.ok()).collect();
+        let mut runs: Vec<RunId> = old.values().filter_map(|verdict| verdict.ok()).collect();
+        let mut schemas = Vec::new();
+        match self.own_schemas(&known).await {
+            Ok(found) => {
+                for one in found {
+                    match old.get(&one.run).copied().unwrap_or(Err("its run is not known on this host")) {
+                        Ok(run) => schemas.push(LeftoverSchema {
+                            schema: one.schema,
+                            run,
+                            tables: one.tables,
+                            bytes: one.bytes,
+                        }),
+                        Err(because) => {
+                            kept.push(Kept { what: format!("schema `{}`", one.schema), because: because.into() });
+                        }
+                    }
+                }
+            }
+            Err(error) => {
+                // What they keep cannot be told without their journals.
+                let of_tables =
+                    known.iter().filter(|run| run.procedure == tables::PROCEDURE && runs.contains(&run.run));
+                let of_tables: Vec<_> = of_tables.map(|run| run.run).collect();
+                runs.retain(|run| !of_tables.contains(run));
+                let because = format!("the database cannot be asked for the schemas that it keeps: {error}");
+                kept.extend(of_tables.iter().map(|run| Kept { what: format!("run {run}"), because: because.clone() }));
+            }
+        }
         let of_old = known.iter().filter(|run| runs.contains(&run.run));
         let folders = of_old.flat_map(|run| {
             let kept = files::kept(run).into_iter();
             kept.map(|folder| LeftoverFolder { folder, run: run.run })
         });
         let folders = folders.collect();
-        Ok(Leftovers { older_than_s: older_than.as_secs(), volumes, containers, folders, runs, kept })
+        Ok(Leftovers { older_than_s: older_than.as_secs(), volumes, containers, folders, schemas, runs, kept })
     }
 
     /// Removes what was listed, and looks again before that: what has come into use since stays.
@@ -201,7 +238,7 @@ impl Recovery {
         Ok(pruned)
     }
 
-    /// Removes the containers and volumes of a run; tells whether nothing of it is left.
+    /// Removes the containers, volumes, folders and schemas of a run; tells whether nothing of it is left.
     async fn prune_run(&self, run: RunId, listed: &Leftovers, now: &Leftovers, pruned: &mut Pruned) -> bool {
         let mut is_whole = true;
         let mut failed = |pruned: &mut Pruned, what: String, error: &Error| {
@@ -243,6 +280,18 @@ impl Recovery {
             match removed {
                 Ok(()) => pruned.folders.push(one.folder.clone()),
                 Err(error) => failed(pruned, format!("folder `{}`", one.folder.display()), &error),
+            }
+        }
+        for one in now.schemas.iter().filter(|s| s.run == run) {
+            // Rows may have been estimated anew.
+            let removed = if listed.schemas.iter().any(|s| s.schema == one.schema) {
+                self.drop_own_schema(&one.schema).await
+            } else {
+                Err(changed())
+            };
+            match removed {
+                Ok(()) => pruned.schemas.push(one.schema.clone()),
+                Err(error) => failed(pruned, format!("schema `{}`", one.schema), &error),
             }
         }
         // Something of the run that stays for another reason, a volume in use, still needs its journal.

@@ -31,6 +31,7 @@ use crate::{
         Assessment, BackUp, DatabaseKind, DatabaseOps, Finding, Loaded, NextIds, Production, Progress, RaisedCounter,
         Verified,
     },
+    procedure::tables::ops::TableOps,
     run::failpoint,
     secret::Secret,
     stream,
@@ -39,7 +40,7 @@ use crate::{
 
 /// Image of the simulated server.
 pub const IMAGE: &str = "simulated-server";
-const SCHEMA: &str = "shop";
+pub(super) const SCHEMA: &str = "shop";
 const PASSWORD: &str = "/run/password";
 const VERSION: &str = "10.11.6";
 const DAMAGE: &str = "a page is corrupt";
@@ -159,12 +160,17 @@ pub(super) fn text(path: &Path) -> io::Result<Option<String>> {
 
 /// Puts a file there at once; a test may kill the process before and after.
 pub(super) fn put(folder: &Path, name: &str, content: &str) -> io::Result<()> {
+    put_called(folder, name, content, name)
+}
+
+/// As [`put`], under a name for the place that is the same in every run.
+pub(super) fn put_called(folder: &Path, name: &str, content: &str, place: &str) -> io::Result<()> {
     let path = folder.join(name);
     let (parent, file) = (path.parent().unwrap_or(folder), path.file_name().unwrap_or_default().to_string_lossy());
     fs::create_dir_all(parent)?;
     let fresh = parent.join(format!(".new-{file}"));
     fs::write(&fresh, content)?;
-    change(&format!("put {name}"), || fs::rename(&fresh, &path))
+    change(&format!("put {place}"), || fs::rename(&fresh, &path))
 }
 
 pub(super) fn change(what: &str, change: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
@@ -175,7 +181,7 @@ pub(super) fn change(what: &str, change: impl FnOnce() -> io::Result<()>) -> io:
 }
 
 /// A simulated server speaks no SQL.
-fn of_repository(backup: &Source) -> Result<&BackupReader> {
+pub(super) fn of_repository(backup: &Source) -> Result<&BackupReader> {
     match backup {
         Source::Repository(reader) => Ok(reader),
         Source::Legacy(_) => Err(Error::new(ErrorKind::Unsupported, "the simulated server reads no dumps")),
@@ -210,7 +216,7 @@ impl SimDatabase {
     }
 
     /// Returns the folder of the data that a running server serves.
-    async fn served(&self, container: &str) -> Result<PathBuf> {
+    pub(super) async fn served(&self, container: &str) -> Result<PathBuf> {
         let unreachable = |why: String| Error::new(ErrorKind::Unreachable, format!("`{container}` {why}"));
         let found = self.backend.container(container).await?.ok_or_else(|| unreachable("is not there".into()))?;
         if !found.is_ready() {
@@ -234,7 +240,7 @@ impl SimDatabase {
     }
 
     /// Rows of a backup, by table, and its accounts.
-    async fn content(backup: &BackupReader) -> Result<Data> {
+    pub(super) async fn content(backup: &BackupReader) -> Result<Data> {
         let component = backup.component(DATABASE).await?;
         let mut data = Data::default();
         for part in component.parts() {
@@ -253,11 +259,11 @@ impl SimDatabase {
     }
 }
 
-fn rows(text: &str) -> u64 {
+pub(super) fn rows(text: &str) -> u64 {
     text.lines().count() as u64
 }
 
-fn checksum(text: &str) -> String {
+pub(super) fn checksum(text: &str) -> String {
     blake3::hash(text.as_bytes()).to_hex().to_string()
 }
 
@@ -441,6 +447,10 @@ impl DatabaseOps for SimDatabase {
             }
         }
         Ok(raised)
+    }
+
+    fn tables(&self) -> Result<Arc<dyn TableOps>> {
+        Ok(Arc::new(self.clone()))
     }
 
     async fn back_up(&self, production: &Production, request: &BackUp, progress: Progress) -> Result<BackupInfo> {

@@ -9,6 +9,7 @@ pub mod redis;
 pub mod sim;
 pub mod stack;
 pub mod store;
+pub mod tables;
 pub mod tree;
 pub mod web;
 pub mod world;

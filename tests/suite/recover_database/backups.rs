@@ -1,12 +1,23 @@
 //! A backup that cannot be trusted never gets near production.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use chom_recovery::{
-    Error, ErrorKind,
-    catalog::{BackupInfo, BackupWriter, ComponentKind, ComponentSpec, DatabaseFacts, Flavour, Selector, Signer},
-    procedure::database::Extent,
-    system::SystemId,
+    Error, ErrorKind, Recovery,
+    catalog::{
+        BackupInfo, BackupWriter, ComponentKind, ComponentSpec, DatabaseFacts, Flavour, Selector, Signer,
+        logical::PAUSE_NOTE,
+    },
+    procedure::database::{Extent, ops::BackUp},
+    recovery::{Report, RunOptions},
+    system::{SystemId, Throttle},
 };
 
 use crate::bench::{Bench, database, request, yes};
@@ -85,6 +96,98 @@ async fn a_backup_of_a_newer_server_is_refused_before_anything_is_touched() {
         assert!(error.to_string().contains("server") && error.hint_text().is_some(), "{named}: {error:?}");
         assert_eq!(bench.footprint().await, footprint, "{named}");
     }
+}
+
+/// Others who run one short statement after the other, until they are told to stop. Long ones would keep a snapshot of MySQL
+/// from being opened at all.
+struct Busy {
+    stop: Arc<AtomicBool>,
+    working: tokio::task::JoinSet<()>,
+}
+
+impl Busy {
+    async fn begin(bench: &Bench) -> Self {
+        let (stop, mut working) = (Arc::new(AtomicBool::new(false)), tokio::task::JoinSet::new());
+        for _ in 0..16 {
+            let (mut sql, stop) = (bench.sql().await, Arc::clone(&stop));
+            working.spawn(async move {
+                while !stop.load(Ordering::SeqCst) {
+                    sql.text("SELECT CAST(SLEEP(0.1) AS CHAR)").await;
+                }
+            });
+        }
+        Self { stop, working }
+    }
+
+    fn stop_after(&self, time: Duration) {
+        let stop = Arc::clone(&self.stop);
+        tokio::spawn(async move {
+            tokio::time::sleep(time).await;
+            stop.store(true, Ordering::SeqCst);
+        });
+    }
+
+    fn is_over(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    async fn end(mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        while self.working.join_next().await.is_some() {}
+    }
+}
+
+/// Milliseconds that the manifest of a backup says the dump paused.
+async fn paused(recovery: &Recovery, backup: &BackupInfo) -> u64 {
+    let reader = recovery.parts().await.unwrap().catalog.open(&backup.place).await.unwrap();
+    let notes = &reader.manifest().facts.notes;
+    let note = notes.get(PAUSE_NOTE).expect("a note of the pause");
+    note.strip_suffix(" ms").unwrap().parse().unwrap()
+}
+
+async fn back_up_with(recovery: &Recovery) -> BackupInfo {
+    match recovery.back_up(BackUp::default(), RunOptions::default()).await.unwrap().finish().await.unwrap() {
+        Report::BackUp(info) => *info,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A dump steps back while others are busy, goes on when they are done, and in any case after the longest pause.
+#[tokio::test]
+async fn a_dump_pauses_while_others_are_busy_and_not_for_ever() {
+    let Some(bench) = Bench::open("a_dump_pauses_while_others_are_busy_and_not_for_ever").await else { return };
+    // Many tables: readers are held between them.
+    let mut sql = bench.sql().await;
+    sql.run("DROP DATABASE IF EXISTS busy").await;
+    sql.run("CREATE DATABASE busy").await;
+    for number in 0..60 {
+        sql.run(&format!("CREATE TABLE busy.t{number} (id INT PRIMARY KEY) SELECT 1 AS id")).await;
+    }
+    let throttle = |longest| Some(Throttle { running: Some(3), lag: None, longest });
+
+    let patient = bench.reopen(|system| system.database.throttle = throttle(Duration::from_mins(2))).await;
+    let busy = Busy::begin(&bench).await;
+    let begun = Instant::now();
+    // Longer than what a backup does before it reads rows.
+    busy.stop_after(Duration::from_secs(15));
+    let backup = back_up_with(&patient).await;
+    assert!(busy.is_over(), "it went on before they were done, after {:?}", begun.elapsed());
+    let held = paused(&patient, &backup).await;
+    assert!((1_000..60_000).contains(&held), "{held} ms of {:?}", begun.elapsed());
+    busy.end().await;
+
+    let hasty = bench.reopen(|system| system.database.throttle = throttle(Duration::from_secs(2))).await;
+    let busy = Busy::begin(&bench).await;
+    let begun = Instant::now();
+    let backup = back_up_with(&hasty).await;
+    assert!(!busy.is_over(), "they are busy to the end");
+    let held = paused(&hasty, &backup).await;
+    assert!((2_000..10_000).contains(&held), "{held} ms of {:?}", begun.elapsed());
+    busy.end().await;
+    sql.run("DROP DATABASE busy").await;
+    // What paused is whole all the same.
+    let rows = patient.backup_contents(&Selector::Latest, |_, _| {}).await.unwrap();
+    assert_eq!(rows.tables.iter().filter(|t| t.schema == "busy" && t.rows == 1).count(), 60, "{rows:?}");
 }
 
 /// Writes the newest backup again, with other facts about its server.

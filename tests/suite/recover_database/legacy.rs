@@ -1,63 +1,24 @@
 //! Dumps that a script made are restored as carefully as our own backups.
 
-use std::{io::Write, path::PathBuf};
-
 use chom_recovery::{
     ErrorKind, Recovery,
     catalog::Selector,
     procedure::database::{Extent, Origin, ops::Finding},
     secret::SecretSource,
-    system::{Legacy, LegacyAccount, System},
+    system::{LegacyAccount, System},
 };
-use chom_recovery_tests::chaos;
-use chrono::Utc;
+use chom_recovery_tests::{chaos, dumps::Dumps};
 
 use crate::bench::{Bench, database, request, yes};
 
-/// The runbook's directory, filled by the server's own program.
-struct Scripts {
-    directory: PathBuf,
-}
-
-impl Scripts {
-    fn new(bench: &Bench) -> Self {
-        let directory = bench.folder.path().join("legacy");
-        std::fs::create_dir_all(directory.join("mysql/incremental")).unwrap();
-        Self { directory }
-    }
-
-    fn settings(&self) -> Legacy {
-        Legacy {
-            directory: self.directory.clone(),
-            timezone: "UTC".into(),
-            schema: None,
-            longest_statement: 64 << 20,
-            accounts: Vec::new(),
-        }
-    }
-
-    async fn open(&self, bench: &Bench, change: impl FnOnce(&mut System)) -> Recovery {
-        let settings = self.settings();
-        bench
-            .reopen(|system| {
-                system.legacy = Some(settings);
-                change(system);
-            })
-            .await
-    }
-
-    /// Dumps as the runbook's script does. Returns the file's path below the directory.
-    fn dump(&self, bench: &Bench, arguments: &str) -> String {
-        let tool = if bench.stack.db == "mysql" { "mysqldump" } else { "mariadb-dump" };
-        let password = std::fs::read_to_string(&bench.stack.db_root_password_file).unwrap();
-        let script = format!("MYSQL_PWD='{}' {tool} -uroot {arguments}", password.trim_end());
-        let output = chaos::shell(&bench.stack, "mysql", &script);
-        let name = format!("mysql/backup-{}.sql.gz", Utc::now().format("%Y%m%d-%H%M%S"));
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        encoder.write_all(&output.stdout).unwrap();
-        std::fs::write(self.directory.join(&name), encoder.finish().unwrap()).unwrap();
-        name
-    }
+async fn open(dumps: &Dumps, bench: &Bench, change: impl FnOnce(&mut System)) -> Recovery {
+    let settings = dumps.settings();
+    bench
+        .reopen(|system| {
+            system.legacy = Some(settings);
+            change(system);
+        })
+        .await
 }
 
 const ONE_SCHEMA: &str = "--single-transaction --routines --triggers --events chom";
@@ -66,9 +27,9 @@ const ONE_SCHEMA: &str = "--single-transaction --routines --triggers --events ch
 async fn a_dump_of_one_schema_takes_the_place_of_a_dropped_one() {
     let Some(bench) = Bench::open("a_dump_of_one_schema_takes_the_place_of_a_dropped_one").await else { return };
     let before = bench.fingerprint().await;
-    let scripts = Scripts::new(&bench);
-    let name = scripts.dump(&bench, ONE_SCHEMA);
-    let recovery = scripts.open(&bench, |_| {}).await;
+    let dumps = Dumps::new(bench.folder.path());
+    let name = dumps.dump(&bench.stack, ONE_SCHEMA);
+    let recovery = open(&dumps, &bench, |_| {}).await;
     assert!(recovery.verify_legacy(&name, |_, _| {}).await.unwrap().passed());
     bench.back_up().await;
     bench.sql().await.run("DROP DATABASE chom").await;
@@ -103,17 +64,13 @@ async fn a_dump_that_is_not_whole_or_not_enough_never_gets_near_production() {
     let Some(bench) = Bench::open("a_dump_that_is_not_whole_or_not_enough_never_gets_near_production").await else {
         return;
     };
-    let scripts = Scripts::new(&bench);
-    let whole = scripts.dump(&bench, ONE_SCHEMA);
+    let dumps = Dumps::new(bench.folder.path());
+    let whole = dumps.dump(&bench.stack, ONE_SCHEMA);
     let cut = "mysql/backup-20990101-000000.sql.gz";
     // As `gzip` closes what a killed `mysqldump` left: framing is good, the dump is not.
-    let mut text = Vec::new();
-    let file = std::fs::File::open(scripts.directory.join(&whole)).unwrap();
-    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(file), &mut text).unwrap();
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    encoder.write_all(&text[..text.len() / 2]).unwrap();
-    std::fs::write(scripts.directory.join(cut), encoder.finish().unwrap()).unwrap();
-    let recovery = scripts.open(&bench, |_| {}).await;
+    let text = dumps.text(&whole);
+    dumps.write(cut, &text[..text.len() / 2]);
+    let recovery = open(&dumps, &bench, |_| {}).await;
     let footprint = bench.footprint().await;
 
     let error = bench.refused(&recovery, request(Selector::Legacy("latest".into()), Extent::Restore)).await;
@@ -136,12 +93,12 @@ async fn a_dump_that_is_not_whole_or_not_enough_never_gets_near_production() {
 async fn a_dump_alone_brings_a_dead_server_back() {
     let Some(bench) = Bench::open("a_dump_alone_brings_a_dead_server_back").await else { return };
     let before = bench.fingerprint().await;
-    let scripts = Scripts::new(&bench);
-    let name = scripts.dump(&bench, &format!("--databases {ONE_SCHEMA}"));
+    let dumps = Dumps::new(bench.folder.path());
+    let name = dumps.dump(&bench.stack, &format!("--databases {ONE_SCHEMA}"));
     chaos::delete_tablespaces(&bench.stack);
     chaos::kill(&bench.stack, "mysql");
 
-    let nobody = scripts.open(&bench, |_| {}).await;
+    let nobody = open(&dumps, &bench, |_| {}).await;
     let wanted = request(Selector::Legacy(name), Extent::Restore);
     let error = bench.refused(&nobody, wanted.clone()).await;
     assert_eq!(error.kind(), ErrorKind::Precondition, "{error}");
@@ -149,7 +106,7 @@ async fn a_dump_alone_brings_a_dead_server_back() {
 
     let password = SecretSource::File(bench.stack.db_app_password_file.clone());
     let account = LegacyAccount { user: "chom".into(), host: "%".into(), password, schemas: vec!["chom".into()] };
-    let recovery = scripts.open(&bench, |system| system.legacy.as_mut().unwrap().accounts = vec![account]).await;
+    let recovery = open(&dumps, &bench, |system| system.legacy.as_mut().unwrap().accounts = vec![account]).await;
     let report = database(recovery.recover_database(wanted, yes()).await.unwrap().finish().await).unwrap();
     assert!(matches!(report.restored.unwrap().backup, Origin::Legacy(_)));
     assert_eq!(bench.fingerprint().await, before);

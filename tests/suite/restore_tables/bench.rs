@@ -14,11 +14,11 @@ use chom_recovery::{
     recovery::{Going, Report, RunOptions},
     run::{AlwaysYes, RunId},
 };
-use chom_recovery_tests::{Stack, chaos, sql::Sql};
+use chom_recovery_tests::{Stack, chaos, dumps::Dumps, sql::Sql};
 
 pub(crate) const SCHEMA: &str = "shelf";
 /// Whether the server takes rows from clients.
-pub(crate) const LOCAL_INFILE: &str = "SELECT CAST(@@global.local_infile AS CHAR)";
+pub(crate) const LOCAL_INFILE: &str = "SELECT IF(@@global.local_infile, '1', '0')";
 
 /// Tables of the schema that every server has, in an order in which they can be made.
 const TABLES: &[&str] = &[
@@ -70,6 +70,7 @@ pub(crate) struct Bench {
     pub(crate) system: System,
     pub(crate) recovery: Recovery,
     pub(crate) folder: tempfile::TempDir,
+    pub(crate) dumps: Dumps,
 }
 
 impl Bench {
@@ -79,17 +80,24 @@ impl Bench {
         chaos::mend(&stack);
         let folder = tempfile::tempdir().unwrap();
         let mut system = stack.system(folder.path());
+        let dumps = Dumps::new(folder.path());
+        system.legacy = Some(dumps.settings());
         let made = Recovery::create_repository(&system, Encryption::None).await.unwrap();
         system.repository.signers = vec![made.signer.to_string()];
         let recovery = Recovery::open(system.clone()).await.unwrap();
-        let bench = Self { stack, system, recovery, folder };
+        let bench = Self { stack, system, recovery, folder, dumps };
         bench.clear().await;
-        bench.run(&["CREATE DATABASE shelf"]).await;
-        bench.run(TABLES).await;
-        if bench.is_mariadb() {
-            bench.run(VERSIONED).await;
-        }
+        bench.make().await;
         Some(bench)
+    }
+
+    /// Makes the schema.
+    pub(crate) async fn make(&self) {
+        self.run(&["CREATE DATABASE shelf"]).await;
+        self.run(TABLES).await;
+        if self.is_mariadb() {
+            self.run(VERSIONED).await;
+        }
     }
 
     pub(crate) fn is_mariadb(&self) -> bool {

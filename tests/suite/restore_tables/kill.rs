@@ -12,7 +12,7 @@ use chom_recovery::{
     run::{RunId, failpoint},
 };
 
-use crate::bench::{Bench, DAMAGE, recovered, request, yes};
+use crate::bench::{Bench, DAMAGE, LOCAL_INFILE, recovered, request, yes};
 
 const SYSTEM: &str = "CHOM_TEST_KILL_SYSTEM";
 const AT: &str = "CHOM_TEST_KILL_AT";
@@ -49,6 +49,37 @@ async fn a_restore_that_is_killed_in_the_exchange_is_resumed_or_undone() {
         // A second call finds it undone.
         println!("killed {place}: resumed and undone");
     }
+    bench.clear().await;
+}
+
+/// The server takes rows from clients only while they are loaded, also where nobody lives to switch that off.
+#[tokio::test]
+async fn local_infile_is_off_again_after_a_death_while_it_was_on() {
+    const TEST: &str = "kill::local_infile_is_off_again_after_a_death_while_it_was_on";
+    if env::var_os(SYSTEM).is_some() {
+        return child().await;
+    }
+    let Some(bench) = Bench::open("local_infile_is_off_again_after_a_death_while_it_was_on").await else { return };
+    let usual = bench.text(LOCAL_INFILE).await;
+    bench.run(&["SET GLOBAL local_infile = OFF"]).await;
+    bench.back_up().await;
+    let sound = bench.state().await;
+    for place in ["after local_infile is on", "before tables are renamed"] {
+        let is_on = if place == "after local_infile is on" { "1" } else { "0" };
+        let run = die(&bench, TEST, place);
+        assert_eq!(bench.text(LOCAL_INFILE).await, is_on, "as the dead process left it {place}");
+        bench.roll_back(run).await;
+        assert_eq!(bench.text(LOCAL_INFILE).await, "0", "rolled back after a death {place}");
+        assert!(bench.own_schemas().await.iter().all(|s| s.starts_with("chom_undone_")), "nothing else is left");
+
+        let run = die(&bench, TEST, place);
+        recovered(bench.recovery.resume(run, yes()).await.unwrap().finish().await);
+        assert_eq!(bench.text(LOCAL_INFILE).await, "0", "resumed after a death {place}");
+        bench.roll_back(run).await;
+        assert_eq!(bench.state().await, sound);
+        assert_eq!(bench.text(LOCAL_INFILE).await, "0", "undone after a death {place}");
+    }
+    bench.run(&[&format!("SET GLOBAL local_infile = {usual}")]).await;
     bench.clear().await;
 }
 

@@ -2,6 +2,7 @@
 //! schema of its own and leaves nothing behind.
 
 mod bench;
+mod dump;
 mod kill;
 mod places;
 mod refused;

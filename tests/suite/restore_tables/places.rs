@@ -1,6 +1,8 @@
 //! Where restored tables come to be: in the place of production's, where nothing is, under another name.
 
-use chom_recovery::{mysql::tables::TableName, recovery::RunOptions};
+use std::{collections::BTreeSet, time::Duration};
+
+use chom_recovery::{catalog::Selector, mysql::tables::TableName, procedure::tables::Request, recovery::RunOptions};
 
 use crate::bench::{Bench, DAMAGE, LOCAL_INFILE, recovered, request};
 
@@ -59,6 +61,27 @@ async fn tables_of_every_kind_are_replaced_and_put_back() {
     let written = format!("SELECT CAST(COUNT(*) AS CHAR) FROM `{aside}`.book WHERE title = 'Frankenstein'");
     assert_eq!(bench.text(&written).await, "1", "rows written to the restored table are not lost");
     bench.run(&["INSERT INTO shelf.book (author, title) VALUES (4, 'Lodore')"]).await;
+
+    // What it set aside goes with its journal, once somebody agrees to the list; the other run's stays.
+    bench.restore(request(&["book"])).await;
+    bench.run(&["CREATE DATABASE chom_kept_01arz3ndektsv4rrffq69g5fav", "CREATE DATABASE chom_kept_orders"]).await;
+    assert!(bench.recovery.leftovers(Duration::from_hours(1)).await.unwrap().schemas.is_empty(), "too young");
+    let mut listed = bench.recovery.leftovers(Duration::ZERO).await.unwrap();
+    let undone = listed.schemas.iter().find(|s| s.schema == *aside).expect("what was set aside is listed").run;
+    assert!(listed.schemas.len() == 2 && listed.runs.contains(&undone), "{listed:?}");
+    assert!(listed.schemas.iter().all(|s| s.tables > 0), "{listed:?}");
+    assert!(listed.kept.iter().any(|kept| kept.what.contains("chom_kept_01arz3ndek")), "of another host: {listed:?}");
+    listed.schemas.retain(|s| s.run == undone);
+    let pruned = bench.recovery.prune(&listed).await.unwrap();
+    assert_eq!(pruned.schemas, [aside.as_str()]);
+    assert!(pruned.runs.contains(&undone) && pruned.kept.iter().any(|k| k.what.starts_with("schema ")), "{pruned:?}");
+    let left = bench.own_schemas().await;
+    assert!(left.len() == 3 && !left.contains(aside), "what was not agreed to is there: {left:?}");
+    assert_eq!(
+        bench.recovery.prune(&bench.recovery.leftovers(Duration::ZERO).await.unwrap()).await.unwrap().schemas.len(),
+        1
+    );
+    assert_eq!(bench.own_schemas().await, ["chom_kept_01arz3ndektsv4rrffq69g5fav", "chom_kept_orders"]);
     bench.clear().await;
 }
 
@@ -130,5 +153,61 @@ async fn a_whole_schema_is_restored_and_others_are_left_alone() {
     assert_eq!(bench.state().await, sound);
     assert_eq!(bench.text(users).await, before);
     bench.run(&["DELETE FROM chom.users WHERE email = 'new@shelf.test'"]).await;
+    bench.clear().await;
+}
+
+/// Large tables come over two connections and no more, the largest first.
+#[tokio::test]
+async fn large_tables_are_loaded_over_two_connections() {
+    let Some(bench) = Bench::open("large_tables_are_loaded_over_two_connections").await else { return };
+    for (table, doubled) in [("small", 13), ("large", 15), ("middle", 14)] {
+        bench
+            .run(&[
+                &format!("CREATE TABLE shelf.{table} (id INT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY, pad BLOB)"),
+                &format!("INSERT INTO shelf.{table} (pad) VALUES (REPEAT('x', 500))"),
+            ])
+            .await;
+        for _ in 0..doubled {
+            bench
+                .run(&[&format!("INSERT INTO shelf.{table} (pad) SELECT CONCAT(UUID(), pad) FROM shelf.{table}")])
+                .await;
+        }
+    }
+    let sums = async || {
+        let mut sums = Vec::new();
+        for table in ["small", "middle", "large"] {
+            let sum = format!("SELECT CAST(SUM(CRC32(pad)) + COUNT(*) AS CHAR) FROM shelf.{table}");
+            sums.push(bench.text(&sum).await);
+        }
+        sums
+    };
+    let before = sums().await;
+    let name = bench.dumps.dump(&bench.stack, "--all-databases --single-transaction --hex-blob");
+    bench.back_up().await;
+    for backup in [Selector::Latest, Selector::Legacy(name)] {
+        bench.run(&["DELETE FROM shelf.large WHERE id % 2 = 0", "DROP TABLE shelf.small"]).await;
+        let wanted = Request { backup: backup.clone(), ..request(&["small", "large", "middle"]) };
+        let mut restoring = Box::pin(bench.restore(wanted));
+        let mut sql = bench.sql().await;
+        let (mut most, mut seen, mut first) = (0, BTreeSet::new(), None);
+        let loading = "SELECT COALESCE(GROUP_CONCAT(CONCAT(ID, ' ', REGEXP_SUBSTR(INFO, 'small|middle|large'))), '') \
+                       FROM information_schema.PROCESSLIST WHERE INFO LIKE 'LOAD DATA%' OR INFO LIKE 'INSERT INTO `chom_new%'";
+        let report = loop {
+            tokio::select! {
+                report = &mut restoring => break report,
+                now = sql.text(loading) => {
+                    let now: Vec<_> = now.split(',').filter_map(|one| one.split_once(' ')).collect();
+                    most = most.max(now.len());
+                    seen.extend(now.iter().map(|(id, _)| (*id).to_owned()));
+                    first = first.or_else(|| now.first().map(|(_, table)| (*table).to_owned()));
+                }
+            }
+        };
+        assert!(seen.len() == 2 && most <= 2, "{backup:?}: loaded over {seen:?}, {most} at once");
+        if backup == Selector::Latest {
+            assert_eq!((most, first.as_deref()), (2, Some("large")), "the largest comes first");
+        }
+        assert_eq!(sums().await, before, "{backup:?}: {report:?}");
+    }
     bench.clear().await;
 }

@@ -49,11 +49,6 @@ async fn what_cannot_be_restored_is_named_before_anything_is_made() {
     let mut nothing = request(&[]);
     nothing.schemas = vec!["no_such_schema".into()];
     assert_eq!(bench.refused(nothing).await.kind(), ErrorKind::NotFound);
-    let legacy = chom_recovery::procedure::tables::Request {
-        backup: chom_recovery::catalog::Selector::Legacy("latest".into()),
-        ..request(&["author"])
-    };
-    assert_eq!(bench.refused(legacy).await.kind(), ErrorKind::Unsupported);
     if bench.text(LOCAL_INFILE).await == "0" {
         let mut unasked = request(&["author"]);
         unasked.allow_local_infile = false;

@@ -5,13 +5,23 @@ use crate::mysql::quote;
 
 /// A table without the keys that can wait, and what makes it whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Divided {
+pub(in crate::mysql) struct Divided {
     /// `CREATE TABLE` without them.
-    pub(super) create: Vec<u8>,
+    pub(in crate::mysql) create: Vec<u8>,
     /// Definitions of secondary keys, in order.
-    pub(super) keys: Vec<Vec<u8>>,
+    pub(in crate::mysql) keys: Vec<Vec<u8>>,
     /// Definitions of foreign keys, in order.
-    pub(super) foreign: Vec<Vec<u8>>,
+    pub(in crate::mysql) foreign: Vec<Vec<u8>>,
+}
+
+/// Whose rows are to come, which decides what may wait for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::mysql) enum Rows {
+    /// Of a backup of ours: each is there once, and whose parents are missing is nobody's business.
+    Ours,
+    /// Of a dump: unique keys decide which are taken, and foreign keys stay with the keys that they need. FULLTEXT keys
+    /// wait as well. A definition that is not ASCII stays: it would be read in another character set.
+    Dumped,
 }
 
 /// Divides the `CREATE TABLE` of an InnoDB table as a server writes it; `None` where nothing can wait, or the text is not as
@@ -20,7 +30,7 @@ pub(super) struct Divided {
 /// What stays: the primary key; without one every unique key, since the first of them orders the rows; a key that
 /// AUTO_INCREMENT needs; FULLTEXT, SPATIAL and VECTOR keys, which servers build by ways of their own; and the keys of a kind
 /// in front of one that stays, because servers list the keys of one kind in the order in which they were made.
-pub(super) fn divide(create: &[u8]) -> Option<Divided> {
+pub(in crate::mysql) fn divide(create: &[u8], rows: Rows) -> Option<Divided> {
     let (head, items, tail) = items(create)?;
     let has_primary = items.iter().any(|item| item.starts_with(b"PRIMARY KEY"));
     let counted = items
@@ -30,11 +40,19 @@ pub(super) fn divide(create: &[u8]) -> Option<Divided> {
     let mut needs_key = counted.filter(|column| {
         !items.iter().any(|item| item.starts_with(b"PRIMARY KEY") && first_column(item) == Some(*column))
     });
+    let is_dumped = rows == Rows::Dumped;
+    let foreign = items.iter().filter(|item| Kind::of(item) == Kind::Foreign);
+    let needed: Vec<_> =
+        foreign.filter_map(|item| name(&item[quote::find(item, b" FOREIGN KEY (", 0)? + 14..])).collect();
+    let is_needed = |item: &[u8]| is_dumped && first_column(item).is_some_and(|column| needed.contains(&column));
     let kinds: Vec<Kind> = items
         .iter()
         .map(|item| {
             let kind = Kind::of(item);
             match kind {
+                Kind::Unique | Kind::Foreign if is_dumped => Kind::Other,
+                Kind::Plain if is_needed(item) || (is_dumped && !item.is_ascii()) => Kind::KeptPlain,
+                Kind::Special if is_dumped && item.starts_with(b"FULLTEXT KEY `") && item.is_ascii() => Kind::Fulltext,
                 Kind::Unique if !has_primary => Kind::Other,
                 Kind::Unique | Kind::Plain if needs_key.is_some() && first_column(item) == needs_key => {
                     needs_key = None;
@@ -53,6 +71,7 @@ pub(super) fn divide(create: &[u8]) -> Option<Divided> {
             Kind::Unique => after_unique.is_none_or(|at| index > at),
             Kind::Plain => after_plain.is_none_or(|at| index > at),
             Kind::Foreign => true,
+            Kind::Fulltext => after_plain.is_none_or(|at| index > at),
             _ => false,
         };
         match (waits, kind) {
@@ -87,6 +106,8 @@ enum Kind {
     KeptPlain,
     /// A key that is built by a way of its own.
     Special,
+    /// Such a key of a dump, which waits.
+    Fulltext,
     Foreign,
     Other,
 }
@@ -167,7 +188,7 @@ mod tests {
             "CREATE TABLE `t (` (\n  {}\n) ENGINE=InnoDB COMMENT='x) KEY `k` (`a`)'",
             lines.replace('|', ",\n  ")
         );
-        let divided = divide(create.as_bytes())?;
+        let divided = divide(create.as_bytes(), Rows::Ours)?;
         let text = |bytes: &Vec<u8>| String::from_utf8(bytes.clone()).unwrap();
         let create = text(&divided.create);
         let kept = create.strip_prefix("CREATE TABLE `t (` (\n  ").unwrap();
@@ -215,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_text_that_does_not_end_is_left_alone() {
-        assert_eq!(divide(b"CREATE TABLE `t` (`a` int, KEY `k` (`a`)"), None);
-        assert_eq!(divide(b"CREATE TABLE `t`"), None);
+        assert_eq!(divide(b"CREATE TABLE `t` (`a` int, KEY `k` (`a`)", Rows::Ours), None);
+        assert_eq!(divide(b"CREATE TABLE `t`", Rows::Ours), None);
     }
 }

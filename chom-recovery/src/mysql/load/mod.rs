@@ -9,7 +9,7 @@
 
 mod accounts;
 mod infile;
-mod keys;
+pub(in crate::mysql) mod keys;
 mod objects;
 mod relaxed;
 mod workers;
@@ -32,8 +32,8 @@ use crate::{
     stream::ByteStream,
 };
 
-pub(in crate::mysql) use infile::load as load_chunk;
 pub(in crate::mysql) use objects::make_trigger;
+pub(in crate::mysql) use workers::{Work, run as run_work};
 
 pub use accounts::{AccountsReport, NewAccount, make_accounts, replace_accounts, replace_accounts_by};
 use relaxed::Relaxed;
@@ -198,7 +198,7 @@ impl Loader {
     /// Those of [`Loader::chunk`]. `Corrupt`: rows break a unique key.
     pub async fn chunks(
         &mut self,
-        mut chunks: Vec<Incoming>,
+        chunks: Vec<Incoming>,
         sizes: &BTreeMap<TableName, u64>,
         on_progress: &mut (dyn FnMut(&Progress) + Send),
     ) -> Result<()> {
@@ -208,10 +208,12 @@ impl Loader {
                 return Err(twice(&chunk.name()));
             }
         }
-        let size = |chunk: &Incoming| sizes.get(&chunk.table_name()).copied().unwrap_or_default();
-        chunks.sort_by(|a, b| size(b).cmp(&size(a)).then_with(|| a.table_name().cmp(&b.table_name())));
-        let work = workers::Work::new(self.tables.clone(), chunks, std::mem::take(&mut self.keys));
-        let loaded = workers::run(&self.server, work, self.options.connections, on_progress).await?;
+        let work = workers::Work::new(self.tables.clone(), chunks, sizes, std::mem::take(&mut self.keys));
+        let mut sessions = Vec::new();
+        for _ in 0..self.options.connections.max(1) {
+            sessions.push(workers::open(&self.server).await?);
+        }
+        let loaded = workers::run(sessions, work, on_progress).await?;
         self.report.chunks += loaded.chunks.len() as u64;
         self.report.rows += loaded.rows;
         self.report.bytes += loaded.bytes;
@@ -289,7 +291,7 @@ impl Loader {
             let is_large = sizes.get(&name).is_some_and(|bytes| *bytes >= self.options.keys_after);
             // Other engines build keys well by themselves, and a table with a history takes no change of its definition.
             let divided = (is_large && t.engine.eq_ignore_ascii_case("InnoDB") && !t.history)
-                .then(|| keys::divide(t.create.bytes()))
+                .then(|| keys::divide(t.create.bytes(), keys::Rows::Ours))
                 .flatten();
             let create = match divided {
                 None => t.create.bytes().to_vec(),

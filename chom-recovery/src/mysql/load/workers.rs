@@ -23,8 +23,8 @@ use crate::{
 const SORT_BUFFER: u64 = 64 << 20;
 
 /// What connections share.
-pub(super) struct Work {
-    pub(super) tables: BTreeMap<TableName, Table>,
+pub(in crate::mysql) struct Work {
+    tables: BTreeMap<TableName, Table>,
     queue: Mutex<Queue>,
     changed: Notify,
 }
@@ -56,19 +56,23 @@ enum Told {
 
 /// What was loaded.
 #[derive(Debug, Default)]
-pub(super) struct Loaded {
-    pub(super) chunks: Vec<(TableName, u32)>,
-    pub(super) rows: u64,
-    pub(super) bytes: u64,
+pub(in crate::mysql) struct Loaded {
+    pub(in crate::mysql) chunks: Vec<(TableName, u32)>,
+    pub(in crate::mysql) rows: u64,
+    pub(in crate::mysql) bytes: u64,
 }
 
 impl Work {
-    /// `waiting` are keys to be built when their table's last chunk is loaded.
-    pub(super) fn new(
+    /// Puts the chunks of the largest table first; `sizes` are bytes of encoded rows. `waiting` are keys to be built when
+    /// their table's last chunk is loaded.
+    pub(in crate::mysql) fn new(
         tables: BTreeMap<TableName, Table>,
-        chunks: Vec<Incoming>,
+        mut chunks: Vec<Incoming>,
+        sizes: &BTreeMap<TableName, u64>,
         waiting: BTreeMap<TableName, Vec<Vec<u8>>>,
     ) -> Self {
+        let size = |chunk: &Incoming| sizes.get(&chunk.table_name()).copied().unwrap_or_default();
+        chunks.sort_by(|a, b| size(b).cmp(&size(a)).then_with(|| a.table_name().cmp(&b.table_name())));
         let mut left = BTreeMap::new();
         for chunk in &chunks {
             *left.entry(chunk.table_name()).or_default() += 1;
@@ -121,14 +125,13 @@ impl Work {
     }
 }
 
-/// Does all of the work over `connections` connections.
+/// Does all of the work over these connections.
 ///
 /// # Errors
 /// Those of the first connection that failed; the others end with it.
-pub(super) async fn run(
-    server: &Server,
+pub(in crate::mysql) async fn run(
+    sessions: Vec<Session>,
     work: Work,
-    connections: usize,
     on_progress: &mut (dyn FnMut(&Progress) + Send),
 ) -> Result<Loaded> {
     let tables = work.tables.len();
@@ -137,8 +140,7 @@ pub(super) async fn run(
     let work = Arc::new(work);
     let (teller, mut told) = mpsc::unbounded_channel();
     let mut working = Vec::new();
-    for _ in 0..connections.max(1) {
-        let session = open(server).await?;
+    for session in sessions {
         let task = work_on(session, Arc::clone(&work), teller.clone());
         working.push(AbortOnDropHandle::new(tokio::spawn(task)));
     }
@@ -164,7 +166,8 @@ pub(super) async fn run(
     Ok(loaded)
 }
 
-async fn open(server: &Server) -> Result<Session> {
+/// Opens a connection to a candidate.
+pub(super) async fn open(server: &Server) -> Result<Session> {
     let mut session = server.session(Role::Load).await?;
     match session.run(format!("SET SESSION innodb_ddl_buffer_size = {SORT_BUFFER}")).await {
         Ok(_) => Ok(session),

@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Contents, Object, contents::is_system, load::is_same_series};
+use super::{Contents, contents::is_system, load::is_same_series};
 use crate::{
     error::Result,
     mysql::{
-        Comparison, Difference, Objects, Server, Table, TableData,
+        Comparison, Difference, Objects, Server, TableData,
         baseline::definition_hash,
         dump::objects::collect,
-        quote,
-        session::{Role, Session},
+        session::Role,
+        tables::{TableName, count_rows},
     },
 };
 
@@ -35,7 +35,7 @@ pub async fn compare(server: &Server, contents: &Contents, default_schema: Optio
     sides.names("schema", contents.target_schemas(default_schema), found.schemas.iter().map(|s| s.name.clone()));
     for (kind, here) in here(&found) {
         let promised =
-            contents.objects.iter().filter(|(object, schema, _)| name_of(*object) == kind && !is_system(schema));
+            contents.objects.iter().filter(|(object, schema, _)| object.kind() == kind && !is_system(schema));
         let promised = promised.map(|(_, schema, name)| sides.full(schema, name)).collect();
         sides.names(kind, promised, here.into_iter());
     }
@@ -59,7 +59,9 @@ pub async fn compare(server: &Server, contents: &Contents, default_schema: Optio
         if table.data == TableData::None {
             continue;
         }
-        let count = count(&mut session, table).await?;
+        let count =
+            count_rows(&mut session, &TableName::new(table.schema.as_str(), table.name.as_str()), table.history)
+                .await?;
         tables += 1;
         rows += count;
         if count != promised.rows && !(promised.is_lenient && count <= promised.rows) {
@@ -86,19 +88,6 @@ fn here(found: &Objects) -> [(&'static str, Vec<String>); 5] {
         ("trigger", found.triggers.iter().map(|t| full(&t.schema, &t.name)).collect()),
         ("event", found.events.iter().map(|e| full(&e.schema, &e.name)).collect()),
     ]
-}
-
-fn name_of(object: Object) -> &'static str {
-    match object {
-        Object::Schema => "schema",
-        Object::Table => "table",
-        Object::View => "view",
-        Object::Trigger => "trigger",
-        Object::Function | Object::Procedure | Object::Package | Object::PackageBody => "routine",
-        Object::Event => "event",
-        Object::Sequence => "sequence",
-        Object::Tablespace => "tablespace",
-    }
 }
 
 struct Sides<'a> {
@@ -128,12 +117,4 @@ impl Sides<'_> {
         let extra = here.difference(&promised).map(|n| Difference::Extra { kind: kind(), name: n.clone() });
         self.differences.extend(missing.chain(extra));
     }
-}
-
-/// Counts rows, old versions as well: a dump that holds them brings them back, and after any other there are none.
-async fn count(session: &mut Session, table: &Table) -> Result<u64> {
-    let versions = if table.history { " FOR SYSTEM_TIME ALL" } else { "" };
-    let sql = format!("SELECT COUNT(*) FROM {}{versions}", quote::qualified(&table.schema, &table.name));
-    let row = session.row(sql).await.map_err(|e| e.during(format!("table `{}.{}`", table.schema, table.name)))?;
-    Ok(row.map_or(Ok(None), |r| r.number(0))?.unwrap_or_default())
 }

@@ -69,6 +69,9 @@ pub struct TableContents {
     pub definition: Option<String>,
     /// Whether rows may be kept or replaced by others of the dump, so that fewer may arrive.
     pub is_lenient: bool,
+    /// Whether a row holds more than literals.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_expressions: bool,
 }
 
 /// How a dump's end shows that it is whole.
@@ -282,6 +285,7 @@ impl Reader {
         table.rows += insert.rows;
         table.bytes += piece.text().len() as u64;
         table.is_lenient |= insert.is_lenient;
+        table.has_expressions |= insert.has_expressions;
         self.contents.rows += insert.rows;
     }
 

@@ -9,7 +9,8 @@
 //!
 //! Nothing in a file is trusted: statements that no dump holds are refused, and what would act on a server as a whole
 //! is left out. `USE`, `CREATE DATABASE` and `DROP DATABASE` are run like all others, which is safe only because
-//! [`load`] takes none but an empty, isolated candidate.
+//! [`load`] takes none but an empty, isolated candidate. Single tables are filled beside production's as well: then nothing
+//! but literal values and settings of the session come out of the file.
 //!
 //! Memory does not grow with the file: a long INSERT is cut between two rows ([`Limits::split`]), and a row or another
 //! statement that is longer than [`Limits::longest`] is an error.
@@ -36,9 +37,11 @@ pub use compare::compare;
 pub use contents::{Completion, Contents, Place, TableContents};
 pub use header::Header;
 pub use input::{FileCompression, Input, Stored};
+pub(in crate::mysql) use load::{Beside, computed, load_beside};
 pub use load::{LoadOptions, LoadReport, is_same_series, load};
 pub use select::Selection;
 pub use splitter::{Limits, Piece, Splitter, Token};
+pub(in crate::mysql) use statement::trigger_table;
 pub use statement::{Assignment, Insert, Kind, Name, Object, Settings, Source};
 
 use crate::error::{Error, Result};
@@ -90,7 +93,9 @@ pub(crate) fn read_now(path: &Path, limits: Limits, progress: &dyn Fn(u64, u64))
 }
 
 /// Runs what blocks on a thread of its own.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(in crate::mysql) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or_else(|e| Err(Error::new(crate::ErrorKind::Failed, "reading a dump ended early").caused_by(e)))

@@ -118,12 +118,12 @@ impl Tracker {
 }
 
 /// `@name`, not `@@name`.
-fn is_user(name: &str) -> bool {
+pub(super) fn is_user(name: &str) -> bool {
     name.starts_with('@') && !name.starts_with("@@")
 }
 
 /// Strips a system variable down to its name.
-fn bare(name: &str) -> String {
+pub(super) fn bare(name: &str) -> String {
     let name = name.to_ascii_lowercase();
     if is_user(&name) {
         return name;

@@ -27,6 +27,15 @@ pub(super) fn is_conditional(rest: &[u8]) -> bool {
     rest.starts_with(b"/*!") || rest.starts_with(b"/*M!")
 }
 
+/// Tells whether a word belongs to a literal: a number, a constant, the sign of a text's character set or form.
+fn is_of_literal(word: &[u8], next: Option<&u8>) -> bool {
+    match word {
+        [b'0'..=b'9' | b'_', ..] => true,
+        [b'x' | b'X' | b'b' | b'B' | b'n' | b'N'] => next == Some(&b'\''),
+        _ => [&b"NULL"[..], b"DEFAULT", b"TRUE", b"FALSE"].iter().any(|w| word.eq_ignore_ascii_case(w)),
+    }
+}
+
 /// Why a scan stopped.
 pub(super) enum Stop {
     More,
@@ -53,6 +62,8 @@ pub(super) struct Scan {
     /// Length of the text up to and with `VALUES`.
     pub(super) head: usize,
     pub(super) has_junk: bool,
+    /// Whether anything but literals stands in the rows, or behind them.
+    pub(super) has_expressions: bool,
 }
 
 impl Scan {
@@ -65,7 +76,16 @@ impl Scan {
             (false, true) => Values::Before,
             (false, false) => Values::None,
         };
-        Self { at: 0, inside: Inside::Nothing, values, depth: 0, rows: 0, head: 0, has_junk: false }
+        Self {
+            at: 0,
+            inside: Inside::Nothing,
+            values,
+            depth: 0,
+            rows: 0,
+            head: 0,
+            has_junk: false,
+            has_expressions: false,
+        }
     }
 
     /// Names what is open, for a message.
@@ -127,8 +147,10 @@ impl Scan {
                     self.at += 2;
                 }
                 b'(' => {
-                    if self.values == Values::Rows && self.depth == 0 {
-                        self.rows += 1;
+                    match (self.values, self.depth) {
+                        (Values::Rows, 0) => self.rows += 1,
+                        (Values::Rows, _) => self.has_expressions = true,
+                        _ => {}
                     }
                     self.depth += 1;
                     self.at += 1;
@@ -194,9 +216,12 @@ impl Scan {
                 }
                 Values::Rows if self.rows > 0 && [&b"ON"[..], b"AS"].iter().any(|w| word.eq_ignore_ascii_case(w)) => {
                     self.values = Values::Tail;
+                    self.has_expressions = true;
                 }
                 _ => self.misplaced(),
             }
+        } else if self.values == Values::Rows && !is_of_literal(word, rest.get(length)) {
+            self.has_expressions = true;
         }
         self.at += length;
     }

@@ -6,9 +6,12 @@ use super::{
     mode::Tracker,
     noise,
     scan::{Scan, Stop, Values, is_conditional, is_dash_comment},
-    statement::{Kind, classify},
+    statement::{Insert, Kind, Name, classify, insert_columns},
 };
-use crate::error::{Error, ErrorKind, Result};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    mysql::{quote, tables::TableName},
+};
 
 /// Bytes read at a time.
 const READ: usize = 256 << 10;
@@ -101,6 +104,31 @@ impl Piece {
         }
     }
 
+    /// Turns rows of a table into the same rows for another table; of the statement itself only the names of columns
+    /// are kept. `None`: it is no INSERT, or names its columns in a way that no dump does.
+    pub(super) fn redirected(self, to: &TableName) -> Option<Self> {
+        let Token::Statement(Kind::Insert(insert)) = &self.token else { return None };
+        let (head, rows) = self.insert();
+        let columns: Vec<_> = insert_columns(head)?.iter().map(|name| quote::ident(name)).collect();
+        let list = if columns.is_empty() { String::new() } else { format!("({}) ", columns.join(",")) };
+        let head = format!("INSERT INTO {} {list}VALUES", to.quoted());
+        let table = Name { schema: Some(to.schema.clone()), name: to.name.clone() };
+        let insert = Insert { table, is_lenient: false, ..insert.clone() };
+        Some(Self {
+            token: Token::Statement(Kind::Insert(insert)),
+            raw: rows.to_vec(),
+            ending: 0,
+            head: Some(head.into_bytes().into()),
+            rows_from: 0,
+            ..self
+        })
+    }
+
+    /// Turns a statement into another one at the same place.
+    pub(super) fn replaced(self, kind: Kind, sql: Vec<u8>) -> Self {
+        Self { token: Token::Statement(kind), raw: sql, ending: 0, head: None, rows_from: 0, ..self }
+    }
+
     /// Returns the statement to run: rows that go on with an INSERT get its beginning again.
     pub fn into_sql(self) -> Vec<u8> {
         let end = self.raw.len() - self.ending;
@@ -121,6 +149,8 @@ pub struct Splitter<R> {
     input: R,
     limits: Limits,
     buffer: Vec<u8>,
+    /// Where a read puts its bytes.
+    arriving: Vec<u8>,
     /// First byte that was not handed out yet.
     start: usize,
     ended: bool,
@@ -146,6 +176,7 @@ impl<R: Read> Splitter<R> {
             input,
             limits,
             buffer: Vec::new(),
+            arriving: vec![0; READ],
             start: 0,
             ended: false,
             before: 0,
@@ -236,15 +267,14 @@ impl<R: Read> Splitter<R> {
     }
 
     fn fill(&mut self) -> Result<()> {
-        let length = self.buffer.len();
-        self.buffer.resize(length + READ, 0);
-        let read = self.input.read(&mut self.buffer[length..]);
-        self.buffer.truncate(length + *read.as_ref().unwrap_or(&0));
-        match read {
-            Ok(n) => self.ended = n == 0,
+        match self.input.read(&mut self.arriving) {
+            Ok(n) => {
+                self.ended = n == 0;
+                self.buffer.extend_from_slice(&self.arriving[..n]);
+            }
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
             Err(e) => {
-                let at = self.before + length as u64;
+                let at = self.before + self.buffer.len() as u64;
                 return Err(Error::new(ErrorKind::Corrupt, format!("the file cannot be read past byte {at}: {e}"))
                     .caused_by(e)
                     .hint("take another backup: what follows this byte is lost"));
@@ -400,7 +430,7 @@ impl<R: Read> Splitter<R> {
         let looked_at = if scan.values == Values::None { text } else { &text[..text.len().min(LOOK)] };
         let rows =
             (scan.values != Values::None && scan.values != Values::Before && !scan.has_junk).then_some(scan.rows);
-        classify(looked_at, self.tracker.mode, rows)
+        classify(looked_at, self.tracker.mode, rows, scan.has_expressions)
     }
 }
 

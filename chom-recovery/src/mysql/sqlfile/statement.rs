@@ -38,6 +38,22 @@ pub enum Object {
     Tablespace,
 }
 
+impl Object {
+    /// What a census and a person call it: stored functions, procedures and packages are routines.
+    pub(crate) const fn kind(self) -> &'static str {
+        match self {
+            Self::Schema => "schema",
+            Self::Table => "table",
+            Self::View => "view",
+            Self::Trigger => "trigger",
+            Self::Function | Self::Procedure | Self::Package | Self::PackageBody => "routine",
+            Self::Event => "event",
+            Self::Sequence => "sequence",
+            Self::Tablespace => "tablespace",
+        }
+    }
+}
+
 /// Name of an object, as it is written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name {
@@ -105,6 +121,8 @@ pub struct Insert {
     pub rows: u64,
     /// Whether rows that are there already may be kept or replaced, so that the server's count may differ.
     pub is_lenient: bool,
+    /// Whether a value is computed, or a clause stands behind the rows: more than literals, which act on nothing else.
+    pub has_expressions: bool,
 }
 
 /// A `SET` statement.
@@ -132,7 +150,7 @@ impl Settings {
     }
 
     /// Returns the text that is assigned to a variable of this name.
-    pub(super) fn text(&self, name: &str) -> Option<&[u8]> {
+    pub(in crate::mysql) fn text(&self, name: &str) -> Option<&[u8]> {
         self.assignments.iter().find_map(|a| match &a.source {
             Source::Text(text) if a.target.to_ascii_lowercase().ends_with(name) => Some(text.as_slice()),
             _ => None,
@@ -281,7 +299,8 @@ impl Cursor {
 }
 
 /// Tells what a statement is about. `text` is without its delimiter; `rows` were counted while it was read.
-pub(super) fn classify(text: &[u8], mode: Mode, rows: Option<u64>) -> Kind {
+/// `has_expressions` tells what stands in those rows.
+pub(super) fn classify(text: &[u8], mode: Mode, rows: Option<u64>, has_expressions: bool) -> Kind {
     let mut cursor = Cursor { tokens: Tokens::new(text, mode).take(LOOK).collect(), at: 0 };
     let first = match cursor.peek() {
         None => return Kind::Empty,
@@ -289,7 +308,7 @@ pub(super) fn classify(text: &[u8], mode: Mode, rows: Option<u64>) -> Kind {
     };
     let other = || Kind::Other(first.clone());
     let kind = match first.as_str() {
-        "INSERT" | "REPLACE" => insert(&mut cursor, rows),
+        "INSERT" | "REPLACE" => insert(&mut cursor, rows, has_expressions),
         "CREATE" => create(&mut cursor),
         "DROP" => drop_objects(&mut cursor),
         "ALTER" => alter(&mut cursor),
@@ -318,7 +337,7 @@ pub(super) fn classify(text: &[u8], mode: Mode, rows: Option<u64>) -> Kind {
 }
 
 /// Reads the table that a trigger belongs to.
-pub(super) fn trigger_table(text: &[u8]) -> Option<Name> {
+pub(in crate::mysql) fn trigger_table(text: &[u8]) -> Option<Name> {
     let mut cursor = Cursor { tokens: Tokens::new(text, Mode::default()).take(LOOK).collect(), at: 0 };
     while !cursor.take(&["ON"]) {
         cursor.next()?;
@@ -350,7 +369,7 @@ pub(super) fn insert_columns(head: &[u8]) -> Option<Vec<String>> {
     (cursor.take(&["VALUES"]) && cursor.peek().is_none()).then_some(columns)
 }
 
-fn insert(cursor: &mut Cursor, rows: Option<u64>) -> Option<Kind> {
+fn insert(cursor: &mut Cursor, rows: Option<u64>, has_expressions: bool) -> Option<Kind> {
     let mut is_lenient = cursor.word() == "REPLACE";
     cursor.at += 1;
     while matches!(cursor.word().as_str(), "LOW_PRIORITY" | "DELAYED" | "HIGH_PRIORITY" | "IGNORE") {
@@ -358,7 +377,7 @@ fn insert(cursor: &mut Cursor, rows: Option<u64>) -> Option<Kind> {
         cursor.at += 1;
     }
     cursor.take(&["INTO"]);
-    Some(Kind::Insert(Insert { table: cursor.name()?, rows: rows?, is_lenient }))
+    Some(Kind::Insert(Insert { table: cursor.name()?, rows: rows?, is_lenient, has_expressions }))
 }
 
 fn create(cursor: &mut Cursor) -> Option<Kind> {
@@ -472,7 +491,7 @@ mod tests {
     use super::*;
 
     fn kind(text: &str) -> Kind {
-        classify(text.as_bytes(), Mode::default(), Some(2))
+        classify(text.as_bytes(), Mode::default(), Some(2), false)
     }
 
     fn name(text: &str) -> Name {
@@ -544,9 +563,12 @@ mod tests {
         }
         assert_eq!(
             kind("INSERT INTO t SELECT * FROM u"),
-            Kind::Insert(Insert { table: name("t"), rows: 2, is_lenient: false })
+            Kind::Insert(Insert { table: name("t"), rows: 2, is_lenient: false, has_expressions: false })
         );
-        assert_eq!(classify(b"INSERT INTO t SELECT * FROM u", Mode::default(), None), Kind::Other("INSERT".into()));
+        assert_eq!(
+            classify(b"INSERT INTO t SELECT * FROM u", Mode::default(), None, false),
+            Kind::Other("INSERT".into())
+        );
         assert_eq!(kind("/* nothing */ -- at all"), Kind::Empty);
         assert_eq!(kind("SELECT SETVAL(`s`, 5, 0)"), Kind::SetValue);
     }

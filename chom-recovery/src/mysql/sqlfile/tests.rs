@@ -9,6 +9,8 @@ use super::{
 };
 use crate::error::ErrorKind;
 
+mod grammar;
+
 /// Gives as many bytes at a time as it is told, so that every seam between two reads is tried.
 struct Trickle<'a>(&'a [u8], usize);
 

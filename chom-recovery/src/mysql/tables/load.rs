@@ -12,13 +12,15 @@ use crate::{
     error::{Error, ErrorKind, Result},
     mysql::{
         compare::read_all,
+        dump::Progress,
         json,
-        load::{Incoming, load_chunk},
+        load::{self, Incoming},
         objects::{Objects, Table},
         quote,
         server::Server,
         session::{Role, Session, server_code},
     },
+    run::failpoint,
 };
 
 /// What may be done where the server takes no `LOAD DATA LOCAL`.
@@ -28,6 +30,8 @@ pub(crate) enum LocalInfile {
     AsIs,
     /// It is off, and is switched on while rows are loaded.
     WhileLoading,
+    /// Rows are inserted where it is off.
+    IfOn,
 }
 
 /// What was compared.
@@ -39,21 +43,53 @@ pub struct Checked {
     pub rows: u64,
 }
 
+impl Checked {
+    fn take(&mut self, place: &Placed, rows: u64) -> Result<()> {
+        if rows != place.rows {
+            return Err(differs(place, format!("{rows} rows, not {}", place.rows)));
+        }
+        self.tables += 1;
+        self.rows += rows;
+        Ok(())
+    }
+}
+
+fn differs(place: &Placed, what: String) -> Error {
+    let what = format!("the restored table `{}` is not as in the backup: {what}", place.source);
+    Error::new(ErrorKind::Corrupt, what).hint("production is untouched; try another backup")
+}
+
 /// Tables that are being made beside production's.
 #[derive(Debug)]
 pub(crate) struct Restore {
     server: Server,
     session: Session,
+    /// Ids of the other connections.
+    others: Vec<u32>,
     /// By name in the backup.
-    tables: BTreeMap<TableName, Table>,
-    loaded: BTreeSet<(TableName, u32)>,
+    tables: BTreeMap<load::TableName, Table>,
     has_helpers: bool,
     switched_on: bool,
 }
 
 impl Restore {
-    /// Makes the tables anew, whatever an earlier attempt left of them. [`Restore::end`] has to follow, also after an
-    /// error.
+    /// Connects. [`Restore::end`] has to follow, also after an error.
+    ///
+    /// # Errors
+    /// `Precondition`: the account may not write rows as rows to the binary log.
+    pub(super) async fn open(server: &Server) -> Result<Self> {
+        Ok(Self {
+            server: server.clone(),
+            session: open(server).await?,
+            others: Vec::new(),
+            tables: BTreeMap::new(),
+            has_helpers: false,
+            switched_on: false,
+        })
+    }
+
+    /// Makes the tables of a backup anew, whatever an earlier attempt left of them. [`Restore::end`] has to follow, also
+    /// after an error.
     ///
     /// # Errors
     /// `Precondition`: the server takes no `LOAD DATA LOCAL`, or the account may not write rows as rows to the binary log.
@@ -63,16 +99,7 @@ impl Restore {
         places: &[Placed],
         local_infile: LocalInfile,
     ) -> Result<Self> {
-        let mut session = server.session(Role::Restore).await?;
-        log_rows(&mut session, server).await?;
-        let mut restore = Self {
-            server: server.clone(),
-            session,
-            tables: BTreeMap::new(),
-            loaded: BTreeSet::new(),
-            has_helpers: false,
-            switched_on: false,
-        };
+        let mut restore = Self::open(server).await?;
         match restore.make(objects, places, local_infile).await {
             Ok(()) => Ok(restore),
             Err(error) => {
@@ -82,12 +109,18 @@ impl Restore {
         }
     }
 
-    async fn make(&mut self, objects: &Objects, places: &[Placed], local_infile: LocalInfile) -> Result<()> {
+    /// Makes the schemas in which tables are made, empty.
+    pub(super) async fn prepare(&mut self, places: &[Placed], local_infile: LocalInfile) -> Result<()> {
         self.allow(local_infile).await?;
         discard(&mut self.session, places).await?;
         for schema in schemas(places, |p| &p.fresh) {
             self.session.run(format!("CREATE DATABASE {} CHARACTER SET utf8mb4", quote::ident(schema))).await?;
         }
+        Ok(())
+    }
+
+    async fn make(&mut self, objects: &Objects, places: &[Placed], local_infile: LocalInfile) -> Result<()> {
+        self.prepare(places, local_infile).await?;
         for place in places {
             let context = |e: Error| e.during(format!("table `{}`", place.source));
             let table = objects
@@ -100,7 +133,7 @@ impl Restore {
             self.session.run(format!("USE {}", quote::ident(&place.fresh.schema))).await?;
             self.session.run(definition.create(&place.fresh)).await.map_err(context)?;
             let made = Table { schema: place.fresh.schema.clone(), name: place.fresh.name.clone(), ..table.clone() };
-            self.tables.insert(place.source.clone(), made);
+            self.tables.insert((place.source.schema.clone(), place.source.name.clone()), made);
         }
         if self.tables.values().flat_map(|t| &t.columns).any(|c| c.json_types) {
             self.has_helpers = true;
@@ -109,13 +142,29 @@ impl Restore {
         Ok(())
     }
 
+    /// Opens more connections, which end with this one.
+    pub(super) async fn sessions(&mut self, number: usize) -> Result<Vec<Session>> {
+        let mut sessions = Vec::new();
+        for _ in 0..number {
+            let session = open(&self.server).await?;
+            self.others.push(session.id());
+            sessions.push(session);
+        }
+        Ok(sessions)
+    }
+
     /// Switches `LOAD DATA LOCAL` on, where that is allowed and needed. An attempt that was killed may have left it on: it
     /// is switched off all the same in the end.
     async fn allow(&mut self, local_infile: LocalInfile) -> Result<()> {
         if local_infile == LocalInfile::WhileLoading {
             self.switched_on = true;
             let on = self.session.run("SET GLOBAL local_infile = ON").await;
-            return on.map(drop).map_err(|e| e.during("cannot switch local_infile on"));
+            on.map_err(|e| e.during("cannot switch local_infile on"))?;
+            failpoint::hit("after local_infile is on");
+            return Ok(());
+        }
+        if local_infile == LocalInfile::IfOn {
+            return Ok(());
         }
         let value = self.session.row("SELECT @@global.local_infile").await?.map_or(Ok(None), |r| r.number(0))?;
         if value == Some(1) { Ok(()) } else { Err(refused_infile()) }
@@ -132,29 +181,38 @@ impl Restore {
         made.map_err(|e| e.during("functions that make documents"))
     }
 
-    /// Loads one chunk in a transaction of its own, or nothing of it.
+    /// Loads all chunks over several connections, the largest table first, each chunk in a transaction of its own or not at
+    /// all. `sizes` are bytes of encoded rows; `progress` gets those that are loaded.
     ///
     /// # Errors
-    /// `Corrupt`: the stream's own errors, or other rows than promised. `Failed`: the server refused or changed a value.
-    pub(crate) async fn chunk(&mut self, chunk: Incoming) -> Result<u64> {
-        let name = format!("chunk {} of table `{}.{}`", chunk.number, chunk.schema, chunk.table);
-        let source = TableName::new(chunk.schema.as_str(), chunk.table.as_str());
-        let place = (source.clone(), chunk.number);
-        let table = self
-            .tables
-            .get(&source)
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("{name}: that table is not wanted")))?;
-        if !self.loaded.insert(place) {
-            return Err(Error::new(ErrorKind::Corrupt, format!("{name} is there twice")));
+    /// `Corrupt`: the streams' own errors, or other rows than promised. `Failed`: the server refused or changed a value.
+    pub(crate) async fn chunks(
+        &mut self,
+        chunks: Vec<Incoming>,
+        sizes: &BTreeMap<load::TableName, u64>,
+        connections: usize,
+        mut progress: impl FnMut(u64) + Send,
+    ) -> Result<(u64, u64)> {
+        let mut seen = BTreeSet::new();
+        for chunk in &chunks {
+            if !seen.insert((&chunk.schema, &chunk.table, chunk.number)) {
+                let what = format!("chunk {} of table `{}.{}` is there twice", chunk.number, chunk.schema, chunk.table);
+                return Err(Error::new(ErrorKind::Corrupt, what));
+            }
         }
-        load_chunk(&mut self.session, table, chunk).await.map_err(|e| e.during(&name))
+        let connections = connections.clamp(1, chunks.len().max(1));
+        let sessions = self.sessions(connections).await?;
+        let work = load::Work::new(self.tables.clone(), chunks, sizes, BTreeMap::new());
+        let loaded = load::run_work(sessions, work, &mut |p: &Progress| progress(p.bytes)).await?;
+        Ok((loaded.rows, loaded.bytes))
     }
 
     /// Takes away what was only needed to load, and switches `LOAD DATA LOCAL` off again where it was switched on.
     pub(crate) async fn end(self) -> Result<()> {
         let (server, has_helpers, switched_on) = (self.server.clone(), self.has_helpers, self.switched_on);
         // An answer that is still being read would have to be read to its end.
-        server.kill(&[self.session.id()]).await;
+        let ids: Vec<_> = self.others.iter().copied().chain([self.session.id()]).collect();
+        server.kill(&ids).await;
         drop(self.session);
         let mut session = server.session(Role::Restore).await?;
         if switched_on {
@@ -168,6 +226,13 @@ impl Restore {
     }
 }
 
+/// Opens a session whose rows are logged as rows.
+async fn open(server: &Server) -> Result<Session> {
+    let mut session = server.session(Role::Restore).await?;
+    log_rows(&mut session, server).await?;
+    Ok(session)
+}
+
 /// The error of a server that takes no `LOAD DATA LOCAL`.
 pub(crate) fn refused_infile() -> Error {
     Error::new(ErrorKind::Precondition, "the server takes no rows from clients: local_infile is OFF").hint(
@@ -177,24 +242,28 @@ pub(crate) fn refused_infile() -> Error {
 }
 
 impl Server {
-    /// Compares the tables that were made with what the backup promises: definitions, rows, and their hashes. Reads every
-    /// row of them.
+    /// Compares the tables that were made with what the backup promises: definitions, rows, and their hashes; `tables` are
+    /// those of the backup. Reads every row of them. A dump promises no hashes: that each of its rows arrived unchanged is
+    /// known from the load.
     ///
     /// # Errors
     /// `Corrupt`: they differ; the first difference is named.
     pub(crate) async fn check_restored(&self, places: &[Placed], tables: &[Table]) -> Result<Checked> {
-        let differs = |place: &Placed, what: String| {
-            let what = format!("the restored table `{}` is not as in the backup: {what}", place.source);
-            Err(Error::new(ErrorKind::Corrupt, what).hint("production is untouched; try another backup"))
-        };
         let mut session = self.session(Role::Read).await?;
-        let mut made = Vec::new();
+        let (mut made, mut hashed) = (Vec::new(), Vec::new());
+        let mut checked = Checked::default();
         for place in places {
             let row = session.row(format!("SHOW CREATE TABLE {}", place.fresh.quoted())).await?;
             let create = row.as_ref().and_then(|r| r.bytes(1)).unwrap_or_default().to_vec();
-            let unnamed = unnamed(self, place.is_copy());
-            if Definition::read(&create, &place.fresh.schema, unnamed)?.hash() != place.definition {
-                return differs(place, "it has another definition".into());
+            let definition = Definition::read(&create, &place.fresh.schema, unnamed(self, place.is_copy()))?;
+            if place.definition.as_ref().is_some_and(|promised| *promised != definition.hash()) {
+                return Err(differs(place, "it has another definition".into()));
+            }
+            if place.row_hash.is_none() {
+                let has_history = quote::find(&create, b"WITH SYSTEM VERSIONING", 0).is_some();
+                let rows = count_rows(&mut session, &place.fresh, has_history).await?;
+                checked.take(place, rows)?;
+                continue;
             }
             let source = &place.source;
             let table = tables.iter().find(|t| t.schema == source.schema && t.name == source.name);
@@ -202,18 +271,14 @@ impl Server {
                 .ok_or_else(|| Error::new(ErrorKind::Corrupt, format!("the backup has no table `{source}`")))?
                 .clone();
             made.push(Table { schema: place.fresh.schema.clone(), name: place.fresh.name.clone(), ..table });
+            hashed.push(place);
         }
         session.close().await;
-        let mut checked = Checked::default();
-        for (place, read) in places.iter().zip(read_all(self, &made).await?.tables) {
-            if read.rows != place.rows {
-                return differs(place, format!("{} rows, not {}", read.rows, place.rows));
+        for (place, read) in hashed.into_iter().zip(read_all(self, &made).await?.tables) {
+            checked.take(place, read.rows)?;
+            if Some(read.row_hash) != place.row_hash {
+                return Err(differs(place, "other rows".into()));
             }
-            if read.row_hash != place.row_hash {
-                return differs(place, "other rows".into());
-            }
-            checked.tables += 1;
-            checked.rows += read.rows;
         }
         Ok(checked)
     }
@@ -257,4 +322,12 @@ async fn log_rows(session: &mut Session, server: &Server) -> Result<()> {
         .hint("use an account with the privilege BINLOG ADMIN or SUPER, or set binlog_format = ROW"),
         _ => e,
     })
+}
+
+/// Counts rows, old versions as well: a backup that holds them brings them back, and after any other there are none.
+pub(in crate::mysql) async fn count_rows(session: &mut Session, table: &TableName, has_history: bool) -> Result<u64> {
+    let versions = if has_history { " FOR SYSTEM_TIME ALL" } else { "" };
+    let row = session.row(format!("SELECT COUNT(*) FROM {}{versions}", table.quoted())).await;
+    let row = row.map_err(|e| e.during(format!("table `{table}`")))?;
+    Ok(row.map_or(Ok(None), |r| r.number(0))?.unwrap_or_default())
 }

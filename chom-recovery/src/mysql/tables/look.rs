@@ -4,14 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ChildKey, OWN, Placed, Present, TableName, definition::Definition};
+use super::{ChildKey, Holding, OWN, Placed, Present, TableName, definition::Definition};
 use crate::{
     error::{Error, ErrorKind, Result},
     mysql::{
-        baseline::{Baseline, definition_hash},
         dump::objects,
         info::Flavour,
-        objects::Objects,
         quote,
         server::Server,
         session::{Role, Session, server_code},
@@ -30,24 +28,28 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Finds the tables in the definitions of a backup.
+    /// Finds the tables among those of a backup.
     ///
     /// # Errors
     /// `NotFound`: it has no such schema, or no table in it.
-    fn wishes(&self, objects: &Objects) -> Result<Vec<Wish>> {
+    pub(crate) fn sources(&self, holding: &Holding<'_>) -> Result<BTreeSet<TableName>> {
         let mut names: BTreeSet<TableName> = self.tables.iter().cloned().collect();
         for schema in &self.schemas {
             let before = names.len();
-            let of_schema = objects.tables.iter().filter(|t| t.schema == *schema);
-            names.extend(of_schema.map(|t| TableName::new(t.schema.as_str(), t.name.as_str())));
+            names.extend(holding.tables_of(schema));
             if names.len() == before && !self.tables.iter().any(|t| t.schema == *schema) {
                 return Err(Error::new(
                     ErrorKind::NotFound,
                     format!("the backup has no tables in a schema `{schema}`"),
                 )
-                .hint(format!("its schemas: {}", schemas_of(objects))));
+                .hint(format!("its schemas: {}", holding.schemas().join(", "))));
             }
         }
+        Ok(names)
+    }
+
+    fn wishes(&self, holding: &Holding<'_>) -> Result<Vec<Wish>> {
+        let names = self.sources(holding)?;
         Ok(names
             .into_iter()
             .map(|source| Wish { target: self.rename.clone().unwrap_or_else(|| source.clone()), source })
@@ -73,6 +75,9 @@ pub struct Look {
     pub binary_log: bool,
     /// Whether nobody can write between the statements of an exchange.
     pub locks: bool,
+    /// What a person should know of the backup.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 impl Server {
@@ -82,16 +87,10 @@ impl Server {
     /// # Errors
     /// `NotFound`: the backup has no such table; those of the schema are named. `AlreadyExists`: there is a table under the
     /// other name. `Unsupported`: the server or the table does not allow it. `Corrupt`: the backup contradicts itself.
-    pub async fn look_at_tables(
-        &self,
-        objects: &Objects,
-        baseline: &Baseline,
-        asked: &Asked,
-        run: &str,
-    ) -> Result<Look> {
-        check_server(self, objects)?;
+    pub(crate) async fn look_at_tables(&self, holding: &Holding<'_>, asked: &Asked, run: &str) -> Result<Look> {
+        holding.check_server(self)?;
         let mut session = self.session(Role::Read).await?;
-        let mut wishes = asked.wishes(objects)?;
+        let mut wishes = asked.wishes(holding)?;
         wishes.sort_by(|a, b| a.target.cmp(&b.target));
         let places = places(&wishes, run)?;
         let wanted: BTreeSet<_> = wishes.iter().map(|w| w.target.clone()).collect();
@@ -99,35 +98,10 @@ impl Server {
         let mut tables = Vec::new();
         for (wish, [fresh, kept, undone]) in wishes.into_iter().zip(places) {
             let context = |e: Error| e.during(format!("table `{}`", wish.target));
-            let of = |kind: &str, list: &str| -> Error {
-                Error::new(ErrorKind::NotFound, format!("the backup has no table `{}`{kind}", wish.source))
-                    .hint(format!("tables of that schema in the backup: {list}"))
-            };
-            let Some(table) =
-                objects.tables.iter().find(|t| t.schema == wish.source.schema && t.name == wish.source.name)
-            else {
-                let same = |schema: &str, name: &str| schema == wish.source.schema && name == wish.source.name;
-                let kind = if objects.views.iter().any(|v| same(&v.schema, &v.name)) {
-                    ": that is a view, which has no rows of its own"
-                } else if objects.sequences.iter().any(|s| same(&s.schema, &s.name)) {
-                    ": that is a sequence"
-                } else {
-                    ""
-                };
-                return Err(of(kind, &names_of(objects, &wish.source.schema)));
-            };
-            let promised =
-                baseline.tables.iter().find(|t| t.schema == table.schema && t.table == table.name).ok_or_else(
-                    || Error::new(ErrorKind::Corrupt, format!("the backup promises nothing of `{}`", wish.source)),
-                )?;
-            let census = baseline.census.get("table").and_then(|names| names.get(&wish.source.to_string()));
-            if census != Some(&definition_hash(table.create.bytes())) {
-                let what = format!("the backup's definition of `{}` is not the one that it promises", wish.source);
-                return Err(Error::new(ErrorKind::Corrupt, what));
-            }
+            let offer = holding.offer(&wish.source)?;
             let is_copy = wish.source != wish.target;
             let definition =
-                Definition::read(table.create.bytes(), &table.schema, unnamed(self, is_copy)).map_err(context)?;
+                Definition::read(offer.create, &wish.source.schema, unnamed(self, is_copy)).map_err(context)?;
             let present = present(&mut session, &wish.target).await?;
             if is_copy && present.is_some() {
                 return Err(Error::new(
@@ -140,7 +114,7 @@ impl Server {
             let triggers: Vec<_> = match (&present, is_copy) {
                 (_, true) => Vec::new(),
                 (Some(_), _) => triggers.iter().filter(|t| here(t, &wish.target)).cloned().collect(),
-                (None, _) => objects.triggers.iter().filter(|t| here(t, &wish.source)).cloned().collect(),
+                (None, _) => holding.triggers().iter().filter(|t| here(t, &wish.source)).cloned().collect(),
             };
             let old_keys = match present {
                 Some(_) => keys_of(&mut session, &wish.target).await.map_err(|e| {
@@ -152,7 +126,7 @@ impl Server {
             };
             let children = if is_copy { Vec::new() } else { children(&mut session, &wish.target, &wanted).await? };
             tables.push(Placed {
-                definition: definition.hash(),
+                definition: offer.compares_definition.then(|| definition.hash()),
                 keys: if is_copy { Vec::new() } else { definition.keys },
                 source: wish.source,
                 target: wish.target,
@@ -160,10 +134,10 @@ impl Server {
                 kept,
                 undone,
                 present,
-                rows: promised.rows,
-                bytes: 0,
-                row_hash: promised.row_hash,
-                next_id: promised.auto_increment,
+                rows: offer.rows,
+                bytes: offer.bytes,
+                row_hash: offer.row_hash,
+                next_id: offer.next_id,
                 triggers,
                 old_keys,
                 children,
@@ -177,6 +151,7 @@ impl Server {
             local_infile: local == Some(1),
             binary_log: self.info().log_bin,
             locks: self.info().flavour == Flavour::Mysql,
+            notes: Vec::new(),
         })
     }
 }
@@ -184,31 +159,6 @@ impl Server {
 /// Tells whether names of `CHECK` constraints are left out: in MySQL they are names of the schema.
 pub(super) fn unnamed(server: &Server, is_copy: bool) -> bool {
     is_copy && server.info().flavour == Flavour::Mysql
-}
-
-fn check_server(server: &Server, objects: &Objects) -> Result<()> {
-    let info = server.info();
-    let refuse = |what: String| Err(Error::new(ErrorKind::Unsupported, what));
-    if objects.format != 1 {
-        return refuse(format!("definitions have format {}, and this version reads format 1", objects.format));
-    }
-    if info.flavour != objects.flavour {
-        return refuse(format!(
-            "the backup is of {} {}, the server is {}",
-            objects.flavour, objects.version, info.flavour
-        ));
-    }
-    if info.lower_case_table_names != objects.lower_case_table_names {
-        return refuse(format!(
-            "lower_case_table_names is {}, and was {} at the source",
-            info.lower_case_table_names, objects.lower_case_table_names
-        ));
-    }
-    if info.read_only {
-        return Err(Error::new(ErrorKind::Precondition, "the server is read-only: is it a replica?")
-            .hint("restore on the server that production writes to; replicas get the rows from it"));
-    }
-    Ok(())
 }
 
 /// Names the places of each table in the schemas of the run's own. Tables keep their names, since servers name
@@ -229,19 +179,6 @@ fn places(wishes: &[Wish], run: &str) -> Result<Vec<[TableName; 3]>> {
             Ok(OWN.map(|prefix| TableName::new(format!("{prefix}{run}{suffix}"), wish.target.name.as_str())))
         })
         .collect()
-}
-
-fn names_of(objects: &Objects, schema: &str) -> String {
-    let names: Vec<_> = objects.tables.iter().filter(|t| t.schema == schema).map(|t| t.name.as_str()).collect();
-    match names.len() {
-        0 => format!("none; its schemas: {}", schemas_of(objects)),
-        1..=20 => names.join(", "),
-        more => format!("{}, … ({more})", names[..20].join(", ")),
-    }
-}
-
-fn schemas_of(objects: &Objects) -> String {
-    objects.schemas.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 async fn present(session: &mut Session, table: &TableName) -> Result<Option<Present>> {

@@ -1,4 +1,4 @@
-//! Single tables of a backup on a running server: made beside, compared, and exchanged with what is there.
+//! Single tables of a backup, or of another program's dump, on a running server: made beside, compared, and exchanged with what is there.
 //!
 //! Everything lies in schemas of the run's own until it is exchanged: `chom_new_…` for what is being restored,
 //! `chom_kept_…` for what production had, `chom_undone_…` for what a rollback took out again. One `RENAME TABLE` moves all
@@ -10,15 +10,23 @@
 //! under `LOCK TABLES`, so that nobody writes between the statements of an exchange; MariaDB refuses that (error 1192).
 
 mod definition;
+mod dump;
+mod kept;
 mod load;
 mod look;
+mod offer;
 mod orphans;
 mod swap;
 
 use serde::{Deserialize, Serialize};
 
+pub(in crate::mysql) use definition::Definition;
+pub(crate) use dump::{DumpFile, DumpTables, fill_from_dump};
+pub(crate) use kept::OwnSchema;
 pub use load::Checked;
+pub(in crate::mysql) use load::count_rows;
 pub(crate) use load::{LocalInfile, Restore, refused_infile};
+pub(crate) use offer::Holding;
 pub use {
     definition::{ForeignKey, TableName},
     look::{Asked, Look},
@@ -56,13 +64,16 @@ pub struct Placed {
     pub rows: u64,
     /// Their bytes in the backup, uncompressed, as far as it is known.
     pub bytes: u64,
-    /// Hash of them.
-    pub row_hash: RowHash,
+    /// Hash of them; `None`: a dump of another program, which promises none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub row_hash: Option<RowHash>,
     /// Next AUTO_INCREMENT value of the backup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_id: Option<u64>,
-    /// Hash of its definition, without name and foreign keys.
-    pub definition: String,
+    /// Hash of its definition, without name and foreign keys; `None`: a dump of another series of server, which writes
+    /// definitions otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub definition: Option<String>,
     /// Triggers that the table in production must have: those it has now, of the backup where there is no table now.
     pub triggers: Vec<Trigger>,
     /// Its foreign keys in the backup; a copy under another name gets none.

@@ -34,7 +34,7 @@ use crate::{
 pub mod candidate;
 mod choice;
 pub mod jobs;
-mod legacy;
+pub(in crate::procedure) mod legacy;
 pub mod mysql_ops;
 pub mod ops;
 mod report;

@@ -45,10 +45,7 @@ impl Source {
     /// Tells the family of server that it was made from; `None`: a dump that does not say.
     pub(super) fn flavour(&self) -> Option<mysql::Flavour> {
         match self {
-            Self::Repository(backup) => backup.manifest().facts.database.as_ref().map(|d| match d.flavour {
-                catalog::Flavour::Mysql => mysql::Flavour::Mysql,
-                catalog::Flavour::Mariadb => mysql::Flavour::Mariadb,
-            }),
+            Self::Repository(backup) => backup.manifest().facts.database.as_ref().map(|d| d.flavour.into()),
             Self::Legacy(dump) => dump.file.contents.header.flavour(),
         }
     }
@@ -56,13 +53,13 @@ impl Source {
 
 /// Opens a checked backup, again in each step that needs it.
 #[derive(Debug, Clone)]
-pub(super) enum Opener {
+pub(in crate::procedure) enum Opener {
     Repository(Arc<Catalog>, catalog::Place),
     Legacy(Arc<LegacyDump>),
 }
 
 impl Opener {
-    pub(super) async fn open(&self) -> Result<Source> {
+    pub(in crate::procedure) async fn open(&self) -> Result<Source> {
         Ok(match self {
             Self::Repository(catalog, place) => Source::Repository(catalog.open(place).await?),
             Self::Legacy(dump) => Source::Legacy(LegacyDump::clone(dump)),

@@ -1,8 +1,8 @@
-//! Single tables of a logical backup, restored on production's running server.
+//! Single tables of a logical backup, or of a dump of another program, restored on production's running server.
 //!
 //! They are made beside production's, compared with the backup there, and put in place by one `RENAME TABLE`; what
-//! production had is kept in a schema named after the run. Only what they need is read from the backup. Nothing else on
-//! the server stops, and rows written to a table between the backup and the exchange are not lost: they are in the table
+//! production had is kept in a schema named after the run. Only what they need is read from the backup; a dump is proven to
+//! its end first, and of it nothing but values reaches the server. Nothing else on the server stops, and rows written to a table between the backup and the exchange are not lost: they are in the table
 //! that is kept.
 
 pub mod ops;
@@ -11,12 +11,13 @@ mod report;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use futures::FutureExt;
 use serde::{Deserialize, Serialize};
 
 use self::ops::{Loaded, TableOps};
 use super::{
     Parts, Procedure, Recovered,
-    database::{self, Site},
+    database::{self, LegacyDump, Origin, Site, Source, legacy, source::Opener},
     proof::moment,
 };
 use crate::{
@@ -107,18 +108,20 @@ impl Procedure for RestoreTables {
         let site = database::survey(&run, parts).await?;
         let work = Tables { ops: parts.database.tables()?, container: site.production().container.clone() };
         let backup = choose(&run, parts, &request.backup).await?;
-        let look = look(&run, parts, &work, &backup, &request.asked()).await?;
-        if !look.local_infile && !request.allow_local_infile {
+        let look = look(&run, &work, &backup, &request.asked()).await?;
+        // The rows of a dump can be inserted as well.
+        if !look.local_infile && !request.allow_local_infile && backup.origin.id().is_some() {
             return Err(refused_infile());
         }
         check_space(&run, parts, &site, &look).await?;
-        let loaded = load(&run, parts, &work, &backup, &look).await?;
-        let checked = verify(&run, parts, &work, &backup, &look).await?;
+        let switches = !look.local_infile && request.allow_local_infile;
+        let loaded = load(&run, &work, &backup, &look, switches).await?;
+        let checked = verify(&run, &work, &backup, &look).await?;
         swap(&run, parts, &work, &backup, &look).await?;
         let orphans = orphans(&run, &work, &look).await?;
         let proven = moment(&run, "proven").await?;
         let mut report = Recovered::new(self.objective(&parts.system), began, proven);
-        report::tell(&mut report, &report::Facts { backup: &backup, look: &look, loaded, checked, orphans });
+        report::tell(&mut report, &report::Facts { backup: &backup.origin, look: &look, loaded, checked, orphans });
         Ok(report)
     }
 }
@@ -138,12 +141,6 @@ fn check(request: &Request) -> Result<()> {
     if request.rename.is_some() && (request.tables.len() != 1 || !request.schemas.is_empty()) {
         return refuse("another name is for one table alone".into(), "name one `--table` with `--as`");
     }
-    if let Selector::Legacy(name) = &request.backup {
-        return Err(Error::new(ErrorKind::Unsupported, format!("single tables are not taken from `legacy:{name}`"))
-            .hint(
-                "its whole dump can be restored (`restore --backup legacy:...`), or choose a backup of the repository",
-            ));
-    }
     let named = request.tables.iter().map(|t| &t.schema).chain(&request.schemas);
     for schema in named.chain(request.rename.iter().map(|t| &t.schema)) {
         if SYSTEM_SCHEMAS.contains(&schema.to_lowercase().as_str()) || is_own(schema) {
@@ -156,16 +153,31 @@ fn check(request: &Request) -> Result<()> {
     Ok(())
 }
 
-/// Chooses the backup, once. The newest is the newest that single tables can be taken from.
-async fn choose(run: &Run, parts: &Parts, wanted: &Selector) -> Result<BackupInfo> {
+/// Where tables are taken from.
+struct Backup {
+    origin: Origin,
+    opener: Opener,
+}
+
+/// Chooses the backup, once. The newest is the newest that single tables can be taken from. A dump is read to its end.
+async fn choose(run: &Run, parts: &Parts, wanted: &Selector) -> Result<Backup> {
+    if let Selector::Legacy(name) = wanted {
+        let (catalog, found) = legacy::choose(run, parts, name).await?;
+        let kept = |dump: LegacyDump| async move { Ok(dump) }.boxed();
+        let dump = legacy::prove(run, &catalog, &found, kept).await?;
+        return Ok(Backup { origin: Origin::Legacy(dump.backup.clone()), opener: Opener::Legacy(Arc::new(dump)) });
+    }
     let place: BackupPlace = run.decide("choose-backup", newest_logical(&parts.catalog, wanted)).await?;
     let (catalog, id) = (parts.catalog.clone(), place.id.to_string());
-    run.step("look-up-backup")
+    let info: BackupInfo = run
+        .step("look-up-backup")
         .effect(Effect::Observe)
         .kept()
         .timeout(mins(5))
         .run(async move |_| catalog.select(&Selector::Id(id)).await)
-        .await
+        .await?;
+    let opener = Opener::Repository(parts.catalog.clone(), info.place.clone());
+    Ok(Backup { origin: Origin::Repository(Box::new(info)), opener })
 }
 
 async fn newest_logical(catalog: &Catalog, wanted: &Selector) -> Result<BackupPlace> {
@@ -182,20 +194,25 @@ async fn newest_logical(catalog: &Catalog, wanted: &Selector) -> Result<BackupPl
     }
 }
 
-async fn look(run: &Run, parts: &Parts, tables: &Tables, backup: &BackupInfo, asked: &Asked) -> Result<Look> {
-    let (catalog, tables, place) = (parts.catalog.clone(), tables.clone(), backup.place.clone());
+async fn look(run: &Run, tables: &Tables, backup: &Backup, asked: &Asked) -> Result<Look> {
+    let (opener, tables) = (backup.opener.clone(), tables.clone());
     let (wanted, id) = (asked.clone(), run.id().to_string());
-    run.step("look-at-tables")
-        .effect(Effect::Observe)
-        .input(&(&place, asked))
+    let step = run.step("look-at-tables").effect(Effect::Observe);
+    let step = match &backup.origin {
+        Origin::Repository(info) => step.input(&(&info.place, asked)),
+        Origin::Legacy(dump) => step.input(&(&dump.legacy, asked)),
+    };
+    step
         // What was there before the exchange is asked for after it, too.
         .kept()
         .budget(mins(1))
-        .timeout(mins(10))
+        .timeout(mins(30))
         .run(async move |_| {
-            let reader = catalog.open(&place).await?;
-            reader.check_identity()?;
-            tables.ops.look(&tables.container, &reader, &wanted, &id).await
+            let source = opener.open().await?;
+            if let Source::Repository(reader) = &source {
+                reader.check_identity()?;
+            }
+            tables.ops.look(&tables.container, &source, &wanted, &id).await
         })
         .await
 }
@@ -227,10 +244,10 @@ fn names(look: &Look) -> Vec<(&TableName, &TableName)> {
     look.tables.iter().map(|t| (&t.source, &t.target)).collect()
 }
 
-async fn load(run: &Run, parts: &Parts, tables: &Tables, backup: &BackupInfo, look: &Look) -> Result<Loaded> {
-    let (catalog, place) = (parts.catalog.clone(), backup.place.clone());
+async fn load(run: &Run, tables: &Tables, backup: &Backup, look: &Look, switches: bool) -> Result<Loaded> {
+    let opener = backup.opener.clone();
     let (loading, clearing) = (tables.clone(), tables.clone());
-    let (places, to_clear, was_off) = (look.tables.clone(), look.tables.clone(), !look.local_infile);
+    let (places, to_clear) = (look.tables.clone(), look.tables.clone());
     let bytes: u64 = look.tables.iter().map(|t| t.bytes).sum();
     let expected = Loaded { rows: look.tables.iter().map(|t| t.rows).sum(), bytes, ..Loaded::default() };
     run.step("restore-beside")
@@ -242,17 +259,17 @@ async fn load(run: &Run, parts: &Parts, tables: &Tables, backup: &BackupInfo, lo
         .budget(mins(5))
         .timeout(mins(240))
         .undo_text("drop what was restored beside production and is not in its place")
-        .undo_with(async move |_, _| clearing.ops.discard(&clearing.container, &to_clear, was_off).await)
+        .undo_with(async move |_, _| clearing.ops.discard(&clearing.container, &to_clear, switches).await)
         .run(async move |cx| {
-            let reader = catalog.open(&place).await?;
+            let source = opener.open().await?;
             let progress = Arc::new(move |done, total| cx.progress(done, total));
-            loading.ops.load(&loading.container, &reader, &places, was_off, progress).await
+            loading.ops.load(&loading.container, &source, &places, switches, progress).await
         })
         .await
 }
 
-async fn verify(run: &Run, parts: &Parts, tables: &Tables, backup: &BackupInfo, look: &Look) -> Result<Checked> {
-    let (catalog, place) = (parts.catalog.clone(), backup.place.clone());
+async fn verify(run: &Run, tables: &Tables, backup: &Backup, look: &Look) -> Result<Checked> {
+    let opener = backup.opener.clone();
     let (tables, places) = (tables.clone(), look.tables.clone());
     let expected = Checked { tables: look.tables.len() as u64, rows: look.tables.iter().map(|t| t.rows).sum() };
     run.step("verify-beside")
@@ -265,20 +282,20 @@ async fn verify(run: &Run, parts: &Parts, tables: &Tables, backup: &BackupInfo, 
         .budget(mins(5))
         .timeout(mins(120))
         .run(async move |_| {
-            let reader = catalog.open(&place).await?;
-            tables.ops.verify(&tables.container, &reader, &places).await
+            let source = opener.open().await?;
+            tables.ops.verify(&tables.container, &source, &places).await
         })
         .await
 }
 
 /// Exchanges the tables. Nobody is asked where production has nothing under their names.
-async fn swap(run: &Run, parts: &Parts, tables: &Tables, backup: &BackupInfo, look: &Look) -> Result<()> {
+async fn swap(run: &Run, parts: &Parts, tables: &Tables, backup: &Backup, look: &Look) -> Result<()> {
     let replaces = look.tables.iter().any(|t| t.present.is_some());
     let (swapping, looking, undoing) = (tables.clone(), tables.clone(), tables.clone());
     let (places, to_look, to_undo) = (look.tables.clone(), look.tables.clone(), look.tables.clone());
     let mut step = run.step("swap-tables");
     if replaces {
-        let approval = run.approve::<ReplaceProductionTables>(&report::question(parts, backup, look)).await?;
+        let approval = run.approve::<ReplaceProductionTables>(&report::question(parts, &backup.origin, look)).await?;
         step = step.effect(Effect::Destructive).approved(approval);
     } else {
         step = step.effect(Effect::Idempotent);
@@ -343,7 +360,5 @@ mod tests {
         ] {
             assert_eq!(check(&bad).unwrap_err().kind(), ErrorKind::InvalidInput, "{bad:?}");
         }
-        let legacy = Request { backup: Selector::Legacy("latest".into()), ..request(&["a.b"], &[], None) };
-        assert_eq!(check(&legacy).unwrap_err().kind(), ErrorKind::Unsupported);
     }
 }

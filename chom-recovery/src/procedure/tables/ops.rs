@@ -6,10 +6,9 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    catalog::BackupReader,
     error::Result,
     mysql::tables::{Asked, Checked, Look, Orphans, Place, Placed},
-    procedure::database::ops::Progress,
+    procedure::database::{Source, ops::Progress},
 };
 
 /// A running server whose tables can be restored one by one. `container` is production's, and every call may be made
@@ -20,19 +19,19 @@ pub trait TableOps: fmt::Debug + Send + Sync + 'static {
     /// schemas of the run's own.
     ///
     /// # Errors
-    /// `NotFound`: the backup has no such table. `AlreadyExists`: another name is taken. `Unsupported`: the backup is no
-    /// logical one, or the server cannot take it.
-    async fn look(&self, container: &str, backup: &BackupReader, asked: &Asked, run: &str) -> Result<Look>;
+    /// `NotFound`: the backup has no such table. `AlreadyExists`: another name is taken. `Unsupported`: the backup holds data
+    /// files, or the server cannot take it. `Conflict`: the dump is another file than the one that was verified.
+    async fn look(&self, container: &str, backup: &Source, asked: &Asked, run: &str) -> Result<Look>;
 
-    /// Makes the tables anew beside production's, and loads their rows: of the backup only what they need is read, and
-    /// verified on the way. `switch_local_infile_on` switches it on for that time and off afterwards.
+    /// Makes the tables anew beside production's, and loads their rows: of a backup of the repository only what they need is
+    /// read, and verified on the way; a dump is read to its end. `switch_local_infile_on` switches it on for that time and off afterwards.
     ///
     /// # Errors
     /// `Corrupt`: a part is damaged. `Precondition`: the server takes no rows from clients.
     async fn load(
         &self,
         container: &str,
-        backup: &BackupReader,
+        backup: &Source,
         places: &[Placed],
         switch_local_infile_on: bool,
         progress: Progress,
@@ -42,7 +41,7 @@ pub trait TableOps: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// `Corrupt`: they differ.
-    async fn verify(&self, container: &str, backup: &BackupReader, places: &[Placed]) -> Result<Checked>;
+    async fn verify(&self, container: &str, backup: &Source, places: &[Placed]) -> Result<Checked>;
 
     /// Takes away what was made beside production's and was not exchanged.
     async fn discard(&self, container: &str, places: &[Placed], switch_local_infile_off: bool) -> Result<()>;
@@ -71,4 +70,7 @@ pub struct Loaded {
     pub read: u64,
     /// Stored bytes of the whole database in the backup.
     pub of: u64,
+    /// What a person should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }

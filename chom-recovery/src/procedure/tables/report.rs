@@ -2,14 +2,13 @@
 
 use super::ops::Loaded;
 use crate::{
-    catalog::BackupInfo,
     mysql::tables::{Checked, Look, Orphans, Placed},
-    procedure::{Measured, Parts, Recovered},
+    procedure::{Measured, Parts, Recovered, database::Origin},
 };
 
 /// What the steps found and did.
 pub(super) struct Facts<'a> {
-    pub(super) backup: &'a BackupInfo,
+    pub(super) backup: &'a Origin,
     pub(super) look: &'a Look,
     pub(super) loaded: Loaded,
     pub(super) checked: Checked,
@@ -18,7 +17,7 @@ pub(super) struct Facts<'a> {
 
 /// What is asked before tables are replaced: what goes, when it was last written, and what comes. Nothing in it changes by
 /// the minute but the server's own estimates.
-pub(super) fn question(parts: &Parts, backup: &BackupInfo, look: &Look) -> String {
+pub(super) fn question(parts: &Parts, backup: &Origin, look: &Look) -> String {
     let tables: Vec<_> = look.tables.iter().map(replaced).collect();
     let window = if look.locks || look.tables.iter().all(|t| t.triggers.is_empty()) {
         ""
@@ -30,8 +29,8 @@ pub(super) fn question(parts: &Parts, backup: &BackupInfo, look: &Look) -> Strin
         "replace tables of project `{}` on {} with backup {} of {}: {}; rows written since then are only in what is kept{window}",
         parts.backend.project(),
         parts.backend.engine_address(),
-        backup.id(),
-        backup.point.format("%F %T UTC"),
+        backup.name(),
+        backup.point().format("%F %T UTC"),
         tables.join("; "),
     )
 }
@@ -48,7 +47,7 @@ fn replaced(table: &Placed) -> String {
 
 pub(super) fn tell(report: &mut Recovered, facts: &Facts<'_>) {
     let Facts { backup, look, loaded, checked, orphans } = facts;
-    let point = backup.point.format("%F %T UTC");
+    let point = backup.point().format("%F %T UTC");
     for table in &look.tables {
         report.found.push(replaced(table));
         let name = if table.is_copy() {
@@ -56,7 +55,7 @@ pub(super) fn tell(report: &mut Recovered, facts: &Facts<'_>) {
         } else {
             format!("`{}`", table.target)
         };
-        report.done.push(format!("restored {name}: {} rows of backup {}, {point}", table.rows, backup.id()));
+        report.done.push(format!("restored {name}: {} rows of backup {}, {point}", table.rows, backup.name()));
         if table.present.is_some() {
             report.to_review.push(format!(
                 "what production had of `{}` is kept as `{}`, with the rows written since the backup",
@@ -89,7 +88,8 @@ pub(super) fn tell(report: &mut Recovered, facts: &Facts<'_>) {
             None => format!("rows of `{}` without a parent by `{}` could not be counted in time", one.table, one.key),
         });
     }
-    report.to_review.extend(backup.warnings.iter().map(|w| format!("the backup says: {w}")));
+    let said = backup.warnings().iter().chain(&look.notes).chain(&loaded.warnings);
+    report.to_review.extend(said.map(|w| format!("the backup says: {w}")));
     let measured = |name: &str, unit: &str, after: f64| Measured {
         name: name.into(),
         unit: unit.into(),

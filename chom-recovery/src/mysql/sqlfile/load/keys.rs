@@ -1,6 +1,8 @@
 //! Leaves secondary indexes out of a `CREATE TABLE`, to be added after the rows: sorting all keys once is faster than
 //! finding the place of each.
 
+use crate::mysql::load::keys::{Rows, divide};
+
 /// A definition in two steps, whose result is the definition itself.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Deferred {
@@ -19,87 +21,22 @@ pub(super) struct Deferred {
 /// # Source
 /// MySQL 9 manual, "FOREIGN KEY Constraints", "InnoDB Full-Text Indexes"; MariaDB documentation, "Foreign Keys".
 pub(super) fn defer(create: &[u8]) -> Option<Deferred> {
-    let begin = memchr::memmem::find(create, b" (\n")? + 3;
+    let begin = memchr::memmem::find(create, b" (\n")?;
     let end = begin + memchr::memmem::find(&create[begin..], b"\n)")?;
-    let (body, options) = (&create[begin..end], &create[end..]);
     let says = |text: &[u8], word: &[u8]| memchr::memmem::find(text, word).is_some();
+    let (body, options) = (&create[begin..end], &create[end..]);
     // Other engines keep no rows apart from their keys; versioned tables take no ALTER.
     if !says(options, b") ENGINE=InnoDB") || says(options, b"SYSTEM VERSIONING") || says(body, b"\n  PERIOD FOR") {
         return None;
     }
-    let lines: Vec<&[u8]> = body.split(|b| *b == b'\n').collect();
-    if !lines.iter().all(|line| line.starts_with(b"  ")) {
-        return None;
-    }
-    let needed = needed(&lines);
-    let is_last = |line: &[u8]| line.starts_with(b"  CONSTRAINT ") || line.starts_with(b"  CHECK ");
-    let last = lines.iter().rposition(|line| !is_last(line))?;
-    let is_plain = |line: &&&[u8]| {
-        let is_key = line.starts_with(b"  KEY `") && first_column(line).is_some_and(|c| !needed.contains(&c));
-        // Other bytes would be read in the character set of the statement.
-        line.is_ascii() && (is_key || line.starts_with(b"  FULLTEXT KEY `"))
-    };
-    let count = lines[..=last].iter().rev().take_while(is_plain).count();
-    if count == 0 || count == lines.len() {
-        return None;
-    }
-    let from = last + 1 - count;
-    let without_comma = |line: &[u8]| line.strip_suffix(b",").unwrap_or(line).to_vec();
-    let (mut plain, mut adds) = (Vec::new(), Vec::new());
-    for line in &lines[from..=last] {
-        let add = [b"ADD ", &without_comma(&line[2..])[..]].concat();
-        if line.starts_with(b"  FULLTEXT") { adds.push(add) } else { plain.push(add) }
-    }
+    let divided = divide(create, Rows::Dumped)?;
+    let add = |keys: Vec<Vec<u8>>| keys.iter().map(|key| [b"ADD ", &key[..]].concat()).collect::<Vec<_>>();
+    let (fulltext, plain): (Vec<_>, Vec<_>) = divided.keys.into_iter().partition(|key| key.starts_with(b"FULLTEXT"));
+    let mut adds = add(fulltext);
     if !plain.is_empty() {
-        adds.insert(0, plain.join(&b", "[..]));
+        adds.insert(0, add(plain).join(&b", "[..]));
     }
-    let mut kept: Vec<Vec<u8>> = lines[..from].iter().chain(&lines[last + 1..]).map(|line| line.to_vec()).collect();
-    if let Some(line) = kept.last_mut() {
-        *line = without_comma(line);
-    }
-    Some(Deferred { create: [&create[..begin], &kept.join(&b'\n'), options].concat(), adds })
-}
-
-/// Lists the columns whose keys stay.
-fn needed<'a>(lines: &[&'a [u8]]) -> Vec<&'a [u8]> {
-    let mut needed = Vec::new();
-    for line in lines {
-        if let Some(at) = memchr::memmem::find(line, b" FOREIGN KEY (") {
-            needed.extend(first_column(&line[at..]));
-        } else if line.starts_with(b"  `") && memchr::memmem::find(line, b" AUTO_INCREMENT").is_some() {
-            needed.extend(quoted(&line[2..]));
-        }
-    }
-    needed
-}
-
-/// Returns the first column in a key's list, in its quotes; an expression is not one.
-fn first_column(line: &[u8]) -> Option<&[u8]> {
-    // The key's own name may hold a bracket.
-    let name = line.iter().position(|b| *b == b'`').and_then(|at| quoted(&line[at..]).map(|name| at + name.len()));
-    let from = match (line.iter().position(|b| *b == b'('), name) {
-        (Some(bracket), Some(end)) if bracket > end => bracket,
-        (Some(bracket), _) if line.starts_with(b" FOREIGN KEY (") => bracket,
-        (_, Some(end)) => end + line[end..].iter().position(|b| *b == b'(')?,
-        _ => return None,
-    };
-    match line.get(from + 1)? {
-        b'`' => quoted(&line[from + 1..]),
-        // A functional index needs no column.
-        _ => Some(b"("),
-    }
-}
-
-/// Returns the quoted name at the begin.
-fn quoted(text: &[u8]) -> Option<&[u8]> {
-    let mut at = 1;
-    loop {
-        at += text.get(at..)?.iter().position(|b| *b == b'`')?;
-        if text.get(at + 1) != Some(&b'`') {
-            return Some(&text[..=at]);
-        }
-        at += 2;
-    }
+    Some(Deferred { create: divided.create, adds })
 }
 
 #[cfg(test)]

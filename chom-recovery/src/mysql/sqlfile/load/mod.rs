@@ -7,6 +7,7 @@
 //!
 //! As with our own dumps, the candidate goes without its redo log, doublewrite buffer and flushes meanwhile.
 
+mod beside;
 mod connection;
 mod indexes;
 mod keys;
@@ -25,9 +26,11 @@ use crate::{
         load::{check_empty, relax},
         quote,
         server::Server,
-        session::Role,
+        session::{Role, Session},
     },
 };
+use beside::Redirect;
+pub(in crate::mysql) use beside::{Beside, computed, load_beside};
 use connection::Connection;
 
 /// Pieces that wait to be run.
@@ -126,23 +129,60 @@ pub async fn load(
     let mut first = Connection::new(first);
     let current = make_schemas(&mut first, contents, options).await?;
 
-    let (mut jobs, mut workers) = (Vec::new(), Vec::new());
+    let mut sessions = Vec::new();
     for _ in 0..options.connections.max(1) {
         let mut session = server.session(Role::Load).await?;
         if !current.is_empty() {
             session.run(format!("USE {}", quote::ident(&current))).await?;
         }
+        sessions.push(session);
+    }
+    let sessions = Sessions { first, others: sessions, indexing: server.session(Role::Load).await? };
+    let reading = Reading { path, file, limits: options.limits, redirect: None };
+    let report = run(sessions, reading, contents, options, current, progress).await?;
+    relaxed.restore(&mut guard).await?;
+    guard.close().await;
+    Ok(report)
+}
+
+/// Connections of a load.
+struct Sessions {
+    first: Connection,
+    others: Vec<Session>,
+    indexing: Session,
+}
+
+/// Where pieces come from.
+struct Reading<'a> {
+    path: &'a Path,
+    file: &'a SqlFile,
+    limits: Limits,
+    /// What becomes of each of them on its way; `None`: they stay as they are.
+    redirect: Option<Redirect>,
+}
+
+async fn run(
+    sessions: Sessions,
+    reading: Reading<'_>,
+    contents: &Contents,
+    options: &LoadOptions,
+    current: String,
+    progress: impl Fn(u64, u64) + Send + Sync,
+) -> Result<LoadReport> {
+    let (mut jobs, mut workers) = (Vec::new(), Vec::new());
+    for session in sessions.others {
         let (sender, receiver) = mpsc::channel(1);
         jobs.push(sender);
         workers.push(Connection::new(session).serve(receiver));
     }
     let (tables, lacking) = mpsc::unbounded_channel();
-    let indexing = indexes::serve(server.session(Role::Load).await?, lacking);
-    let work = order::Order::new(first, jobs, indexes::Indexes::new(tables), contents, options, current);
+    let indexing = indexes::serve(sessions.indexing, lacking);
+    let work = order::Order::new(sessions.first, jobs, indexes::Indexes::new(tables), contents, options, current);
 
     let (sender, pieces) = mpsc::channel(WAITING);
-    let (path, limits) = (path.to_owned(), options.limits);
-    let reading = super::blocking(move || read_pieces(&path, limits, &sender));
+    let Reading { path, file, limits, redirect } = reading;
+    let path = path.to_owned();
+    let reading = super::blocking(move || read_pieces(&path, limits, redirect, &sender));
     let running = work.run(pieces, |done| progress(done, file.stored.bytes));
     // In this order: who waits for another in vain never ends, and the other's error is told.
     let all = async move { tokio::try_join!(futures::future::try_join_all(workers), indexing, running) };
@@ -155,18 +195,26 @@ pub async fn load(
     for of_one in reports {
         report.add(of_one);
     }
-    relaxed.restore(&mut guard).await?;
-    guard.close().await;
     Ok(report)
 }
 
 /// Hands out the pieces of a file with the stored bytes read so far; `None`: nobody takes them any more.
-fn read_pieces(path: &Path, limits: Limits, sender: &mpsc::Sender<(Piece, u64)>) -> Result<Option<super::Stored>> {
+fn read_pieces(
+    path: &Path,
+    limits: Limits,
+    mut redirect: Option<Redirect>,
+    sender: &mpsc::Sender<(Piece, u64)>,
+) -> Result<Option<super::Stored>> {
     let mut input = Input::open(path)?;
     let counter = input.counter();
     let mut splitter = Splitter::new(&mut input, limits);
     while let Some(piece) = splitter.next_piece()? {
         let done = counter.load(std::sync::atomic::Ordering::Relaxed);
+        let piece = match &mut redirect {
+            Some(redirect) => redirect.piece(piece)?,
+            None => Some(piece),
+        };
+        let Some(piece) = piece else { continue };
         if sender.blocking_send((piece, done)).is_err() {
             // The load failed: its own error is told.
             return Ok(None);

@@ -378,7 +378,7 @@ async fn give(to: &mpsc::Sender<Job>, job: Job) {
 }
 
 /// Tells whether an ALTER only switches keys off or on for the time of the load.
-fn is_about_keys(sql: &[u8]) -> bool {
+pub(super) fn is_about_keys(sql: &[u8]) -> bool {
     let end = sql.strip_suffix(b"*/").unwrap_or(sql).trim_ascii_end();
     end.ends_with(b" DISABLE KEYS") || end.ends_with(b" ENABLE KEYS")
 }

@@ -13,7 +13,7 @@ use crate::{
     catalog::{self, Catalog, ComponentKind, Selector, logical},
     error::{Error, ErrorKind, Result},
     mysql::{
-        self, Account, Server,
+        Account, Server,
         load::{self, NewAccount},
         sqlfile::{self, Contents, LoadOptions},
     },
@@ -31,24 +31,29 @@ enum Accounts {
 }
 
 impl MySqlOps {
-    fn legacy_settings(&self) -> Result<&Legacy> {
+    pub(super) fn legacy_settings(&self) -> Result<&Legacy> {
         self.system
             .legacy
             .as_ref()
             .ok_or_else(|| Error::new(ErrorKind::Precondition, "the configuration knows no legacy backups"))
     }
 
-    /// Refuses a dump that this server cannot take, or whose place in production would lose more than the dump tells.
-    /// Returns what a person should know.
-    pub(super) async fn check_dump(&self, dump: &LegacyDump, production: &Production) -> Result<Vec<String>> {
-        let settings = self.legacy_settings()?;
-        let contents = &dump.file.contents;
-        let mut notes = Vec::new();
-        let default = dump.default_schema(settings.schema.as_deref());
-        if contents.needs_schema() && default.is_none() {
+    /// Names the schema of what names none; `None`: everything in the dump names its own.
+    pub(super) fn default_schema_of(&self, dump: &LegacyDump) -> Result<Option<String>> {
+        let default = dump.default_schema(self.legacy_settings()?.schema.as_deref());
+        if dump.file.contents.needs_schema() && default.is_none() {
             return Err(Error::new(ErrorKind::Precondition, "the dump does not say into which schema it belongs")
                 .hint("name it in `legacy.schema` of the configuration"));
         }
+        Ok(default)
+    }
+
+    /// Refuses a dump that this server cannot take, or whose place in production would lose more than the dump tells.
+    /// Returns what a person should know.
+    pub(super) async fn check_dump(&self, dump: &LegacyDump, production: &Production) -> Result<Vec<String>> {
+        let contents = &dump.file.contents;
+        let mut notes = Vec::new();
+        let default = self.default_schema_of(dump)?;
         let targets = contents.target_schemas(default.as_deref());
         if targets.is_empty() {
             return Err(Error::new(ErrorKind::Unsupported, "the dump holds no schema of an application"));
@@ -195,18 +200,14 @@ impl MySqlOps {
 }
 
 /// Refuses another flavour and a newer version; says so where the dump does not tell.
-fn check_version(contents: &Contents, server: &Server) -> Result<Vec<String>> {
+pub(super) fn check_version(contents: &Contents, server: &Server) -> Result<Vec<String>> {
     let to = server.info();
-    let flavour = |flavour| match flavour {
-        mysql::Flavour::Mysql => catalog::Flavour::Mysql,
-        mysql::Flavour::Mariadb => catalog::Flavour::Mariadb,
-    };
     let Some(from) = contents.header.flavour() else {
         return Ok(vec!["it does not say which server it is of".into()]);
     };
     // Where only the family is known, the version is not judged.
     let version = contents.header.server_version.as_deref().unwrap_or(&to.version_text);
-    catalog::compatible(ComponentKind::Logical, (flavour(from), version), (flavour(to.flavour), &to.version_text))?;
+    catalog::compatible(ComponentKind::Logical, (from.into(), version), (to.flavour.into(), &to.version_text))?;
     Ok(Vec::new())
 }
 

@@ -403,11 +403,7 @@ impl DatabaseOps for MySqlOps {
 }
 
 fn check_version(kind: ComponentKind, from: &catalog::DatabaseFacts, to: &mysql::ServerInfo) -> Result<()> {
-    let flavour = match to.flavour {
-        mysql::Flavour::Mysql => catalog::Flavour::Mysql,
-        mysql::Flavour::Mariadb => catalog::Flavour::Mariadb,
-    };
-    catalog::compatible(kind, (from.flavour, &from.version), (flavour, &to.version_text))
+    catalog::compatible(kind, (from.flavour, &from.version), (to.flavour.into(), &to.version_text))
 }
 
 fn of_backups_accounts(error: Error) -> Error {

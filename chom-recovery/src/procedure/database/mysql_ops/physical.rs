@@ -14,7 +14,6 @@ use crate::{
         self, BackupReader, Capture, ComponentKind, ComponentReader, ComponentWriter, DatabaseFacts, Facts, physical,
     },
     error::{Error, ErrorKind, Result},
-    files::Root,
     mysql::{
         Server,
         physical::{CopyBaseline, dialect, pages::PageReport, require_copyable, require_same, settings},
