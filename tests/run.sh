@@ -146,10 +146,10 @@ recoveries() {
   [ "$depth" = core ] || return 0
   case "$1" in
     mysql) echo deleted_tablespaces merely_stopped refused_credentials damaged_backup of_another_signer newer_server \
-      killed_in_each a_drill fills_up dump_alone physical:: ;;
+      killed_in_each a_drill fills_up dump_alone physical:: a_copy_that_is_kept names_the_damaged_table ;;
     mariadb-10.11) echo deleted_tablespaces corrupt_tablespace emptied_volume waits_for_approval no_room never_comes_up \
       told_to_stop keeps_users_out physical:: ;;
-    mariadb-11.8) echo deleted_tablespaces dropped_schema data_files_copied_under_writes ;;
+    mariadb-11.8) echo deleted_tablespaces dropped_schema data_files_copied_under_writes is_read_table_by_table ;;
   esac
 }
 
