@@ -56,6 +56,8 @@ enum Inside {
 pub(super) struct Scan {
     pub(super) at: usize,
     inside: Inside,
+    /// Where a word that reached the end of what was read may go on: a long number in hexadecimal digits does.
+    cut_word: Option<usize>,
     pub(super) values: Values,
     depth: u32,
     pub(super) rows: u64,
@@ -79,6 +81,7 @@ impl Scan {
         Self {
             at: 0,
             inside: Inside::Nothing,
+            cut_word: None,
             values,
             depth: 0,
             rows: 0,
@@ -208,7 +211,13 @@ impl Scan {
                 .map_or(length, |at| at.min(length));
         }
         let word = &rest[..length];
-        if self.depth == 0 {
+        let goes_on = self.cut_word.take() == Some(self.at);
+        if length == rest.len() {
+            self.cut_word = Some(self.at + length);
+        }
+        if goes_on {
+            // What it is was seen at its begin.
+        } else if self.depth == 0 {
             match self.values {
                 Values::Before if word.eq_ignore_ascii_case(b"VALUES") || word.eq_ignore_ascii_case(b"VALUE") => {
                     self.values = Values::Rows;

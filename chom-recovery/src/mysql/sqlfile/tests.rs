@@ -190,6 +190,25 @@ fn a_long_insert_is_cut_between_rows_and_loses_none() {
 }
 
 #[test]
+fn a_number_of_many_digits_is_a_literal_whatever_is_read_at_once() {
+    let of = |text: &str, step| {
+        let pieces = split_with(text.as_bytes(), Limits::default(), step).unwrap();
+        let insert = pieces.into_iter().find_map(|piece| match piece.token {
+            Token::Statement(Kind::Insert(insert)) => Some(insert),
+            _ => None,
+        });
+        insert.unwrap()
+    };
+    let digits = "AB".repeat(3000);
+    for step in [1, 7, 100, 1000, 5000] {
+        let plain = of(&format!("INSERT INTO t VALUES (1,0x{digits},2.5),(2,0x{digits},NULL);\n"), step);
+        assert_eq!((plain.rows, plain.has_expressions), (2, false), "{step} bytes at a time");
+        let computed = of(&format!("INSERT INTO t VALUES (1,0x{digits}),(2,{}());\n", "a".repeat(6000)), step);
+        assert!(computed.has_expressions, "{step} bytes at a time");
+    }
+}
+
+#[test]
 fn what_is_longer_than_the_limit_is_an_error_that_names_the_place() {
     let limits = Limits { longest: 1 << 20, split: 1000 };
     let text = format!("USE a;\nINSERT INTO t VALUES ('{}');", "x".repeat(3 << 20));
