@@ -66,7 +66,7 @@ impl Style {
         }
         match first {
             b if b == quote => {
-                out.extend(if self.no_backslash_escapes || second % 2 == 0 { [b, b] } else { [b'\\', b] })
+                out.extend(if self.no_backslash_escapes || second % 2 == 0 { [b, b] } else { [b'\\', b] });
             }
             _ if self.no_backslash_escapes => out.push(first),
             b'\\' => out.extend(b"\\\\"),
