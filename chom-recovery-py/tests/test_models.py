@@ -65,7 +65,8 @@ def test_a_salvage_names_what_is_missing() -> None:
             "damaged_pages": [],
         },
     )
-    assert report.backup.is_salvaged and not decode(models.BackupInfo, BACKUP).is_salvaged
+    assert report.backup.is_salvaged
+    assert not decode(models.BackupInfo, BACKUP).is_salvaged
     assert report.tables[0].unread == (models.KeyRange("41", None),)
     assert (report.tables[1].unread, report.tables[1].why) == ((), None)
 

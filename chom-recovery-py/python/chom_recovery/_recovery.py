@@ -151,8 +151,8 @@ class Recovery:
             backup: `"latest"`, `"previous"`, an id or the begin of one, `"tag:NAME"` for the newest with a tag,
                 `"legacy:PATH"` for a dump of another program, an
                 aware `datetime` for the newest whose data is not later, or an item of `backups.list()`.
-            kind: Which kind of backup is chosen where `backup` names no single one: `"auto"` takes the newest, unless it
-                does not go here or may carry what failed, and says why in the plan and in the report.
+            kind: Which kind of backup is chosen where `backup` names no single one: `"auto"` takes the newest, unless
+                it does not go here or may carry what failed, and says why in the plan and in the report.
             extent: `"recover"` is the whole runbook, with checklist, triage, maintenance mode and soak; `"restore"`
                 only replaces the data, whatever state it is in.
             incident_began: Aware time from which the loss of data is counted back; the begin of the run by default.

@@ -162,7 +162,7 @@ impl DumpSink for PartSink<'_> {
 pub struct Loaded {
     /// Counts, and what could not be made again.
     pub report: load::Report,
-    /// For [`mysql::compare`].
+    /// For [`crate::mysql::compare`].
     pub baseline: Baseline,
     /// For [`load::replace_accounts`], which comes after the comparison.
     pub objects: Objects,
