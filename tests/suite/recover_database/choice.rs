@@ -58,8 +58,8 @@ async fn the_kind_is_chosen_by_age_and_by_what_goes_here_and_by_what_failed() {
     assert!(told.contains("lower_case_table_names was 2") && told.contains(&forged.id().to_string()), "{told}");
     assert_eq!(bench.fingerprint().await, before);
 
-    // Pages of a table are overwritten. MariaDB serves on, and calls the table corrupt, which its files may have been for long.
-    // MySQL ends over it, and all that is known is that these pages were sound when they were copied.
+    // Pages of a table are overwritten. A server that serves on calls the table corrupt, which its files may have been for long.
+    // Where MySQL ends over it, all that is known is that these pages were sound when they were copied.
     let files = back_up(&bench).await;
     chaos::compose(&bench.stack, &["stop", "mysql"]);
     chaos::overwrite_pages(&bench.stack, &bench.volume(), "chom/orders.ibd");

@@ -1,9 +1,9 @@
 //! Single tables of a logical backup, or of a dump of another program, restored on production's running server.
 //!
 //! They are made beside production's, compared with the backup there, and put in place by one `RENAME TABLE`; what
-//! production had is kept in a schema named after the run. Only what they need is read from the backup; a dump is proven to
-//! its end first, and of it nothing but values reaches the server. Nothing else on the server stops, and rows written to a table between the backup and the exchange are not lost: they are in the table
-//! that is kept.
+//! production had is kept in a schema named after the run. Only what they need is read from the backup. A dump is proven to
+//! its end first, and of it nothing but values and definitions, written anew, reaches the server. Nothing else on the server
+//! stops, and rows written to a table between the backup and the exchange are not lost: they are in the table that is kept.
 
 pub mod ops;
 mod report;
