@@ -1,6 +1,6 @@
 //! The facade, method by method.
 
-use std::{future::Future, path::PathBuf};
+use std::{future::Future, path::PathBuf, time::Duration};
 
 use chom_recovery::{
     Error, ErrorKind, Recovery, Result, System,
@@ -153,6 +153,11 @@ impl NativeRecovery {
         self.read(py, |recovery| async move { Ok(recovery.diagnose().await) })
     }
 
+    fn check_tables<'py>(&self, py: Python<'py>, within_s: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        let within = within_s.map(seconds).transpose().map_err(|e| raise(&e.to_record()))?;
+        self.read(py, |recovery| async move { recovery.check_tables(within).await })
+    }
+
     fn backups<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.read(py, |recovery| async move { recovery.backups().await })
     }
@@ -278,6 +283,11 @@ async fn encryption_of(cipher: Cipher, recipients: &[String], escrow_identity: O
         (Cipher::None, None) if recipients.is_empty() => Ok(Encryption::None),
         (Cipher::None, _) => Err(refuse("without encryption there are no recipients and no escrow")),
     }
+}
+
+fn seconds(number: f64) -> Result<Duration> {
+    Duration::try_from_secs_f64(number)
+        .map_err(|e| Error::new(ErrorKind::InvalidInput, format!("{number} is no duration")).caused_by(e))
 }
 
 fn run_id(text: &str) -> PyResult<RunId> {

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import sys
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -152,6 +153,50 @@ async def test_a_host_that_runs_out_of_memory_leaves_a_run_that_goes_on(stack: S
     assert backup.level == "L2"
     [ended] = (await recovery.runs()).runs
     assert ended.status is RunStatus.SUCCEEDED
+
+
+async def test_a_single_table_comes_back_and_its_restore_is_undone(stack: Stack, tmp_path: Path) -> None:
+    made = await (await Recovery.open(stack.config(tmp_path))).init_repository(encryption="none")
+    recovery = await Recovery.open(stack.config(tmp_path, signers=(made.signer,)))
+    checked = await recovery.check_tables(timedelta(minutes=5))
+    assert checked.is_good, checked
+    assert checked.good > 0
+    with pytest.raises(InvalidInputError):
+        await recovery.check_tables(timedelta(seconds=-1))
+
+    def rows(table: str = "of_python") -> str:
+        return stack.sql(f"SELECT COUNT(*), SUM(CRC32(CONCAT_WS('|', id, note))) FROM {table}")  # noqa: S608
+
+    stack.sql("CREATE TABLE of_python (id INT PRIMARY KEY, note TEXT)")
+    stack.sql("INSERT INTO of_python SELECT id, reference FROM orders ORDER BY id LIMIT 100")
+    whole = rows()
+    backup = await recovery.backups.create(components=["database"])
+    physical = await recovery.backups.create(components=["database"], kind="physical")
+    assert physical.committed > backup.committed
+    stack.sql("DELETE FROM of_python WHERE id % 2 = 0")
+    left = rows()
+    assert left != whole
+
+    for wrong in ("orders", ".orders", "a.b.c"):
+        with pytest.raises(InvalidInputError, match=r"schema\.table"):
+            await recovery.restore_tables([wrong], confirm=stack.project)
+    with pytest.raises(TypeError, match="put it into a list"):
+        await recovery.restore_tables("chom.of_python", confirm=stack.project)
+    with pytest.raises(NotFoundError):
+        await recovery.restore_tables(["chom.nothing"], backup, confirm=stack.project)
+
+    # The newest that holds rows, though data files are newer.
+    report = await recovery.restore_tables(["chom.of_python"], confirm=stack.project, allow_local_infile=True)
+    assert report.done
+    assert rows() == whole
+    await recovery.rollback((await recovery.runs()).runs[-1].run, because="it was a test")
+    assert rows() == left
+    beside = await recovery.restore_tables(
+        ["chom.of_python"], backup, rename="chom.beside", confirm=stack.project, allow_local_infile=True
+    )
+    assert beside.done
+    assert (rows("beside"), rows()) == (whole, left)
+    stack.sql("DROP TABLE of_python, beside")
 
 
 async def test_files_come_back_from_a_copy_where_the_repository_is_damaged(stack: Stack, tmp_path: Path) -> None:

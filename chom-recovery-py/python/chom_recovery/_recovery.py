@@ -198,9 +198,7 @@ class Recovery:
             NoSpaceError: There is no room for a copy. Also an `OSError`.
             LockedError: Another run is going on or unfinished.
         """
-        if isinstance(tags, str):
-            raise TypeError("`tags` is one string; put it into a list")
-        request = json.dumps({"up_to_level": up_to_level, "tags": list(tags)})
+        request = json.dumps({"up_to_level": up_to_level, "tags": _several("tags", tags)})
         ongoing = self._native.salvage_database(request, _options(operator or _login(), None, is_confirmed=False))
         return decode(models.SalvageReport, await follow(ongoing, on_event))
 
@@ -237,6 +235,63 @@ class Recovery:
         options, asker = self._options(confirm, approve, None, operator)
         ongoing = self._native.restore_files(json.dumps(request), options, asker)
         return decode(models.FilesReport, await follow(ongoing, on_event, asker))
+
+    async def restore_tables(
+        self,
+        tables: Iterable[str] = (),
+        backup: Which = "latest",
+        *,
+        schemas: Iterable[str] = (),
+        rename: str | None = None,
+        allow_local_infile: bool = False,
+        confirm: str | None = None,
+        approve: Approver | None = None,
+        operator: str | None = None,
+        on_event: EventCallback | None = None,
+    ) -> models.Recovered:
+        """Restores single tables on the running server: beside production's, compared there, exchanged by one rename.
+
+        What production had is kept in a schema named after the run; `rollback` puts it back.
+
+        Args:
+            tables: Each as `"schema.table"`.
+            backup: As for `recover_database`; `"latest"` is the newest that holds the database as rows.
+            schemas: Schemas of which every table is meant.
+            rename: Another name, as `"schema.table"`, for the one table that is asked for; then nothing is replaced.
+            allow_local_infile: Whether `local_infile` may be switched on while rows are loaded, where it is off.
+            confirm: Name of the Compose project: says yes to every question beforehand.
+            approve: Answers questions instead.
+            operator: Name of the person, for the journal; the login's by default.
+            on_event: Called with each event.
+
+        Raises:
+            NotFoundError: The backup has no such table.
+            PreconditionError: Something of production refers to the table, or `local_infile` is off.
+            NeedsConfirmation: The run waits for a person.
+            CorruptError: The backup is damaged; production was not touched.
+        """
+        request = {
+            "backup": _selector(backup),
+            "tables": [_table(name) for name in _several("tables", tables)],
+            "schemas": _several("schemas", schemas),
+            "rename": None if rename is None else _table(rename),
+            "allow_local_infile": allow_local_infile,
+        }
+        options, asker = self._options(confirm, approve, None, operator)
+        ongoing = self._native.recover("restore-tables", json.dumps(request), options, asker)
+        return decode(models.Recovered, await follow(ongoing, on_event, asker))
+
+    async def check_tables(self, within: timedelta | None = None) -> models.CheckReport:
+        """Runs `CHECK TABLE` over all tables of the running database, several at once. Changes nothing.
+
+        Args:
+            within: Longest time; `limits.check_table_cap` by default. What was not reached is named in the report.
+
+        Raises:
+            UnreachableError: The database does not answer. Also a `ConnectionError`.
+        """
+        seconds = None if within is None else within.total_seconds()
+        return decode(models.CheckReport, json.loads(await self._native.check_tables(seconds)))
 
     async def plan(self, part: Part, **request: Any) -> models.Plan:
         """Finds out what `recover` would do now, without doing it. Arguments are those of it."""
@@ -413,6 +468,7 @@ class Backups:
         tags: Iterable[str] = (),
         *,
         components: Iterable[str] = (),
+        kind: Literal["logical", "physical"] = "logical",
         operator: str | None = None,
         on_event: EventCallback | None = None,
     ) -> models.BackupInfo:
@@ -421,6 +477,8 @@ class Backups:
         Args:
             tags: Tags to find it by.
             components: What to back up; by default the database and every component that is configured.
+            kind: How the database is kept: as rows, which go into newer servers too, or as the server's data files,
+                which are back in the time it takes to copy them.
             operator: Name of the person, for the journal; the login's by default.
             on_event: Called with each event.
 
@@ -428,11 +486,8 @@ class Backups:
             LockedError: A recovery is going on.
             NoSpaceError: The store is full; nothing of the backup is visible then. Also an `OSError`.
         """
-        if isinstance(tags, str):
-            raise TypeError("`tags` is one string; put it into a list")
-        if isinstance(components, str):
-            raise TypeError("`components` is one string; put it into a list")
-        request = json.dumps({"tags": list(tags), "components": list(components)})
+        named = {"tags": _several("tags", tags), "components": _several("components", components), "kind": kind}
+        request = json.dumps(named)
         ongoing = self._native.back_up(request, _options(operator or _login(), None, is_confirmed=False))
         return decode(models.BackupInfo, await follow(ongoing, on_event))
 
@@ -503,6 +558,19 @@ def _database(backup: Which, kind: str, extent: str, incident_began: datetime | 
 
 def _request(named: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _selector(value) if name == "backup" else value for name, value in named.items()}
+
+
+def _several(what: str, names: Iterable[str]) -> list[str]:
+    if isinstance(names, str):
+        raise TypeError(f"`{what}` is one string; put it into a list")
+    return list(names)
+
+
+def _table(text: str) -> dict[str, str]:
+    match text.split("."):
+        case [schema, name] if schema and name:
+            return {"schema": schema, "name": name}
+    raise InvalidInputError(f"`{text}` is not schema.table", code="invalid_input")
 
 
 def _moment(time: datetime | None) -> str | None:
