@@ -66,7 +66,7 @@ pub use files::RestoredTree;
 pub use gathering::{Evidence, EvidenceRequest};
 pub use kept_schemas::LeftoverSchema;
 pub use leftovers::{Kept, LeftoverContainer, LeftoverFolder, LeftoverVolume, Leftovers, Pruned};
-pub use overview::{BackupStatus, NextStep, OpenRun, Overview, UnreadableRun};
+pub use overview::{BackupStatus, NextStep, OpenRun, Overview, UnreadableRun, WarmCopy};
 pub use upkeep::MaintenanceSwitch;
 
 /// One protected system. Cheap to clone.

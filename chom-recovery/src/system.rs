@@ -2,6 +2,7 @@
 
 mod audit;
 mod component;
+mod database;
 mod environment;
 mod fpm;
 mod legacy;
@@ -9,6 +10,7 @@ mod monitoring;
 mod nginx;
 mod partial;
 mod performance;
+mod repository;
 mod retention;
 mod schedule;
 mod store;
@@ -30,6 +32,7 @@ use crate::{
 
 pub use audit::AuditTable;
 pub use component::{Component, DATABASE, TreeKind};
+pub use database::{Database, Throttle};
 pub use environment::EnvironmentFile;
 pub use fpm::PhpFpm;
 pub use legacy::{Legacy, LegacyAccount};
@@ -37,6 +40,7 @@ pub use monitoring::{Bounds, Monitoring, MonitoringServer, Synthetic};
 pub use nginx::Nginx;
 pub use partial::Partial;
 pub use performance::Performance;
+pub use repository::Repository;
 pub use retention::Retention;
 pub use schedule::Schedule;
 pub use store::{S3Settings, SftpSettings, StoreSettings};
@@ -198,87 +202,6 @@ pub struct Compose {
     pub context: Option<String>,
 }
 
-/// The database and how to log in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Database {
-    /// Compose service.
-    pub service: String,
-    /// Account that may read everything, lock and replicate.
-    #[serde(default = "root")]
-    pub user: String,
-    /// Its password.
-    pub password: SecretSource,
-    /// Port in the container.
-    #[serde(default = "mysql_port")]
-    pub port: u16,
-    /// Address to dial instead of the container's, `host:port`; needed for TCP engines without a published port.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub address: Option<String>,
-    /// Data directory in the container: the mount point of the volume.
-    #[serde(default = "mysql_data_dir")]
-    pub data_dir: String,
-    /// Longest time for a clean shutdown.
-    #[serde(default = "two_minutes", with = "humantime_serde")]
-    pub stop_grace: Duration,
-    /// How far AUTO_INCREMENT leaps after a restore where the value before the incident could not be read, so that
-    /// no lost id is given out twice.
-    #[serde(default = "id_gap")]
-    pub id_gap: u64,
-    /// When a backup pauses because the server has other things to do.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub throttle: Option<Throttle>,
-    /// The newest physical backup is kept unpacked on the Engine's host as well, in a volume of its own: restoring it is a
-    /// rename and a start. It takes the room of the data once more.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub keep_warm: bool,
-}
-
-/// When a dump pauses. Its snapshot stays, and the server keeps old versions of rows for it meanwhile.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Throttle {
-    /// Pauses while more statements than these run (`Threads_running` without the dump's own).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub running: Option<u64>,
-    /// Pauses while this server, as a replica, is further behind its source.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "humantime_serde::option")]
-    pub lag: Option<Duration>,
-    /// Longest time that pauses take in all; after it the dump goes on.
-    #[serde(default = "ten_minutes", with = "humantime_serde")]
-    pub longest: Duration,
-}
-
-fn ten_minutes() -> Duration {
-    Duration::from_mins(10)
-}
-
-impl Default for Throttle {
-    fn default() -> Self {
-        Self { running: None, lag: None, longest: ten_minutes() }
-    }
-}
-
-fn id_gap() -> u64 {
-    100_000
-}
-
-fn root() -> String {
-    "root".into()
-}
-
-fn mysql_port() -> u16 {
-    3306
-}
-
-fn mysql_data_dir() -> String {
-    "/var/lib/mysql".into()
-}
-
-fn two_minutes() -> Duration {
-    Duration::from_mins(2)
-}
-
 /// The web application.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -428,70 +351,6 @@ fn ok() -> u16 {
 
 fn two_seconds() -> Duration {
     Duration::from_secs(2)
-}
-
-/// Where backups lie and whose signature counts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Repository {
-    /// `file:/absolute/path`, `s3://bucket/prefix` or `sftp://[user@]host[:port]/absolute/path`, without a password.
-    pub url: String,
-    /// How a bucket is reached, for `s3:`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub s3: Option<S3Settings>,
-    /// How a host is reached, for `sftp:`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sftp: Option<SftpSettings>,
-    /// Second store, with copies of the backups.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub copy: Option<StoreSettings>,
-    /// Ed25519 public keys whose manifests are trusted, in hex; `repo init` prints the line to add.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub signers: Vec<String>,
-    /// age recipients, `age1…`, that backups are encrypted for: all of them and nobody else. Empty: the repository is
-    /// not encrypted.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub recipients: Vec<String>,
-    /// Identity files that encrypted backups are read with: one source, or a list. Taking backups needs none.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "one_or_many")]
-    pub identity: Vec<SecretSource>,
-}
-
-fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<SecretSource>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "expected `{ file = … }`, `{ env = … }`, `{ command = [ … ] }` or a list of these")]
-    enum Sources {
-        Many(Vec<SecretSource>),
-        One(SecretSource),
-    }
-    Ok(match Sources::deserialize(deserializer)? {
-        Sources::Many(sources) => sources,
-        Sources::One(source) => vec![source],
-    })
-}
-
-impl Repository {
-    /// Returns what the store is opened with.
-    pub fn store(&self) -> StoreSettings {
-        StoreSettings {
-            url: self.url.clone(),
-            s3: self.s3.clone().unwrap_or_default(),
-            sftp: self.sftp.clone().unwrap_or_default(),
-        }
-    }
-
-    /// Returns the settings with the stores' parts changed: the copy is read and written, and the other one is its copy.
-    ///
-    /// # Errors
-    /// `NotFound`: no copy is configured.
-    pub fn on_copy(&self) -> Result<Self> {
-        let Some(copy) = self.copy.clone() else {
-            return Err(Error::new(ErrorKind::NotFound, "no copy of the repository is configured")
-                .hint("add `[repository.copy]` with the `url` of a second store"));
-        };
-        let (s3, sftp) = (Some(copy.s3), Some(copy.sftp));
-        Ok(Self { url: copy.url, s3, sftp, copy: Some(self.store()), ..self.clone() })
-    }
 }
 
 /// Limits of the host.

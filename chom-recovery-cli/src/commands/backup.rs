@@ -383,6 +383,9 @@ fn print_status(output: &Output, status: &BackupStatus) {
         let newest = copy.newest.map_or_else(|| "none".into(), |id| id.to_string());
         output.line(format!("  copy: newest {newest}, {} usable", copy.usable));
     }
+    if let Some(warm) = status.warm.as_ref().filter(|warm| warm.is_kept) {
+        output.line(format!("  unpacked on the host: {}", warm.backup));
+    }
     for finding in &status.findings {
         output.line(format!("  {finding}"));
     }

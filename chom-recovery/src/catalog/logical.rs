@@ -50,7 +50,8 @@ pub async fn dump_to(
     options: &dump::Options,
     progress: OnProgress<'_>,
 ) -> Result<Summary> {
-    let mut sink = PartSink::new(component, options.connections.max(1), progress);
+    // One more than connections: one part always waits for the disk.
+    let mut sink = PartSink::new(component, options.connections.max(1) + 1, progress);
     let summary = dump::dump(server, options, &mut sink).await?;
     sink.finish(&summary, 0).await?;
     Ok(summary)

@@ -8,7 +8,7 @@ use std::{
 
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{
     quote,
@@ -20,6 +20,11 @@ use crate::error::{ErrorKind, Result};
 /// Tables that are checked at once. More would take the server from its users: InnoDB reads a single table with several
 /// threads already.
 const CONNECTIONS: usize = 4;
+
+/// How often it is asked whether the server still runs, and how long it has for an answer.
+const LOOK: Duration = Duration::from_secs(5);
+/// Looks in a row that did not find it, after which it is gone.
+const MISSES: u32 = 3;
 
 /// A table that the server found fault with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,7 +147,14 @@ impl Server {
 
     async fn check_one(&self, session: &mut Session, (schema, table): &Table, end: Instant) -> Result<Verdict> {
         let sql = format!("CHECK TABLE {}", quote::qualified(schema, table));
-        match timeout_at(end, session.rows(sql)).await {
+        let id = session.id();
+        let answer = tokio::select! {
+            answer = timeout_at(end, session.rows(sql)) => answer,
+            () = self.until_gone(id) => {
+                return Ok(Verdict::Lost("the server ended while it checked the table".into()));
+            }
+        };
+        match answer {
             Ok(Ok(rows)) => judge(&rows),
             Ok(Err(error)) if error.kind() == ErrorKind::Unreachable => Ok(Verdict::Lost(format!(
                 "the server closed the connection while it checked the table: {}",
@@ -155,6 +167,34 @@ impl Server {
                 Ok(Verdict::OutOfTime)
             }
         }
+    }
+
+    /// Waits until the server that runs a connection's statement is gone. A container takes its address along when it ends, so
+    /// that nobody is left to say so on the connection itself.
+    async fn until_gone(&self, id: u32) {
+        let mut misses = 0;
+        while misses < MISSES {
+            sleep(LOOK).await;
+            let gone = match timeout(LOOK, self.runs(id)).await {
+                // Where it does not run, another server answers, or the answer is under way.
+                Ok(Ok(runs)) => !runs,
+                Ok(Err(error)) => error.kind() == ErrorKind::Unreachable,
+                Err(_) => true,
+            };
+            misses = if gone { misses + 1 } else { 0 };
+        }
+    }
+
+    /// Tells whether a connection is running a check.
+    async fn runs(&self, id: u32) -> Result<bool> {
+        let mut session = self.session(Role::Read).await?;
+        let mut runs = false;
+        for row in session.rows("SHOW PROCESSLIST").await? {
+            let is_check = row.bytes(7).is_some_and(|info| info.starts_with(b"CHECK"));
+            runs |= is_check && row.number(0)? == Some(u64::from(id));
+        }
+        session.close().await;
+        Ok(runs)
     }
 
     /// Finds out at which of the tables that were being checked the server ended.

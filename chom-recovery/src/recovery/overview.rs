@@ -9,9 +9,10 @@ use super::{
 };
 use crate::{
     backend::Engine,
-    catalog::{BackupInfo, Catalog, Listing},
+    catalog::{BackupId, BackupInfo, Catalog, ComponentKind, Listing},
     error::{Error, ErrorKind, ErrorRecord, Result},
     probe::{HealthMode, HealthReport, Status},
+    procedure::database::mysql_ops::kept_backups,
     report,
     run::{
         RunId,
@@ -93,8 +94,8 @@ impl NextStep {
 /// Whether the newest backup would do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BackupStatus {
-    /// Healthy: young enough and verified. Degraded: not verified, others are damaged, or the copy is out of date or out
-    /// of reach. Down: none, or too old.
+    /// Healthy: young enough and verified. Degraded: not verified, others are damaged, the copy is out of date or out of
+    /// reach, or the newest physical backup is not kept unpacked although it should be. Down: none, or too old.
     /// Inconclusive: the repository could not be read.
     pub status: Status,
     /// The newest usable backup.
@@ -108,10 +109,31 @@ pub struct BackupStatus {
     /// What the copy of the repository holds, where one is configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copy: Option<CopyStatus>,
+    /// The unpacked copy of the newest physical backup, where `database.keep_warm` wants one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm: Option<WarmCopy>,
     /// What is not as it should be.
     pub findings: Vec<String>,
     /// Why the repository could not be read.
     pub error: Option<ErrorRecord>,
+}
+
+/// What `database.keep_warm` is to keep, and whether it does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WarmCopy {
+    /// The newest physical backup.
+    pub backup: BackupId,
+    /// Whether a copy of it lies unpacked on the Engine's host.
+    pub is_kept: bool,
+}
+
+impl WarmCopy {
+    /// Looks for the newest physical backup among those of which a copy is kept; `None`: there is none.
+    fn of(listing: &Listing, kept: &[BackupId]) -> Option<Self> {
+        let is_physical = |b: &&BackupInfo| b.is_choosable() && b.database_kind == Some(ComponentKind::Physical);
+        let backup = listing.backups.iter().rfind(is_physical)?.id();
+        Some(Self { backup, is_kept: kept.contains(&backup) })
+    }
 }
 
 impl BackupStatus {
@@ -123,12 +145,13 @@ impl BackupStatus {
             age_s: None,
             allowed_age_s,
             copy: None,
+            warm: None,
             findings: vec![error.to_string()],
             error: Some(error.to_record()),
         }
     }
 
-    fn of(listing: Listing, allowed_age_s: u64, copy: Option<CopyStatus>) -> Self {
+    fn of(listing: Listing, allowed_age_s: u64, copy: Option<CopyStatus>, warm: Option<WarmCopy>) -> Self {
         let mut findings = Vec::new();
         let mut status = Status::Healthy;
         let mut worse = |findings: &mut Vec<String>, to: Status, text: String| {
@@ -166,7 +189,11 @@ impl BackupStatus {
         if let Some(finding) = copy.as_ref().and_then(|copy| outdated(copy, listing.now, allowed_age_s)) {
             worse(&mut findings, Status::Degraded, finding);
         }
-        Self { status, newest, usable, age_s, allowed_age_s, copy, findings, error: None }
+        if let Some(warm) = warm.as_ref().filter(|warm| !warm.is_kept) {
+            let finding = format!("no copy of backup {} is kept: restoring it takes until it is unpacked", warm.backup);
+            worse(&mut findings, Status::Degraded, finding);
+        }
+        Self { status, newest, usable, age_s, allowed_age_s, copy, warm, findings, error: None }
     }
 }
 
@@ -188,7 +215,13 @@ impl Recovery {
     pub async fn backup_status(&self) -> Result<BackupStatus> {
         let listed = async { Catalog::new(&self.repository().await?, &self.system.id).holding(DATABASE).list().await };
         let (listing, copy) = tokio::join!(listed, self.copy_status());
-        Ok(BackupStatus::of(listing?, self.system.objectives.backup_age.as_secs(), copy))
+        let listing = listing?;
+        let warm = if self.system.database.keep_warm {
+            WarmCopy::of(&listing, &kept_backups(&*self.backend).await?)
+        } else {
+            None
+        };
+        Ok(BackupStatus::of(listing, self.system.objectives.backup_age.as_secs(), copy, warm))
     }
 
     /// Looks at everything that an operator needs first, and says what to do next.
@@ -319,6 +352,7 @@ mod tests {
             age_s: None,
             allowed_age_s: 60,
             copy: None,
+            warm: None,
             findings: vec![],
             error: None,
         }

@@ -20,8 +20,8 @@ use crate::{
         OneOffFile,
     },
     catalog::{
-        self, BackupInfo, BackupReader, BackupWriter, Baselines, Capture, ComponentKind, ComponentSpec, DatabaseFacts,
-        Facts, Flavour, HostId, Name, PartMeta, Repository, Signer, TableBaseline,
+        self, BackupInfo, BackupReader, BackupWriter, Baselines, Capture, ComponentFacts, ComponentKind, ComponentSpec,
+        DatabaseFacts, Facts, Flavour, HostId, Name, PartMeta, Repository, SALVAGE_NOTE, Signer, TableBaseline,
     },
     error::{Error, ErrorKind, Result},
     mysql::LoginAnswer,
@@ -31,7 +31,7 @@ use crate::{
         Assessment, BackUp, DatabaseKind, DatabaseOps, Finding, Loaded, NextIds, Production, Progress, RaisedCounter,
         Verified,
     },
-    procedure::tables::ops::TableOps,
+    procedure::{salvage::ops::SalvageOps, tables::ops::TableOps},
     run::failpoint,
     secret::Secret,
     stream,
@@ -46,7 +46,7 @@ const VERSION: &str = "10.11.6";
 const DAMAGE: &str = "a page is corrupt";
 /// Files of a volume: the version of the server on it, where that is another, and tables that it calls corrupt, a line each.
 const OTHER_VERSION: &str = "version";
-const CORRUPT: &str = "corrupt";
+pub(super) const CORRUPT: &str = "corrupt";
 
 /// Returns the password that a simulated server knows of an account.
 pub fn password_of(user: &str) -> String {
@@ -125,7 +125,7 @@ pub fn upgrade(folder: &Path, version: &str) -> io::Result<()> {
     put(folder, OTHER_VERSION, version)
 }
 
-fn version(folder: &Path) -> io::Result<String> {
+pub(super) fn version(folder: &Path) -> io::Result<String> {
     Ok(text(&folder.join(OTHER_VERSION))?.unwrap_or_else(|| VERSION.into()))
 }
 
@@ -192,7 +192,7 @@ pub(super) fn of_repository(backup: &Source) -> Result<&BackupReader> {
 #[derive(Debug, Clone)]
 pub struct SimDatabase {
     system: Arc<System>,
-    backend: Arc<SimBackend>,
+    pub(super) backend: Arc<SimBackend>,
     repository: Repository,
 }
 
@@ -236,6 +236,72 @@ impl SimDatabase {
             Health::down("the server is still being set up")
         } else {
             Health::healthy(format!("{} tables", data.tables.len()))
+        })
+    }
+
+    /// Stores data as a backup. `unread` are tables whose rows could not be read, of a server that does not start any more.
+    pub(super) async fn store(
+        &self,
+        data: &Data,
+        version: String,
+        request: &BackUp,
+        unread: &[String],
+        progress: Progress,
+    ) -> Result<BackupInfo> {
+        let begin = Utc::now();
+        let signer = Signer::load(&self.system.state_dir(), &self.system.id)?;
+        let host = HostId::derive(&self.backend.engine().await?.id);
+        let mut writer = BackupWriter::begin(&self.repository, &signer, &host, &self.system.id).await?;
+        let kind = match request.kind {
+            DatabaseKind::Logical => ComponentKind::Logical,
+            DatabaseKind::Physical => ComponentKind::Physical,
+        };
+        let component = writer.component(ComponentSpec::new(DATABASE, kind)?)?;
+        let mut baselines = Baselines { accounts: Some(rows(&data.accounts)), ..Baselines::default() };
+        let mut index = 0;
+        for (table, text) in &data.tables {
+            let mut meta = PartMeta { what: "rows".into(), table: Some(table.clone()), ..PartMeta::default() };
+            meta.notes.insert("next".into(), data.next.get(table).copied().unwrap_or(1).to_string());
+            component.put(index, meta, stream::once(text.clone())).await?;
+            failpoint::hit("after part");
+            index += 1;
+            baselines.tables.push(TableBaseline {
+                schema: SCHEMA.into(),
+                table: table.clone(),
+                rows: rows(text),
+                checksum: Some(checksum(text)),
+            });
+            progress(u64::from(index), None);
+        }
+        let meta = PartMeta { what: "accounts".into(), ..PartMeta::default() };
+        component.put(index, meta, stream::once(data.accounts.clone())).await?;
+        let mut facts = Facts::new(Capture { begin, point: begin, end: Utc::now() });
+        if !unread.is_empty() {
+            component.describe(ComponentFacts { unread: unread.len() as u64, ..ComponentFacts::default() });
+            facts.notes.insert(SALVAGE_NOTE.into(), "1".into());
+            facts.warnings.extend(unread.iter().map(|table| format!("table `{table}`: no row was read")));
+        }
+        facts.run.clone_from(&request.run);
+        facts.tags = request.tags.iter().map(|tag| tag.parse::<Name>()).collect::<Result<_>>()?;
+        facts.baselines = baselines;
+        facts.database = Some(DatabaseFacts {
+            flavour: Flavour::Mariadb,
+            version,
+            server_uuid: None,
+            position: None,
+            gtid_set: None,
+            variables: BTreeMap::new(),
+        });
+        failpoint::hit("before manifest");
+        let info = writer.finish(facts).await?;
+        failpoint::hit("after manifest");
+        let reader = BackupReader::open(&self.repository, info.place.clone()).await?;
+        let verified = catalog::verify_written(&reader, &|_| {}).await?.into_result()?;
+        Ok(BackupInfo {
+            level: Some(verified.level),
+            verified: Some(verified.ended),
+            decoded_when_written: verified.decoded_when_written,
+            ..info
         })
     }
 
@@ -453,58 +519,12 @@ impl DatabaseOps for SimDatabase {
         Ok(Arc::new(self.clone()))
     }
 
+    fn salvage(&self) -> Result<Arc<dyn SalvageOps>> {
+        Ok(Arc::new(self.clone()))
+    }
+
     async fn back_up(&self, production: &Production, request: &BackUp, progress: Progress) -> Result<BackupInfo> {
         let folder = self.served(&production.container).await?;
-        let (data, version) = (Data::read(&folder)?, version(&folder)?);
-        let begin = Utc::now();
-        let signer = Signer::load(&self.system.state_dir(), &self.system.id)?;
-        let host = HostId::derive(&self.backend.engine().await?.id);
-        let mut writer = BackupWriter::begin(&self.repository, &signer, &host, &self.system.id).await?;
-        let kind = match request.kind {
-            DatabaseKind::Logical => ComponentKind::Logical,
-            DatabaseKind::Physical => ComponentKind::Physical,
-        };
-        let component = writer.component(ComponentSpec::new(DATABASE, kind)?)?;
-        let mut baselines = Baselines { accounts: Some(rows(&data.accounts)), ..Baselines::default() };
-        let mut index = 0;
-        for (table, text) in &data.tables {
-            let mut meta = PartMeta { what: "rows".into(), table: Some(table.clone()), ..PartMeta::default() };
-            meta.notes.insert("next".into(), data.next.get(table).copied().unwrap_or(1).to_string());
-            component.put(index, meta, stream::once(text.clone())).await?;
-            failpoint::hit("after part");
-            index += 1;
-            baselines.tables.push(TableBaseline {
-                schema: SCHEMA.into(),
-                table: table.clone(),
-                rows: rows(text),
-                checksum: Some(checksum(text)),
-            });
-            progress(u64::from(index), None);
-        }
-        let meta = PartMeta { what: "accounts".into(), ..PartMeta::default() };
-        component.put(index, meta, stream::once(data.accounts.clone())).await?;
-        let mut facts = Facts::new(Capture { begin, point: begin, end: Utc::now() });
-        facts.run.clone_from(&request.run);
-        facts.tags = request.tags.iter().map(|tag| tag.parse::<Name>()).collect::<Result<_>>()?;
-        facts.baselines = baselines;
-        facts.database = Some(DatabaseFacts {
-            flavour: Flavour::Mariadb,
-            version,
-            server_uuid: None,
-            position: None,
-            gtid_set: None,
-            variables: BTreeMap::new(),
-        });
-        failpoint::hit("before manifest");
-        let info = writer.finish(facts).await?;
-        failpoint::hit("after manifest");
-        let reader = BackupReader::open(&self.repository, info.place.clone()).await?;
-        let verified = catalog::verify_written(&reader, &|_| {}).await?.into_result()?;
-        Ok(BackupInfo {
-            level: Some(verified.level),
-            verified: Some(verified.ended),
-            decoded_when_written: verified.decoded_when_written,
-            ..info
-        })
+        self.store(&Data::read(&folder)?, version(&folder)?, request, &[], progress).await
     }
 }

@@ -6,6 +6,7 @@ pub mod database;
 pub mod kill;
 pub mod php;
 pub mod redis;
+mod salvage;
 pub mod sim;
 pub mod stack;
 pub mod store;

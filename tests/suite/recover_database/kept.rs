@@ -10,6 +10,7 @@ use std::{
 use chom_recovery::{
     Recovery, System,
     catalog::{BackupInfo, Selector},
+    probe::Status,
     procedure::{
         database::{
             DatabaseReport, Extent, PROCEDURE, WantedKind,
@@ -17,7 +18,7 @@ use chom_recovery::{
         },
         drill,
     },
-    recovery::{Report, RunOptions},
+    recovery::{Report, RunOptions, WarmCopy},
     run::failpoint,
 };
 use chom_recovery_tests::chaos;
@@ -63,6 +64,8 @@ async fn a_copy_that_is_kept_unpacked_is_moved_into_place_and_another_one_is_not
     let found = kept(&bench).await;
     let [(volume, Some(_))] = &found[..] else { panic!("{found:?}") };
     assert!(volume.ends_with(&second.id().to_string()), "{volume}: the one before gave way");
+    let told = async || warm.backup_status().await.unwrap().warm;
+    assert_eq!(told().await, Some(WarmCopy { backup: second.id(), is_kept: true }));
     // Finished runs leave it, too.
     let leftovers = warm.leftovers(std::time::Duration::ZERO).await.unwrap();
     assert!(leftovers.volumes.iter().all(|v| v.volume != *volume), "{leftovers:?}");
@@ -84,6 +87,8 @@ async fn a_copy_that_is_kept_unpacked_is_moved_into_place_and_another_one_is_not
     assert!(filled(report).from_kept_copy);
     assert_eq!(bench.fingerprint().await, before);
     assert!(kept(&bench).await.is_empty(), "it is production's data now");
+    let status = warm.backup_status().await.unwrap();
+    assert!(status.warm.is_some_and(|w| !w.is_kept) && status.status >= Status::Degraded, "{:?}", status.findings);
 
     // There is none any more, and the repository has it all.
     let unpacked = filled(restore(&warm, &second, Extent::Restore).await);

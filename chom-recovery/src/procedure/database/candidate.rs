@@ -77,7 +77,7 @@ impl Site {
     }
 
     /// Names production's volume.
-    pub(in crate::procedure) fn volume(&self) -> &str {
+    pub(crate) fn volume(&self) -> &str {
         &self.original.volume
     }
 
@@ -103,7 +103,7 @@ impl Site {
     }
 
     /// What candidates of this purpose are called in labels.
-    pub(in crate::procedure) fn role(&self) -> &'static str {
+    pub(crate) fn role(&self) -> &'static str {
         self.purpose.role()
     }
 
@@ -114,12 +114,12 @@ impl Site {
     }
 
     /// Name of the candidate's container: found again by it after a crash.
-    pub(in crate::procedure) fn container_name(&self) -> String {
+    pub(crate) fn container_name(&self) -> String {
         format!("{}-{}-{}", self.backend.project(), self.purpose.role(), self.run_id.to_lowercase())
     }
 
     /// Name of the candidate's volume. After the swap it holds what production had.
-    pub(in crate::procedure) fn volume_name(&self) -> String {
+    pub(crate) fn volume_name(&self) -> String {
         match self.purpose {
             Purpose::Swap => format!("{}__r_{}", self.base_name(), self.run_id),
             Purpose::Drill | Purpose::Salvage => format!("{}{}", self.prefixes().1, self.run_id),
@@ -132,7 +132,7 @@ impl Site {
     }
 
     /// Removes what was built, as far as nobody can need it.
-    pub(in crate::procedure) async fn clear(&self) -> Result<()> {
+    pub(crate) async fn clear(&self) -> Result<()> {
         self.backend.remove_container(&self.container_name()).await?;
         match self.purpose {
             Purpose::Swap => Ok(()),
@@ -166,7 +166,7 @@ impl Site {
         Ok(removed)
     }
 
-    pub(in crate::procedure) fn labels(&self, role: &str) -> Labels {
+    pub(crate) fn labels(&self, role: &str) -> Labels {
         [(RUN_LABEL.to_owned(), self.run_id.clone()), (ROLE_LABEL.to_owned(), role.to_owned())].into()
     }
 

@@ -18,7 +18,7 @@ use super::{
     MySqlOps,
 };
 use crate::{
-    backend::{Labels, MountSource, ROLE_LABEL, RUN_LABEL, Volume},
+    backend::{Backend, Labels, MountSource, ROLE_LABEL, RUN_LABEL, Volume},
     catalog::{BackupId, BackupInfo, BackupReader, ComponentReader, physical},
     error::{Error, ErrorKind, Result},
     files::Root,
@@ -87,11 +87,7 @@ impl MySqlOps {
         for volume in self.kept_of(production).await? {
             let is_wanted =
                 self.system.database.keep_warm && only.is_none_or(|id| volume.name.ends_with(&id.to_string()));
-            let is_whole = match volume.host_folder() {
-                Some(folder) => tokio::fs::try_exists(Path::new(folder).join(WHOLE)).await?,
-                None => false,
-            };
-            if !(is_wanted && is_whole) {
+            if !(is_wanted && is_whole(&volume).await?) {
                 self.backend.remove_volume(&volume.name).await?;
             }
         }
@@ -174,6 +170,26 @@ impl MySqlOps {
         let folder = self.folder_of(volume).await?;
         pipe::blocking(move || Root::open(&folder)).await
     }
+}
+
+async fn is_whole(volume: &Volume) -> Result<bool> {
+    match volume.host_folder() {
+        Some(folder) => Ok(tokio::fs::try_exists(Path::new(folder).join(WHOLE)).await?),
+        None => Ok(false),
+    }
+}
+
+/// Finds the backups of which a copy is kept. What cannot be seen from here is taken for whole.
+pub(crate) async fn kept_backups(backend: &dyn Backend) -> Result<Vec<BackupId>> {
+    let sees = backend.engine().await?.is_local && rustix::process::geteuid().is_root();
+    let (mut kept, before_id) = (Vec::new(), format!("__{KEPT_ROLE}_"));
+    for volume in backend.volumes().await?.iter().filter(|volume| is_kept(volume)) {
+        let Some((_, id)) = volume.name.rsplit_once(&before_id) else { continue };
+        if !sees || is_whole(volume).await? {
+            kept.extend(id.parse::<BackupId>());
+        }
+    }
+    Ok(kept)
 }
 
 fn is_kept(volume: &Volume) -> bool {

@@ -36,7 +36,7 @@ mod raise;
 mod salvage;
 mod tables;
 
-pub(crate) use kept::KEPT_ROLE;
+pub(crate) use kept::{KEPT_ROLE, kept_backups};
 use physical::verify_copy;
 
 /// Folder in every image, for the candidate's one-time password.
