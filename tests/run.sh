@@ -146,7 +146,8 @@ recoveries() {
   [ "$depth" = core ] || return 0
   case "$1" in
     mysql) echo deleted_tablespaces merely_stopped refused_credentials damaged_backup of_another_signer newer_server \
-      killed_in_each a_drill fills_up dump_alone physical:: a_copy_that_is_kept names_the_damaged_table ;;
+      killed_in_each a_drill fills_up dump_alone data_files_copied was_killed_under_writes a_damaged_page \
+      tables_that_a_copy copy_that_a_killed a_copy_that_is_kept names_the_damaged_table ;;
     mariadb-10.11) echo deleted_tablespaces corrupt_tablespace emptied_volume waits_for_approval no_room never_comes_up \
       told_to_stop keeps_users_out physical:: ;;
     mariadb-11.8) echo deleted_tablespaces dropped_schema data_files_copied_under_writes is_read_table_by_table ;;
@@ -237,9 +238,9 @@ mariadb_stacks() {
     if stack_up "$project" "$db" 8452; then
       # shellcheck disable=SC2046
       phase "recover database on $db" on_stack "$project" recover_database $(recoveries "$db")
-      # Statements of MariaDB's own, as far as they differ; on 11.8 it is tried with the other parts.
-      [ "$db" != mariadb-10.11 ] || phase "recover performance on $db" on_stack "$project" recover_performance
-      phase "restore tables on $db" on_stack "$project" restore_tables
+      # Statements of MariaDB's own are tried on 11.8, there with the other parts; on both by the full run.
+      [ "$depth-$db" != all-mariadb-10.11 ] || phase "recover performance on $db" on_stack "$project" recover_performance
+      [ "$depth-$db" = core-mariadb-10.11 ] || phase "restore tables on $db" on_stack "$project" restore_tables
       [ "$db" != mariadb-10.11 ] || phase "troubleshoot on $db" on_stack "$project" troubleshoot
       # On the last one: the first lane has enough to do.
       [ "$db" != mariadb-11.8 ] || phase "Python" env CHOM_TEST_STACK=1 CHOM_TEST_EXTENSION="$extension" \
