@@ -143,7 +143,7 @@ async fn a_chunk_is_loaded_once_and_a_load_that_was_killed_is_begun_anew() {
 fn durability(server: &TestServer) -> String {
     server.script(
         "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('innodb_doublewrite', 'innodb_flush_log_at_trx_commit',
-         'innodb_log_file_size', 'sync_binlog'); SHOW GLOBAL STATUS LIKE 'Innodb_redo_log_enabled';",
+         'innodb_io_capacity', 'innodb_io_capacity_max', 'innodb_log_file_size', 'sync_binlog'); SHOW GLOBAL STATUS LIKE 'Innodb_redo_log_enabled';",
     )
 }
 
