@@ -74,7 +74,7 @@ pub fn candidate_args(flavour: Flavour) -> Vec<String> {
         Flavour::Mysql => args.extend([
             "--skip-replica-start",
             "--mysqlx=OFF",
-            // It measures every row that is loaded, for nobody, and takes 200 MB. MariaDB has it off by default.
+            // It measures every row that is loaded, for nobody. MariaDB has it off by default.
             "--performance-schema=OFF",
         ]),
         Flavour::Mariadb => args.extend([
