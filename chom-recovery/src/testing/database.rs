@@ -188,6 +188,26 @@ pub(super) fn of_repository(backup: &Source) -> Result<&BackupReader> {
     }
 }
 
+/// Describes an isolated server of production's image on another volume.
+pub(super) fn server_on(production: &Production, name: &str, volume: &str) -> OneOff {
+    let source = MountSource::Volume(volume.to_owned());
+    OneOff {
+        name: name.to_owned(),
+        image: production.image_id.clone(),
+        entrypoint: None,
+        command: production.command.clone(),
+        env: Vec::new(),
+        user: None,
+        mounts: vec![Mount { source, target: production.data_dir.clone(), read_only: false }],
+        files: Vec::new(),
+        network: Network::Isolated,
+        own_names: Vec::new(),
+        labels: Labels::new(),
+        memory: None,
+        start: true,
+    }
+}
+
 /// The database of a simulated system.
 #[derive(Debug, Clone)]
 pub struct SimDatabase {
@@ -412,22 +432,9 @@ impl DatabaseOps for SimDatabase {
         volume: &str,
         password: &Secret,
     ) -> Result<OneOff> {
-        let data = MountSource::Volume(volume.to_owned());
-        Ok(OneOff {
-            name: name.to_owned(),
-            image: production.image_id.clone(),
-            entrypoint: None,
-            command: production.command.clone(),
-            env: Vec::new(),
-            user: None,
-            mounts: vec![Mount { source: data, target: production.data_dir.clone(), read_only: false }],
-            files: vec![OneOffFile { path: PASSWORD.into(), content: password.clone(), mode: 0o400, uid: 0, gid: 0 }],
-            network: Network::Isolated,
-            own_names: Vec::new(),
-            labels: Labels::new(),
-            memory: None,
-            start: true,
-        })
+        let content = password.clone();
+        let files = vec![OneOffFile { path: PASSWORD.into(), content, mode: 0o400, uid: 0, gid: 0 }];
+        Ok(OneOff { files, ..server_on(production, name, volume) })
     }
 
     async fn load(&self, candidate: &str, password: &Secret, backup: &Source, progress: Progress) -> Result<Loaded> {

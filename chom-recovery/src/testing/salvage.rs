@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 
-use super::database::{CORRUPT, Data, SCHEMA, SimDatabase, text, version};
+use super::database::{CORRUPT, Data, SCHEMA, SimDatabase, rows, server_on, text, version};
 use crate::{
-    backend::{Backend, Mount, MountSource, Network, OneOff},
+    backend::{Backend, OneOff},
     error::{Error, ErrorKind, Result},
     mysql::salvage::{Extent, SalvagedTable},
     procedure::{
@@ -36,32 +36,17 @@ impl SalvageOps for SimDatabase {
         let original = self.backend.volume_folder(site.volume());
         Data::read(&original)?.write(&self.backend.volume_folder(&volume))?;
         note("a copy is made".into());
-        let data = MountSource::Volume(volume);
-        let server = OneOff {
-            name: site.container_name(),
-            image: production.image_id.clone(),
-            entrypoint: None,
-            command: production.command.clone(),
-            env: Vec::new(),
-            user: None,
-            mounts: vec![Mount { source: data, target: production.data_dir.clone(), read_only: false }],
-            files: Vec::new(),
-            network: Network::Isolated,
-            own_names: Vec::new(),
-            labels,
-            memory: None,
-            start: true,
-        };
+        let server = OneOff { labels, ..server_on(production, &site.container_name(), &volume) };
         self.backend.one_off(&server).await?;
         let mut data = Data::read(&self.served(&server.name).await?)?;
         let corrupt: Vec<String> =
             text(&original.join(CORRUPT))?.iter().flat_map(|t| t.lines().map(str::to_owned)).collect();
         let lost: BTreeMap<_, _> = corrupt.iter().filter_map(|table| data.tables.remove_entry(table)).collect();
-        let table = |(table, rows): (&String, &String), extent| SalvagedTable {
+        let table = |(table, text): (&String, &String), extent| SalvagedTable {
             schema: SCHEMA.into(),
             table: table.clone(),
             extent,
-            rows: if extent == Extent::Whole { super::database::rows(rows) } else { 0 },
+            rows: if extent == Extent::Whole { rows(text) } else { 0 },
             level: 1,
             unread: Vec::new(),
             why: (extent == Extent::Nothing).then(|| "a page is damaged".to_owned()),
