@@ -1,6 +1,6 @@
 //! A store in a bucket, on servers of two makes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chom_recovery::{
     ErrorKind,
@@ -120,28 +120,37 @@ async fn uploads_and_probes_of_dead_writers_are_swept() {
     server.make_bucket(BUCKET, None).await;
     let (ours, others) = (store_of(BUCKET, &server.settings()), S3Store::new(BUCKET, "site/b/", &server.settings()));
     let others = others.expect("a store");
+    let listing = format!("{}/{BUCKET}?uploads", server.settings().endpoint.expect("endpoint"));
+    let uploads = async || {
+        let answer = reqwest::get(&listing).await.expect("an answer").text().await.expect("its text");
+        answer.matches("<UploadId>").count()
+    };
     // A runtime that ends with an upload under way is what a killed process leaves behind.
-    for store in [ours.clone(), others.clone()] {
-        let ended = std::thread::spawn(move || {
+    for (before, store) in [ours.clone(), others.clone()].into_iter().enumerate() {
+        let (dies, mut death) = tokio::sync::oneshot::channel::<()>();
+        let writing = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
             let bytes = pattern(17 << 20);
             let pending = futures::StreamExt::chain(body(&bytes), futures::stream::pending());
             let name = key("dead");
-            // The future outlives the time-out: nothing is dropped in order.
+            // The future outlives the runtime: nothing is dropped in order.
             runtime.block_on(async {
                 let mut write = Box::pin(store.put_new(&name, Box::pin(pending)));
-                let ended = tokio::time::timeout(Duration::from_secs(3), &mut write).await;
-                assert!(ended.is_err(), "it goes on");
-                std::mem::forget(write);
+                tokio::select! {
+                    _ = &mut write => panic!("it goes on"),
+                    _ = &mut death => std::mem::forget(write),
+                }
             });
             runtime.shutdown_background();
         });
-        ended.join().expect("the writer's thread");
+        let end = Instant::now() + Duration::from_mins(1);
+        while uploads().await == before {
+            assert!(Instant::now() < end, "no upload began");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        drop(dies);
+        writing.join().expect("the writer's thread");
     }
-    let uploads = async || {
-        let answer = reqwest::get(format!("{}/{BUCKET}?uploads", server.settings().endpoint.expect("endpoint"))).await;
-        answer.expect("an answer").text().await.expect("its text").matches("<UploadId>").count()
-    };
     assert_eq!(uploads().await, 2);
     assert_eq!(ours.sweep_leftovers(Duration::from_hours(24)).await.expect("sweep"), 1);
     assert_eq!(uploads().await, 1, "another prefix is not ours");
