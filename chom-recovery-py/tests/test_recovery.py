@@ -184,6 +184,7 @@ async def test_a_single_table_comes_back_and_its_restore_is_undone(stack: Stack,
         await recovery.restore_tables("chom.of_python", confirm=stack.project)
     with pytest.raises(NotFoundError):
         await recovery.restore_tables(["chom.nothing"], backup, confirm=stack.project)
+    await recovery.rollback((await recovery.runs()).runs[-1].run, because="there is no such table")
 
     # The newest that holds rows, though data files are newer.
     report = await recovery.restore_tables(["chom.of_python"], confirm=stack.project, allow_local_infile=True)
