@@ -109,7 +109,7 @@ pub struct BackupStatus {
     /// What the copy of the repository holds, where one is configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copy: Option<CopyStatus>,
-    /// The unpacked copy of the newest physical backup, where `database.keep_warm` wants one.
+    /// The unpacked copy of the newest physical backup, where `database.keep_warm` wants one and the Engine answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warm: Option<WarmCopy>,
     /// What is not as it should be.
@@ -216,11 +216,9 @@ impl Recovery {
         let listed = async { Catalog::new(&self.repository().await?, &self.system.id).holding(DATABASE).list().await };
         let (listing, copy) = tokio::join!(listed, self.copy_status());
         let listing = listing?;
-        let warm = if self.system.database.keep_warm {
-            WarmCopy::of(&listing, &kept_backups(&*self.backend).await?)
-        } else {
-            None
-        };
+        // An Engine that does not answer says nothing of backups.
+        let kept = if self.system.database.keep_warm { kept_backups(&*self.backend).await.ok() } else { None };
+        let warm = kept.and_then(|kept| WarmCopy::of(&listing, &kept));
         Ok(BackupStatus::of(listing, self.system.objectives.backup_age.as_secs(), copy, warm))
     }
 
@@ -333,10 +331,16 @@ fn next_steps(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{sync::Arc, time::Duration};
 
     use super::*;
-    use crate::probe::{Answer, Class, Health};
+    use crate::{
+        backend::BackendExt,
+        probe::{Answer, Class, Health},
+        procedure::database::ops::{BackUp, DatabaseKind, Production},
+        store,
+        testing::stack::SimStack,
+    };
 
     fn health(status: Status, class: Class) -> HealthReport {
         let health = Health::new(status, "as told").class(class);
@@ -382,6 +386,26 @@ mod tests {
         {
             assert!(outdated(&copy, now, 60).is_some_and(|text| text.contains(why)), "{why}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_copy_that_should_be_kept_is_missed_and_an_engine_that_is_gone_is_no_fault_of_backups() {
+        let directory = tempfile::tempdir().unwrap();
+        SimStack::create(directory.path()).await.unwrap();
+        let stack = SimStack::open_with(directory.path(), "state", |s| s.database.keep_warm = true).await.unwrap();
+        let system = (*stack.parts.system).clone();
+        let servers = stack.backend.service_containers("mysql").await.unwrap();
+        let production = Production::of(&servers[0], &system.database.data_dir);
+        let store = store::create(&system.repository.store()).await.unwrap();
+        let recovery = Recovery::with_ports(system.clone(), stack.backend.clone(), store);
+        assert_eq!(recovery.backup_status().await.unwrap().warm, None, "there is no physical backup");
+        let request = BackUp { kind: DatabaseKind::Physical, ..BackUp::default() };
+        let backup = stack.parts.database.back_up(&production, &request, Arc::new(|_, _| {})).await.unwrap();
+        let status = recovery.backup_status().await.unwrap();
+        assert_eq!(status.warm, Some(WarmCopy { backup: backup.id(), is_kept: false }));
+        assert!(status.findings.iter().any(|finding| finding.contains("no copy of backup")), "{:?}", status.findings);
+        let status = Recovery::without_engine(system).backup_status().await.unwrap();
+        assert_eq!((status.warm, status.newest.map(|b| b.id())), (None, Some(backup.id())));
     }
 
     #[test]
