@@ -12,7 +12,7 @@ import pytest
 
 import chom_recovery
 from chom_recovery import Recovery
-from chom_recovery._recovery import _selector
+from chom_recovery._arguments import selector
 from chom_recovery.exceptions import InvalidInputError, NotFoundError, UnreachableError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def test_the_version_is_that_of_the_library() -> None:
 
 
 @pytest.mark.parametrize(
-    ("which", "selector"),
+    ("which", "wanted"),
     [
         ("latest", "latest"),
         ("previous", {"previous": 1}),
@@ -104,10 +104,10 @@ def test_the_version_is_that_of_the_library() -> None:
         (datetime(2026, 11, 23, 10, tzinfo=UTC), {"timestamp": "2026-11-23T10:00:00+00:00"}),
     ],
 )
-def test_backups_are_chosen_as_on_the_command_line(which: str | datetime, selector: Any) -> None:
-    assert _selector(which) == selector
+def test_backups_are_chosen_as_on_the_command_line(which: str | datetime, wanted: Any) -> None:
+    assert selector(which) == wanted
 
 
 def test_a_time_without_zone_is_no_moment() -> None:
     with pytest.raises(ValueError, match="no time zone"):
-        _selector(datetime(2026, 11, 23, 10))
+        selector(datetime(2026, 11, 23, 10))

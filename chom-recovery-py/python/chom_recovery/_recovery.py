@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from . import models
+from ._arguments import Which, database_request, login, named_request, plain, run_options, selector, several, table_name
+from ._backups import Backups
 from ._decode import decode
 from ._native import NativeRecovery
 from ._runs import Approver, Asker, Event, EventCallback, follow
 from .exceptions import InvalidInputError, UnsupportedError
 
+if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+
 __all__ = ["Approver", "Backups", "Event", "EventCallback", "Recovery"]
 
-Which: TypeAlias = str | datetime | models.BackupInfo
 Part: TypeAlias = Literal["application", "nginx", "performance", "queue", "redis", "scheduler"]
 
 
@@ -53,7 +55,7 @@ class Recovery:
             UnreachableError: No Engine answers. Also a `ConnectionError`.
         """
         if isinstance(config, Mapping):
-            return cls(await NativeRecovery.open_json(json.dumps(config, default=_plain)))
+            return cls(await NativeRecovery.open_json(json.dumps(config, default=plain)))
         return cls(await NativeRecovery.open_file(os.fspath(config)))
 
     def __repr__(self) -> str:
@@ -124,7 +126,7 @@ class Recovery:
             PreconditionError: A restore is not the cure.
             NotFoundError: There is no repository, or no such backup.
         """
-        request = _database(backup, kind, extent, incident_began)
+        request = database_request(backup, kind, extent, incident_began)
         plan, fits_rto = json.loads(await self._native.plan_database(json.dumps(request)))
         return decode(models.Plan, {**plan, "fits_rto": fits_rto})
 
@@ -169,7 +171,7 @@ class Recovery:
             LockedError: Another run is going on or unfinished.
             InvalidInputError: `confirm` is not the project's name; nothing was started.
         """
-        request = _database(backup, kind, extent, incident_began)
+        request = database_request(backup, kind, extent, incident_began)
         options, asker = self._options(confirm, approve, waive, operator)
         ongoing = self._native.recover_database(json.dumps(request), options, asker)
         return decode(models.DatabaseReport, await follow(ongoing, on_event, asker))
@@ -198,8 +200,8 @@ class Recovery:
             NoSpaceError: There is no room for a copy. Also an `OSError`.
             LockedError: Another run is going on or unfinished.
         """
-        request = json.dumps({"up_to_level": up_to_level, "tags": _several("tags", tags)})
-        ongoing = self._native.salvage_database(request, _options(operator or _login(), None, is_confirmed=False))
+        request = json.dumps({"up_to_level": up_to_level, "tags": several("tags", tags)})
+        ongoing = self._native.salvage_database(request, run_options(operator or login(), None, is_confirmed=False))
         return decode(models.SalvageReport, await follow(ongoing, on_event))
 
     async def restore_files(
@@ -231,7 +233,7 @@ class Recovery:
             NeedsConfirmation: The run waits for a person.
             CorruptError: The backup is damaged; production was not touched.
         """
-        request = {"backup": _selector(backup), "component": component, "keep_setid": keep_setid}
+        request = {"backup": selector(backup), "component": component, "keep_setid": keep_setid}
         options, asker = self._options(confirm, approve, None, operator)
         ongoing = self._native.restore_files(json.dumps(request), options, asker)
         return decode(models.FilesReport, await follow(ongoing, on_event, asker))
@@ -271,10 +273,10 @@ class Recovery:
             CorruptError: The backup is damaged; production was not touched.
         """
         request = {
-            "backup": _selector(backup),
-            "tables": [_table(name) for name in _several("tables", tables)],
-            "schemas": _several("schemas", schemas),
-            "rename": None if rename is None else _table(rename),
+            "backup": selector(backup),
+            "tables": [table_name(name) for name in several("tables", tables)],
+            "schemas": several("schemas", schemas),
+            "rename": None if rename is None else table_name(rename),
             "allow_local_infile": allow_local_infile,
         }
         options, asker = self._options(confirm, approve, None, operator)
@@ -295,7 +297,7 @@ class Recovery:
 
     async def plan(self, part: Part, **request: Any) -> models.Plan:
         """Finds out what `recover` would do now, without doing it. Arguments are those of it."""
-        named = json.dumps(_request(request))
+        named = json.dumps(named_request(request))
         plan, fits_rto = json.loads(await self._native.plan_recovery(f"recover-{part}", named))
         return decode(models.Plan, {**plan, "fits_rto": fits_rto})
 
@@ -330,7 +332,7 @@ class Recovery:
             LockedError: Another run is going on or unfinished.
         """
         options, asker = self._options(confirm, approve, waive, operator)
-        ongoing = self._native.recover(f"recover-{part}", json.dumps(_request(request)), options, asker)
+        ongoing = self._native.recover(f"recover-{part}", json.dumps(named_request(request)), options, asker)
         return decode(models.Recovered, await follow(ongoing, on_event, asker))
 
     async def recover_diagnosed(
@@ -427,7 +429,7 @@ class Recovery:
         Returns:
             What was approved.
         """
-        text: str = json.loads(await self._native.approve(run_id, name, by or _login()))
+        text: str = json.loads(await self._native.approve(run_id, name, by or login()))
         return text
 
     async def runs(self) -> models.Runs:
@@ -450,155 +452,5 @@ class Recovery:
                 code="invalid_input",
                 hint="check that this is the system you mean; nothing was started",
             )
-        by = operator or _login()
-        return _options(by, waive, is_confirmed=confirm is not None), Asker(approve, by) if approve else None
-
-
-class Backups:
-    """The backups of a system."""
-
-    __slots__ = ("_native",)
-
-    def __init__(self, native: NativeRecovery) -> None:
-        """Wraps the extension's object; use `Recovery.backups`."""
-        self._native = native
-
-    async def create(
-        self,
-        tags: Iterable[str] = (),
-        *,
-        components: Iterable[str] = (),
-        kind: Literal["logical", "physical"] = "logical",
-        operator: str | None = None,
-        on_event: EventCallback | None = None,
-    ) -> models.BackupInfo:
-        """Takes a backup of the running system and verifies its bytes.
-
-        Args:
-            tags: Tags to find it by.
-            components: What to back up; by default the database and every component that is configured.
-            kind: How the database is kept: as rows, which go into newer servers too, or as the server's data files,
-                which are back in the time it takes to copy them.
-            operator: Name of the person, for the journal; the login's by default.
-            on_event: Called with each event.
-
-        Raises:
-            LockedError: A recovery is going on.
-            NoSpaceError: The store is full; nothing of the backup is visible then. Also an `OSError`.
-        """
-        named = {"tags": _several("tags", tags), "components": _several("components", components), "kind": kind}
-        request = json.dumps(named)
-        ongoing = self._native.back_up(request, _options(operator or _login(), None, is_confirmed=False))
-        return decode(models.BackupInfo, await follow(ongoing, on_event))
-
-    async def list(self) -> models.Listing:
-        """Lists the backups, oldest first, with those that are damaged.
-
-        Raises:
-            NotFoundError: There is no repository yet.
-        """
-        return decode(models.Listing, json.loads(await self._native.backups()))
-
-    async def init_copy(self) -> str:
-        """Makes the configured second store a copy of the repository, without backups yet.
-
-        Once it is one, nothing happens.
-
-        Returns:
-            Id of the repository.
-
-        Raises:
-            NotFoundError: No second store is configured, or there is no repository.
-            ConflictError: It is another repository.
-        """
-        made: str = json.loads(await self._native.init_copy())
-        return made
-
-    async def copy(self, backup: Which | None = None) -> models.CopyReport:
-        """Copies backups into the second store, and reads every byte of them back there.
-
-        Cancelled or killed at any moment, the next call goes on.
-
-        Args:
-            backup: One that is named, as for `Recovery.recover_database`; by default all that the copy lacks.
-
-        Raises:
-            NotFoundError: No second store is configured, or it is no copy of the repository yet.
-            NoSpaceError: It is full. Also an `OSError`.
-        """
-        which = None if backup is None else _selector(backup)
-        return decode(models.CopyReport, json.loads(await self._native.copy_backups(json.dumps(which))))
-
-
-def _options(by: str, waive: Mapping[str, str] | None, *, is_confirmed: bool) -> str:
-    waivers = [{"item": item, "because": because, "by": by} for item, because in (waive or {}).items()]
-    return json.dumps({"operator": by, "waivers": waivers, "confirmed": is_confirmed})
-
-
-def _selector(which: Which) -> str | dict[str, Any]:
-    if isinstance(which, models.BackupInfo):
-        return {"id": which.id}
-    if isinstance(which, datetime):
-        return {"timestamp": _moment(which)}
-    if which == "latest":
-        return "latest"
-    if which == "previous":
-        return {"previous": 1}
-    if which.startswith("legacy:"):
-        return {"legacy": which.removeprefix("legacy:")}
-    if which.startswith("tag:"):
-        return {"tag": which.removeprefix("tag:")}
-    return {"id": which}
-
-
-def _database(backup: Which, kind: str, extent: str, incident_began: datetime | None) -> dict[str, Any]:
-    began = _moment(incident_began)
-    return {"backup": _selector(backup), "kind": kind, "extent": extent, "incident_began": began}
-
-
-def _request(named: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _selector(value) if name == "backup" else value for name, value in named.items()}
-
-
-def _several(what: str, names: Iterable[str]) -> list[str]:
-    if isinstance(names, str):
-        raise TypeError(f"`{what}` is one string; put it into a list")
-    return list(names)
-
-
-def _table(text: str) -> dict[str, str]:
-    match text.split("."):
-        case [schema, name] if schema and name:
-            return {"schema": schema, "name": name}
-    raise InvalidInputError(f"`{text}` is not schema.table", code="invalid_input")
-
-
-def _moment(time: datetime | None) -> str | None:
-    if time is None:
-        return None
-    if time.tzinfo is None:
-        raise InvalidInputError(
-            f"`{time}` has no time zone", code="invalid_input", hint="make it aware: `datetime.now(UTC)`"
-        )
-    return time.astimezone(UTC).isoformat()
-
-
-def _plain(value: object) -> Any:
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, timedelta):
-        return f"{value // timedelta(milliseconds=1)}ms"
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"a configuration cannot hold {type(value).__name__}")
-
-
-def _login() -> str:
-    # The person behind `sudo`, not the account that it lends.
-    if name := os.environ.get("SUDO_USER"):
-        return name
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        # No name for this uid, as in many containers.
-        return f"uid {os.getuid()}"
+        by = operator or login()
+        return run_options(by, waive, is_confirmed=confirm is not None), Asker(approve, by) if approve else None
